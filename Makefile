@@ -1,0 +1,28 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Both make their own virtual environment.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test check clean
+
+demo: $(VENV)/installed
+	$(BIN)/python -m featurize --data sample --layers block3_pool --pool grid2 --image-size 64 --out data/demo/vgg16.h5
+	$(BIN)/python -m featurize --data sample --backbone pixels --out data/demo/pixels.h5
+	$(BIN)/python -m classify --features data/demo/vgg16.h5 --features data/demo/pixels.h5 --runs data/demo/runs
+	$(BIN)/python -m analysis --runs data/demo/runs --out analysis/output/demo
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info analysis/output

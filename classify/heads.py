@@ -1,0 +1,152 @@
+"""The heads: name -> how to build it for features of a given shape.
+
+Every head is a scikit-learn classifier with its scaling inside, so that nothing is ever fitted on
+anything but the training split. Numbers beside a setting are measured on frozen features of
+CIFAR-10; the README shows the table.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from featurize.errors import UsageError, suggestion
+
+logger = logging.getLogger("frozenbench")
+
+MAX_ITERATIONS = 1000
+PCA_COMPONENTS = 128
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a head is built for: `rows` x `dim` training features, a seed and a number of threads."""
+
+    rows: int
+    dim: int
+    seed: int = 0
+    jobs: int = 1
+
+
+def logreg(task: Task) -> Any:
+    """Multinomial logistic regression, the linear probe; C = 0.01 on standardised features."""
+    from sklearn.linear_model import LogisticRegression
+
+    return _standardised(LogisticRegression(C=0.01, max_iter=MAX_ITERATIONS))
+
+
+def svm(task: Task) -> Any:
+    """SVM with an RBF kernel, C = 10, gamma = 1/d.
+
+    oneDAL's solver (https://uxlfoundation.github.io/scikit-learn-intelex/) where it is installed:
+    the same optimum as libsvm's, in a fraction of its time.
+    """
+    try:
+        from sklearnex.svm import SVC
+    except ImportError:
+        from sklearn.svm import SVC
+
+        if task.rows > 10_000:
+            logger.warning(
+                "svm: scikit-learn-intelex is not installed, scikit-learn's own solver takes many minutes at "
+                "%s rows", f"{task.rows:,}",
+            )  # fmt: skip
+    return _standardised(SVC(C=10.0, gamma="auto", cache_size=1000, random_state=task.seed))
+
+
+def linear_svm(task: Task) -> Any:
+    """Linear SVM (squared hinge, primal), C = 0.001."""
+    from sklearn.svm import LinearSVC
+
+    return _standardised(LinearSVC(C=0.001, dual=False, max_iter=MAX_ITERATIONS, random_state=task.seed))
+
+
+def xgboost(task: Task) -> Any:
+    """Gradient-boosted trees on the first principal components.
+
+    Trees split on one feature at a time, so their time grows with the length of the vector, while
+    neighbouring features of a network say much the same.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from xgboost import XGBClassifier
+
+    components = min(PCA_COMPONENTS, task.dim, task.rows)
+    trees = XGBClassifier(
+        n_estimators=300,
+        learning_rate=0.15,
+        max_depth=5,
+        max_bin=64,
+        subsample=0.8,
+        colsample_bynode=0.5,
+        tree_method="hist",
+        n_jobs=task.jobs,
+        random_state=task.seed,
+    )
+    return make_pipeline(StandardScaler(), PCA(components, random_state=task.seed), trees)
+
+
+def mlp(task: Task) -> Any:
+    """One hidden layer of 1,024 ReLU with dropout, trained with Keras."""
+    from classify.mlp import MLPHead
+
+    return _standardised(MLPHead(random_state=task.seed))
+
+
+def knn(task: Task) -> Any:
+    """The vote of the 10 nearest neighbours."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    return _standardised(KNeighborsClassifier(n_neighbors=10, n_jobs=task.jobs))
+
+
+def dummy(task: Task) -> Any:
+    """The most frequent class, whatever the features: what any head must beat."""
+    from sklearn.dummy import DummyClassifier
+
+    return DummyClassifier(strategy="prior", random_state=task.seed)
+
+
+HEADS: dict[str, Callable[[Task], Any]] = {
+    "logreg": logreg,
+    "svm": svm,
+    "linear-svm": linear_svm,
+    "xgboost": xgboost,
+    "mlp": mlp,
+    "knn": knn,
+    "dummy": dummy,
+}
+ALL = ("logreg", "svm", "xgboost", "mlp")
+
+
+def head_names(models: str) -> list[str]:
+    """The heads named in a comma-separated list; `all` stands for those of `ALL`.
+
+    Raises:
+        UsageError: an unknown name, or none.
+    """
+    names: list[str] = []
+    for name in filter(None, (part.strip() for part in models.split(","))):
+        if name not in (*HEADS, "all"):
+            raise UsageError(f"--model {name}: no such head; {suggestion(name, [*HEADS, 'all'])}")
+        names += [new for new in (ALL if name == "all" else [name]) if new not in names]
+    if not names:
+        raise UsageError(f"--model names no head; {suggestion('', [*HEADS, 'all'])}")
+    return names
+
+
+def make_head(name: str, task: Task) -> Any:
+    """An unfitted scikit-learn classifier.
+
+    Raises:
+        UsageError: no such head.
+    """
+    return HEADS[head_names(name)[0]](task)
+
+
+def _standardised(classifier: Any) -> Any:
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), classifier)

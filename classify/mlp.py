@@ -1,0 +1,132 @@
+"""The MLP head: trained with Keras, used with numpy, in scikit-learn's estimator contract."""
+
+from typing import Any, Self
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from featurize.frameworks import import_keras
+
+
+class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A perceptron with one hidden ReLU layer, on features that are already standardised.
+
+    AdamW with a short warm-up and cosine decay (Loshchilov and Hutter, 2019), dropout on the
+    features and on the hidden layer (Srivastava et al., 2014), label smoothing (Szegedy et al., 2016).
+
+    Args:
+        hidden: width of the hidden layer.
+        input_dropout: share of the features dropped in training, 0..1.
+        dropout: share of the hidden units dropped in training, 0..1.
+        label_smoothing: probability mass spread over all classes, 0..1.
+        learning_rate: the largest one, reached after the warm-up.
+        weight_decay: decoupled, of the kernels.
+        epochs: passes over the training rows.
+        batch_size: rows per step.
+        random_state: seed of initialisation, dropout and order.
+
+    Attributes:
+        classes_: the labels, (K,).
+        coefs_: kernels, float32 (d, hidden) and (hidden, K).
+        intercepts_: biases, float32 (hidden,) and (K,).
+        loss_curve_: mean training loss of each epoch.
+        n_iter_: epochs done.
+        n_features_in_: d.
+    """
+
+    def __init__(
+        self,
+        hidden: int = 1024,
+        input_dropout: float = 0.2,
+        dropout: float = 0.5,
+        label_smoothing: float = 0.1,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-2,
+        epochs: int = 20,
+        batch_size: int = 256,
+        random_state: Any = None,
+    ) -> None:
+        self.hidden = hidden
+        self.input_dropout = input_dropout
+        self.dropout = dropout
+        self.label_smoothing = label_smoothing
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train on X (n, d) and y (n,).
+
+        Raises:
+            ValueError: X is not finite, or y holds fewer than two classes.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float32)
+        check_classification_targets(y)
+        self.classes_, targets = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"the training rows hold one class only: {self.classes_[0]}")
+        random = check_random_state(self.random_state)
+        steps = -(-len(X) // self.batch_size)
+        model = self._build(X.shape[1], len(self.classes_), steps, random)
+        onehot = np.eye(len(self.classes_), dtype=np.float32)[targets]
+        self.loss_curve_ = []
+        for _ in range(self.epochs):
+            model.reset_metrics()
+            order = random.permutation(len(X))
+            for rows in np.array_split(order, steps):
+                loss = model.train_on_batch(X[rows], onehot[rows])
+            self.loss_curve_.append(float(np.ravel(loss)[0]))
+        first, last = (layer for layer in model.layers if layer.weights)
+        self.coefs_ = [first.kernel.numpy(), last.kernel.numpy()]
+        self.intercepts_ = [first.bias.numpy(), last.bias.numpy()]
+        self.n_iter_ = self.epochs
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities, float32 (n, K)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        hidden = np.maximum(X @ self.coefs_[0] + self.intercepts_[0], 0)
+        return np.asarray(softmax(hidden @ self.coefs_[1] + self.intercepts_[1], axis=1))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable label of each row, (n,)."""
+        probabilities = self.predict_proba(X)  # first, so that an unfitted head says so
+        return np.asarray(self.classes_[probabilities.argmax(axis=1)])
+
+    def _build(self, dim: int, classes: int, steps: int, random: np.random.RandomState) -> Any:
+        keras = import_keras()
+        seeds = [int(seed) for seed in random.randint(2**31 - 1, size=4)]
+        initialiser = keras.initializers.GlorotUniform
+        model = keras.Sequential(
+            [
+                keras.Input((dim,)),
+                keras.layers.Dropout(self.input_dropout, seed=seeds[0]),
+                keras.layers.Dense(
+                    self.hidden, activation="relu", kernel_initializer=keras.initializers.HeNormal(seeds[1])
+                ),
+                keras.layers.Dropout(self.dropout, seed=seeds[2]),
+                keras.layers.Dense(classes, kernel_initializer=initialiser(seeds[3])),
+            ]
+        )
+        total = steps * self.epochs
+        warmup = max(1, total // 10)
+        optimizer = keras.optimizers.AdamW(
+            keras.optimizers.schedules.CosineDecay(
+                initial_learning_rate=0.0,
+                decay_steps=max(1, total - warmup),
+                warmup_target=self.learning_rate,
+                warmup_steps=warmup,
+            ),
+            weight_decay=self.weight_decay,
+        )
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
+        model.compile(optimizer, loss)
+        return model

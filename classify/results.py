@@ -1,0 +1,114 @@
+"""A run: what one head gave on one feature cache, and the directory that keeps it.
+
+data/runs/<features>/<head>-<hash>/
+    result.json            a RunResult: what was run, the metrics, the cost
+    predictions.parquet    id, label, predicted and, where the head has them, p_<class>
+"""
+
+import json
+import tempfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from featurize.errors import DataError
+from featurize.files import data_root
+
+SCHEMA_VERSION = 1
+RESULT = "result.json"
+PREDICTIONS = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One row of the comparison; see `classify.evaluate.Evaluation` for the figures."""
+
+    model: str
+    features: str
+    fingerprint: str
+    spec: dict[str, Any]
+    dataset: str
+    weights: str
+    class_names: list[str]
+    layers: list[str]
+    dim: int
+    train_rows: int
+    test_rows: int
+    test_digest: str
+    seed: int
+    parameters: dict[str, Any]
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    macro_f1: float
+    log_loss: float | None
+    ece: float | None
+    fit_seconds: float
+    predict_ms_per_image: float
+    iterations: int | None
+    converged: bool | None
+    warnings: list[str]
+    versions: dict[str, str]
+    machine: str
+    finished: str
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Self:
+        """The result kept in a run directory.
+
+        Raises:
+            DataError: there is none, or it is damaged or of another version.
+        """
+        path = run_dir / RESULT
+        try:
+            values = json.loads(path.read_text("utf-8"))
+            if not isinstance(values, dict) or set(values) != {field.name for field in fields(cls)}:
+                raise ValueError("its fields are not those of a run")
+            result = cls(**values)
+            if result.schema_version != SCHEMA_VERSION:
+                raise ValueError(f"it has the layout version {result.schema_version}, expected {SCHEMA_VERSION}")
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{path} cannot be used: {error}") from error
+        return result
+
+
+def runs_folder() -> Path:
+    """Where runs are kept unless a folder is given."""
+    return data_root() / "runs"
+
+
+def write_run(run_dir: Path, result: RunResult, predictions: Any) -> None:
+    """Write a run directory whole or not at all, replacing an older one.
+
+    Args:
+        run_dir: its final path.
+        result: goes to `result.json`.
+        predictions: a pandas DataFrame, a row per test image; goes to `predictions.parquet`.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written to.
+    """
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=run_dir.parent, ignore_cleanup_errors=True) as temporary:
+        made = Path(temporary) / run_dir.name
+        made.mkdir()
+        predictions.to_parquet(made / PREDICTIONS, index=False)
+        (made / RESULT).write_text(json.dumps(asdict(result), indent=2, allow_nan=False) + "\n", "utf-8")
+        if run_dir.exists():
+            run_dir.replace(Path(temporary) / "replaced")
+        made.replace(run_dir)
+
+
+def load_runs(folder: Path) -> tuple[dict[Path, RunResult], list[tuple[Path, str]]]:
+    """All runs below `folder`, by directory, and the directories left out with the reason."""
+    runs: dict[Path, RunResult] = {}
+    left_out = []
+    for run_dir in sorted(path for path in folder.glob("*/*") if path.is_dir() and path.parent.name[0] != "."):
+        if run_dir.name.startswith("."):
+            continue  # being written, or left by a process that was killed
+        try:
+            runs[run_dir] = RunResult.read(run_dir)
+        except DataError as error:
+            left_out.append((run_dir, str(error)))
+    return runs, left_out

@@ -1,0 +1,152 @@
+"""Stage 1 on the command line: `python -m featurize`."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featurize.cache import CacheInfo, read_info
+from featurize.errors import run_command_line
+
+logger = logging.getLogger("frozenbench")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
+PLAIN_PROGRESS_SECONDS = 5.0
+
+
+@app.callback(invoke_without_command=True)
+def run(
+    context: typer.Context,
+    data: Annotated[
+        str, typer.Option(help="cifar10, sample, a folder with CIFAR-10's binary files, or an .npz file.")
+    ] = "cifar10",
+    backbone: Annotated[
+        str, typer.Option(help="A keras.applications name, a .keras file, or pixels (no network: the control).")
+    ] = "vgg16",
+    weights: Annotated[str, typer.Option(help="imagenet, random (a control), or an .h5 file.")] = "imagenet",
+    layers: Annotated[str, typer.Option(help="Layers to tap, comma-separated.  [default: the last one]")] = "",
+    pool: Annotated[str, typer.Option(help="avg, max, grid2, grid4 or flatten.")] = "avg",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Images are resized to N x N.  [default: 96; 32 for pixels]")
+    ] = None,
+    resize: Annotated[str, typer.Option(help="bicubic, lanczos, bilinear or nearest.")] = "bicubic",
+    flip: Annotated[bool, typer.Option(help="Average the vectors of the image and its mirror image.")] = False,
+    preprocess: Annotated[str, typer.Option(help="auto (the backbone's own), caffe, tf, torch or none.")] = "auto",
+    engine: Annotated[str, typer.Option(help="What runs the network: auto or tensorflow.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Stored type: float32 or float16.")] = "float32",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per pass.  [default: by size]")] = None,
+    train: Annotated[int | None, typer.Option(min=1, help="Only the first N training images.")] = None,
+    test: Annotated[int | None, typer.Option(min=1, help="Only the first N test images.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For --weights random.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The cache.  [default: a telling name in data/features]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a cache made by other choices.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run a frozen network over every image once and cache its vectors in an HDF5 file."""
+    if context.invoked_subcommand is not None:
+        return
+    # Imported here so that --help does not wait for numpy, h5py and Pillow's friends.
+    from featurize.backbone import PIXELS, load_backbone
+    from featurize.datasets import load_dataset
+    from featurize.errors import UsageError
+    from featurize.extract import extract
+    from featurize.pooling import check_pool
+    from featurize.resize import check_kernel
+
+    check_pool(pool)
+    check_kernel(resize)
+    if engine not in ("auto", "tensorflow"):
+        raise UsageError(f"--engine {engine}: expected auto or tensorflow")
+    if backbone == PIXELS and (layers or pool != "avg"):
+        logger.info("pixels has no layers: --layers and --pool do not apply, the vector is the image itself")
+    dataset = load_dataset(data).first(train=train, test=test)
+    network = load_backbone(
+        backbone,
+        weights=weights,
+        layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
+        image_size=image_size or (32 if backbone == PIXELS else 96),
+        preprocess=preprocess,
+        seed=seed,
+    )
+    with progress_display() as progress:
+        result = extract(
+            dataset,
+            network,
+            pool=pool,
+            resize=resize,
+            flip=flip,
+            dtype=dtype,
+            batch_size=batch_size,
+            out=out,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps({**result.info.as_json(), "reused": result.reused, "resumed_rows": 0}))
+        return
+    if result.reused:
+        print(f"already there: {result.info.path}")
+    show(result.info)
+
+
+@app.command()
+def info(
+    file: Annotated[Path, typer.Argument(help="A feature cache.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what a feature cache holds."""
+    found = read_info(file)
+    if as_json:
+        print(json.dumps(found.as_json()))
+    else:
+        show(found)
+
+
+def show(found: CacheInfo) -> None:
+    """Print what a cache holds, a line a fact."""
+    spec = found.spec
+    facts = {
+        "cache": str(found.path),
+        "images": f"{found.dataset}: " + ", ".join(f"{rows:,} {name}" for name, rows in found.rows.items()),
+        "backbone": f"{spec.backbone} ({found.weights} weights), {spec.image_size} x {spec.image_size} px",
+        "layers": ", ".join(f"{c.name} (columns {c.start} to {c.stop - 1})" for c in found.layers),
+        "vector": f"{found.dim:,} x {spec.dtype}, pool {spec.pool}" + (", mirror-averaged" if spec.flip else ""),
+        "time": f"{found.seconds:.1f} s, {found.images_per_second:,.0f} images/s on {found.device}",
+        "fingerprint": spec.fingerprint,
+    }
+    for name, fact in facts.items():
+        print(f"{name:<12} {fact}")
+
+
+@contextmanager
+def progress_display() -> Iterator[Callable[[int, int], None]]:
+    """A live bar on a terminal, a plain line every few seconds elsewhere; both on standard error."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = ("images", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("images")
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    began = shown = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= PLAIN_PROGRESS_SECONDS:
+            shown = now
+            left = (now - began) / done * (total - done)
+            print(f"{done:,} of {total:,} images, about {left:.0f} s left", file=sys.stderr)
+
+    yield line
+
+
+if __name__ == "__main__":
+    run_command_line(app)

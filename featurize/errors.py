@@ -1,0 +1,97 @@
+"""What can go wrong, and how the command line says it.
+
+FrozenbenchError            exit 1: the work failed
+├── UsageError              exit 2: the request itself cannot be met (unknown layer, impossible size)
+├── DataError               images or labels are missing, damaged or of the wrong shape
+├── DownloadError           a file could not be fetched, or is not the file that was pinned
+├── BackboneError           a network or its weights could not be loaded, or gave unusable values
+├── CacheError              a feature cache is missing, damaged or cannot be written
+│   └── CacheMismatchError  a feature cache was made by other choices than the ones asked for
+└── HeadError               a head cannot be trained on these features
+
+Every message says what happened, where, what was expected and what to do next, in one line.
+"""
+
+import errno
+import logging
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+logger = logging.getLogger("frozenbench")
+
+
+class FrozenbenchError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(FrozenbenchError):
+    """The request itself cannot be met, whatever the files hold."""
+
+    exit_code = 2
+
+
+class DataError(FrozenbenchError):
+    """Images or labels are missing, damaged or of the wrong shape."""
+
+
+class DownloadError(FrozenbenchError):
+    """A file could not be fetched, or is not the file that was pinned."""
+
+
+class BackboneError(FrozenbenchError):
+    """A network or its weights could not be loaded, or gave unusable values."""
+
+
+class CacheError(FrozenbenchError):
+    """A feature cache is missing, damaged or cannot be written."""
+
+
+class CacheMismatchError(CacheError):
+    """A feature cache was made by other choices than the ones asked for."""
+
+
+class HeadError(FrozenbenchError):
+    """A head cannot be trained on these features."""
+
+
+def suggestion(word: str, known: list[str]) -> str:
+    """The close matches of `word` among `known`, or all of them, as the end of an error message."""
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=3)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    shown = ", ".join(known[:40]) + (", ..." if len(known) > 40 else "")
+    return f"known: {shown}"
+
+
+class _Line(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return " ".join(f"{record.levelname.lower()}: {record.getMessage()}".splitlines())
+
+
+def run_command_line(app: Callable[[], object]) -> NoReturn:
+    """Run a typer application; turn what we understand into one line on stderr and an exit code."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Line())
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        app()
+    except FrozenbenchError as error:
+        logger.error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except MemoryError as error:
+        logger.error("out of memory: %s; use fewer images (--train N) or a shorter vector (--pool avg)", error)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader of our output went away: `... | head`
+            sys.exit(1)
+        logger.error(error)
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,178 @@
+"""The loop of stage 1: images -> resize -> engine -> pooling -> cache."""
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featurize.backbone import Backbone
+from featurize.cache import CacheInfo, Columns, check_same, features_folder, new_cache, read_info
+from featurize.datasets import ImageDataset, Split
+from featurize.engine import default_batch_size, load_engine
+from featurize.errors import BackboneError, UsageError
+from featurize.pooling import check_pool, mirrored, pooled
+from featurize.resize import check_kernel, resized
+from featurize.spec import ExtractionSpec
+
+logger = logging.getLogger("frozenbench")
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and in all."""
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """A finished cache, and whether it had to be made."""
+
+    info: CacheInfo
+    reused: bool
+
+
+def extract(
+    dataset: ImageDataset,
+    backbone: Backbone,
+    *,
+    pool: str = "avg",
+    resize: str = "bicubic",
+    flip: bool = False,
+    dtype: str = "float32",
+    batch_size: int | None = None,
+    out: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Extraction:
+    """Run a frozen backbone over every image once and cache the vectors.
+
+    Args:
+        dataset: uint8 images and their labels.
+        backbone: from `load_backbone`.
+        pool: one of `pooling.POOLS`; `pixels` is always flattened.
+        resize: one of `resize.KERNELS`.
+        flip: average the vectors of each image and its mirror image.
+        dtype: stored type, `float32` or `float16`.
+        batch_size: images per forward pass; chosen by the image size when not given.
+        out: the cache's path; by default a telling name in the data folder.
+        overwrite: replace a cache that was made by other choices.
+        progress: called after each batch.
+
+    Raises:
+        UsageError: an unknown option, or a map too small for the pooling.
+        CacheMismatchError: `out` holds a cache made by other choices.
+        CacheError: the cache cannot be written.
+        BackboneError: a vector is not finite.
+    """
+    if backbone.model is None:
+        pool = "flatten"
+    check_pool(pool)
+    check_kernel(resize)
+    if dtype not in ("float32", "float16"):
+        raise UsageError(f"--dtype {dtype}: expected float32 or float16")
+    engine, engine_name, engine_version = load_engine(backbone)
+    spec = ExtractionSpec(
+        dataset_digest=dataset.digest,
+        backbone=backbone.name,
+        weights_digest=backbone.weights_digest,
+        layers=backbone.layers,
+        pool=pool,
+        image_size=backbone.image_size,
+        resize=resize,
+        flip=flip,
+        preprocess=backbone.preprocess,
+        dtype=dtype,
+        engine=engine_name,
+        engine_version=engine_version,
+    )
+    path = out or features_folder() / default_name(dataset, backbone, spec)
+    if path.exists() and not overwrite:
+        return Extraction(check_same(path, spec), reused=True)
+
+    def vectors(images: np.ndarray) -> list[np.ndarray]:
+        parts = [pooled(activation, pool) for activation in engine(images)]
+        if flip:
+            flipped = engine(np.ascontiguousarray(images[:, :, ::-1]))
+            parts = [
+                (part + pooled(mirrored(other), pool)) / np.float32(2)
+                for part, other in zip(parts, flipped, strict=True)
+            ]
+        return parts
+
+    batch = batch_size or default_batch_size(backbone.image_size)
+    total = sum(len(split) for split in dataset.splits.values())
+    layers = _columns(backbone, vectors)
+    with new_cache(path, spec, dataset, backbone.weights, layers) as (append, closing):
+        began, done = time.perf_counter(), 0
+        for name, split in dataset.splits.items():
+            for start, images in _resized_ahead(split, batch, backbone.image_size, resize):
+                parts = vectors(images)
+                for layer, part in zip(backbone.layers, parts, strict=True):
+                    _check_finite(part, layer, name, split.ids[start : start + len(part)])
+                append(name, np.concatenate(parts, axis=1))
+                done += len(images)
+                progress(done, total)
+        backbone.check_frozen()
+        seconds = time.perf_counter() - began
+        closing.update(seconds=seconds, images_per_second=total / seconds, device=_device(engine_name))
+    return Extraction(read_info(path), reused=False)
+
+
+def default_name(dataset: ImageDataset, backbone: Backbone, spec: ExtractionSpec) -> str:
+    """The file name that says what is inside: data, backbone, weights, size, layers and pooling."""
+    parts = [dataset.name, backbone.name, backbone.weights, f"{spec.image_size}px"]
+    if backbone.model is not None:
+        parts += ["+".join(spec.layers), spec.pool]
+    else:
+        parts.remove(backbone.weights)
+    if spec.resize != "bicubic":
+        parts.append(spec.resize)
+    if spec.flip:
+        parts.append("flip")
+    if spec.dtype != "float32":
+        parts.append(spec.dtype)
+    return "-".join(parts) + ".h5"
+
+
+def _columns(backbone: Backbone, vectors: Callable[[np.ndarray], list[np.ndarray]]) -> list[Columns]:
+    """Each layer's columns, from the vectors of one black image."""
+    size = backbone.image_size
+    columns, start = [], 0
+    for layer, part in zip(backbone.layers, vectors(np.zeros((1, size, size, 3), np.uint8)), strict=True):
+        columns.append(Columns(layer, start, start + part.shape[1]))
+        start += part.shape[1]
+    return columns
+
+
+def _resized_ahead(split: Split, batch: int, size: int, kernel: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Batches of resized images, each prepared while the one before it is in the network."""
+    starts = range(0, len(split), batch)
+    with ThreadPoolExecutor(1) as pool:
+        pending = None
+        for start in starts:
+            following = pool.submit(resized, split.images[start : start + batch], size, kernel)
+            if pending is not None:
+                yield pending[0], pending[1].result()
+            pending = (start, following)
+        if pending is not None:
+            yield pending[0], pending[1].result()
+
+
+def _check_finite(part: np.ndarray, layer: str, split: str, ids: np.ndarray) -> None:
+    good = np.isfinite(part).all(axis=1)
+    if not good.all():
+        raise BackboneError(
+            f"layer {layer} gave a value that is not finite for the {split} image {ids[int(np.argmin(good))]}; "
+            "check the weights and --preprocess"
+        )
+
+
+def _device(engine: str) -> str:
+    if engine == "tensorflow":
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        if gpus:
+            return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name))
+    return f"CPU {platform.machine()}"

@@ -1,0 +1,56 @@
+"""TensorFlow and Keras, imported late and quietly.
+
+Importing them takes seconds, so nothing here is imported before a network is really needed.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+from featurize.errors import BackboneError
+
+
+def import_keras() -> ModuleType:
+    """Keras 3 on TensorFlow.
+
+    Raises:
+        BackboneError: Keras is set to run on another framework.
+    """
+    if "tensorflow" in sys.modules and "keras" in sys.modules:
+        return sys.modules["keras"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with _silent_stderr():
+        import tensorflow  # noqa: F401
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise BackboneError(
+            f"Keras runs on {keras.backend.backend()}, expected tensorflow; unset KERAS_BACKEND and try again"
+        )
+    return keras
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drop what C++ code writes to file descriptor 2.
+
+    TensorFlow announces oneDNN and missing GPUs before it reads TF_CPP_MIN_LOG_LEVEL
+    (https://github.com/tensorflow/tensorflow/issues/100442). Python errors are not affected: they
+    are printed after the block.
+    """
+    try:
+        saved = os.dup(2)
+    except OSError:  # started without a standard error
+        yield
+        return
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
