@@ -15,7 +15,7 @@ from featurize.errors import UsageError, suggestion
 logger = logging.getLogger("frozenbench")
 
 MAX_ITERATIONS = 1000
-PCA_COMPONENTS = 128
+PCA_COMPONENTS = 256
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ def xgboost(task: Task) -> Any:
 
     components = min(PCA_COMPONENTS, task.dim, task.rows)
     trees = XGBClassifier(
-        n_estimators=300,
+        n_estimators=400,
         learning_rate=0.15,
-        max_depth=5,
-        max_bin=64,
+        max_depth=4,
+        max_bin=32,
         subsample=0.8,
-        colsample_bynode=0.5,
+        colsample_bynode=0.125,
         tree_method="hist",
         n_jobs=task.jobs,
         random_state=task.seed,
@@ -95,10 +95,10 @@ def mlp(task: Task) -> Any:
 
 
 def knn(task: Task) -> Any:
-    """The vote of the 10 nearest neighbours."""
+    """The vote of the 20 nearest neighbours."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    return _standardised(KNeighborsClassifier(n_neighbors=10, n_jobs=task.jobs))
+    return _standardised(KNeighborsClassifier(n_neighbors=20, n_jobs=task.jobs))
 
 
 def dummy(task: Task) -> Any:

@@ -4,7 +4,7 @@ from featurize.backbone import Backbone, load_backbone
 from featurize.cache import CacheInfo, Features, load_features, read_info
 from featurize.datasets import ImageDataset, Split, load_dataset
 from featurize.errors import FrozenbenchError
-from featurize.extract import Extraction, extract
+from featurize.extract import Extraction, extract_features
 from featurize.spec import ExtractionSpec
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "FrozenbenchError",
     "ImageDataset",
     "Split",
-    "extract",
+    "extract_features",
     "load_backbone",
     "load_dataset",
     "load_features",

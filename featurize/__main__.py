@@ -54,7 +54,7 @@ def run(
     from featurize.backbone import PIXELS, load_backbone
     from featurize.datasets import load_dataset
     from featurize.errors import UsageError
-    from featurize.extract import extract
+    from featurize.extract import extract_features
     from featurize.pooling import check_pool
     from featurize.resize import check_kernel
 
@@ -74,7 +74,7 @@ def run(
         seed=seed,
     )
     with progress_display() as progress:
-        result = extract(
+        result = extract_features(
             dataset,
             network,
             pool=pool,

@@ -11,6 +11,7 @@ Layout (plain HDF5, readable without this package):
                         `weights`, `seconds`, `images_per_second`, `versions` (JSON), `device`
 """
 
+import io
 import json
 import platform
 import shutil
@@ -140,7 +141,11 @@ def new_cache(
                 f"{path} needs {needed / 1e6:,.0f} MB, its disk has {free / 1e6:,.0f} MB free; free some space, or "
                 "choose another place (--out), a shorter vector (--pool avg) or --dtype float16"
             )
-        with written_whole(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+        with (
+            written_whole(path) as temporary,
+            _PatientFile(temporary, "r+") as raw,
+            h5py.File(raw, "w", libver="v110") as file,
+        ):
             file.attrs.update(
                 schema_version=SCHEMA_VERSION,
                 fingerprint=spec.fingerprint,
@@ -163,6 +168,7 @@ def new_cache(
             def append(name: str, vectors: np.ndarray) -> None:
                 start = written[name]
                 file[name]["features"][start : start + len(vectors)] = vectors
+                raw.raise_error()
                 written[name] = start + len(vectors)
 
             closing: dict[str, Any] = {}
@@ -170,6 +176,8 @@ def new_cache(
             if written != {name: len(split) for name, split in dataset.splits.items()}:
                 raise CacheError(f"{path}: rows are missing: {written}; this is an error in the program")
             file.attrs.update(closing)
+            file.close()
+            raw.raise_error()
     except OSError as error:
         raise CacheError(f"{path} could not be written: {error}; nothing was kept") from error
 
@@ -279,6 +287,39 @@ def library_versions(packages: Sequence[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+class _PatientFile(io.FileIO):
+    """A file that keeps the first failed write to itself until it is asked.
+
+    libhdf5 crashes the interpreter when a write fails under it (measured: a full disk, h5py 3.14),
+    so it is told that all went well, and the file is then thrown away.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest and self.error is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            if self.error is None:
+                super().truncate(size)
+        except OSError as error:
+            self.error = error
+        return size or 0
+
+    def raise_error(self) -> None:
+        """Raise the OSError of the first write that failed, if any did."""
+        if self.error is not None:
+            raise self.error
 
 
 def _open(path: Path) -> h5py.File:

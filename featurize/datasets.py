@@ -291,7 +291,7 @@ def load_npz(path: Path) -> ImageDataset:
 
 def _read_npz(path: Path, names: Iterable[str]) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             missing = [name for name in names if name not in file.files]
             if missing:
                 raise DataError(f"{path} holds no array {missing[0]} (it holds: {', '.join(file.files)})")

@@ -32,7 +32,7 @@ class Extraction:
     reused: bool
 
 
-def extract(
+def extract_features(
     dataset: ImageDataset,
     backbone: Backbone,
     *,

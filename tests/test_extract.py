@@ -1,0 +1,165 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_dataset
+from test_backbone import save_tiny_network
+
+from featurize import extract as extract_module
+from featurize.backbone import Backbone, load_backbone
+from featurize.cache import load_features, read_info
+from featurize.datasets import ImageDataset
+from featurize.engine import load_engine
+from featurize.errors import BackboneError, CacheMismatchError, UsageError
+from featurize.extract import extract_features
+from featurize.pooling import pooled
+from featurize.resize import resized
+
+
+@pytest.fixture(scope="module")
+def tiny_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_network(tmp_path_factory.mktemp("network") / "tinynet.keras")
+
+
+@pytest.fixture
+def network(tiny_network: Path) -> Backbone:
+    return load_backbone(str(tiny_network), layers=("early", "late"), image_size=12)
+
+
+def expected(network: Backbone, images: np.ndarray, pool: str) -> np.ndarray:
+    return np.concatenate([pooled(part, pool) for part in load_engine(network)[0](images)], axis=1)
+
+
+def test_what_is_in_the_cache(network: Backbone, data_folder: Path) -> None:
+    dataset = make_dataset(50, 11)
+    seen = []
+    result = extract_features(
+        dataset, network, pool="grid2", batch_size=8, progress=lambda *counts: seen.append(counts)
+    )
+    assert not result.reused
+    assert result.info.path == data_folder / "features" / "tiny-tinynet-own-12px-early+late-grid2.h5"
+    assert os.listdir(result.info.path.parent) == [result.info.path.name]
+    assert [(c.name, c.start, c.stop) for c in result.info.layers] == [("early", 0, 16), ("late", 16, 40)]
+    assert seen[0] == (8, 61)
+    assert seen[-1] == (61, 61)
+    for name, split in dataset.splits.items():
+        features = load_features(result.info.path, name)
+        reference = expected(network, resized(split.images, 12, "bicubic"), "grid2")
+        np.testing.assert_allclose(features.x, reference, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(features.y, split.labels)
+        np.testing.assert_array_equal(features.ids, split.ids)
+
+
+def test_flip_averages_the_vector_of_the_mirror_image(network: Backbone) -> None:
+    dataset = make_dataset(6, 6)
+    split = dataset.splits["train"]
+    result = extract_features(dataset, network, pool="avg", flip=True)
+    images = resized(split.images, 12, "bicubic")
+    reference = (expected(network, images, "avg") + expected(network, images[:, :, ::-1], "avg")) / 2
+    np.testing.assert_allclose(load_features(result.info.path, "train").x, reference, rtol=1e-5, atol=1e-6)
+
+
+def test_flipped_grids_keep_their_place(network: Backbone) -> None:
+    """With mirror averaging, an image and its mirror image have mirrored grids."""
+    dataset = make_dataset(6, 6)
+    mirror_splits = {
+        name: type(split)(np.ascontiguousarray(split.images[:, :, ::-1]), split.labels, split.ids)
+        for name, split in dataset.splits.items()
+    }
+    mirror = ImageDataset("mirror", dataset.class_names, mirror_splits)
+    ours, theirs = (
+        load_features(extract_features(each, network, pool="grid2", flip=True).info.path, "train", ["late"]).x
+        for each in (dataset, mirror)
+    )
+    cells = theirs.reshape(6, 2, 2, 6)[:, :, ::-1].reshape(6, 24)
+    np.testing.assert_allclose(ours, cells, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(ours, theirs, rtol=1e-3)
+
+
+def test_the_same_request_reuses_the_cache(network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = make_dataset(6, 6)
+    first = extract_features(dataset, network)
+    before = first.info.path.stat()
+    monkeypatch.setattr(extract_module, "new_cache", None)  # must not be needed
+    again = extract_features(dataset, network, batch_size=3)
+    assert again.reused
+    assert again.info == first.info
+    assert again.info.path.stat() == before
+
+
+def test_another_request_is_refused_unless_it_overwrites(network: Backbone, tmp_path: Path) -> None:
+    out = tmp_path / "mine.h5"
+    extract_features(make_dataset(6, 6), network, out=out)
+    before = out.read_bytes()
+    with pytest.raises(CacheMismatchError, match="made with pool avg, asked for max"):
+        extract_features(make_dataset(6, 6), network, out=out, pool="max")
+    with pytest.raises(CacheMismatchError, match="made with dataset_digest"):
+        extract_features(make_dataset(6, 6, seed=1), network, out=out)
+    assert out.read_bytes() == before
+    assert extract_features(make_dataset(6, 6), network, out=out, pool="max", overwrite=True).info.spec.pool == "max"
+    assert read_info(out).spec.pool == "max"
+
+
+def test_values_that_are_not_finite_stop_the_extraction(
+    network: Backbone, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(backbone: Backbone) -> tuple:
+        engine = load_engine(backbone)[0]
+
+        def run(images: np.ndarray) -> list[np.ndarray]:
+            early, late = engine(images)
+            late = late.copy()
+            if len(images) > 1:
+                late[2, 0, 0, 0] = np.nan
+            return [early, late]
+
+        return run, "tensorflow", "0"
+
+    monkeypatch.setattr(extract_module, "load_engine", broken)
+    with pytest.raises(BackboneError, match="layer late gave a value that is not finite for the train image 1002"):
+        extract_features(make_dataset(6, 6), network)
+    assert os.listdir(data_folder / "features") == []
+
+
+def test_a_network_that_learns_is_refused(network: Backbone, data_folder: Path) -> None:
+    def learn(done: int, total: int) -> None:
+        bias = network.model.get_layer("late").bias
+        bias.assign(bias + 1e-3)
+
+    with pytest.raises(BackboneError, match="changed while it ran"):
+        extract_features(make_dataset(6, 6), network, progress=learn)
+    assert os.listdir(data_folder / "features") == []
+
+
+def test_pixels(data_folder: Path) -> None:
+    dataset = make_dataset(6, 6)
+    result = extract_features(dataset, load_backbone("pixels", image_size=8), pool="grid2")
+    assert result.info.path.name == "tiny-pixels-8px.h5"
+    x = load_features(result.info.path, "train").x
+    np.testing.assert_array_equal(x, dataset.splits["train"].images.reshape(6, -1))
+
+
+def test_the_name_tells_the_options(network: Backbone) -> None:
+    info = extract_features(make_dataset(6, 6), network, resize="nearest", flip=True, dtype="float16").info
+    assert info.path.name == "tiny-tinynet-own-12px-early+late-avg-nearest-flip-float16.h5"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pool": "avgg"}, "--pool avgg"),
+        ({"resize": "cubic"}, "--resize cubic"),
+        ({"dtype": "float64"}, "--dtype float64"),
+    ],
+)
+def test_unknown_options(network: Backbone, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        extract_features(make_dataset(6, 6), network, **options)
+
+
+def test_a_map_too_small_for_the_grid(tiny_network: Path, data_folder: Path) -> None:
+    network = load_backbone(str(tiny_network), layers=("late",), image_size=8)
+    with pytest.raises(UsageError, match="the layer's map is 2 x 2, too small for a 4 x 4 grid"):
+        extract_features(make_dataset(6, 6), network, pool="grid4")
+    assert not (data_folder / "features").exists()

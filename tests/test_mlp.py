@@ -1,0 +1,59 @@
+import pickle
+
+import numpy as np
+import pytest
+from conftest import make_dataset, make_vectors
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from classify.mlp import MLPHead
+
+DATASET = make_dataset(150, 60)
+X, Y = make_vectors(DATASET.splits["train"]), DATASET.splits["train"].labels
+X_TEST = make_vectors(DATASET.splits["test"], seed=1)
+
+
+@parametrize_with_checks([MLPHead(hidden=32, epochs=30, batch_size=16, learning_rate=1e-2, input_dropout=0.0)])
+def test_the_estimator_contract_of_scikit_learn(estimator: object, check: object) -> None:
+    check(estimator)  # type: ignore[operator]
+
+
+def test_prediction_is_the_networks_own_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    build = MLPHead._build
+    monkeypatch.setattr(MLPHead, "_build", lambda self, *args: built.append(build(self, *args)) or built[-1])
+    head = MLPHead(hidden=16, epochs=3, random_state=0).fit(X, Y)
+    logits = built[0](X_TEST, training=False).numpy()
+    reference = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(head.predict_proba(X_TEST), reference, rtol=1e-4)
+    assert head.predict_proba(X_TEST).dtype == np.float32
+
+
+def test_the_loss_falls_and_is_kept() -> None:
+    head = MLPHead(hidden=16, epochs=12, learning_rate=1e-2, random_state=0).fit(X, Y)
+    assert head.n_iter_ == len(head.loss_curve_) == 12
+    assert head.loss_curve_[-1] < 0.8 * head.loss_curve_[0]
+
+
+def test_training_leaves_the_global_generators_alone() -> None:
+    np.random.seed(1)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    MLPHead(hidden=4, epochs=1, random_state=0).fit(X, Y)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+def test_one_class_only() -> None:
+    with pytest.raises(ValueError, match="one class only: 2"):
+        MLPHead().fit(X, np.full(len(X), 2))
+
+
+def test_a_fitted_head_needs_no_tensorflow() -> None:
+    import subprocess
+    import sys
+
+    head = MLPHead(hidden=4, epochs=1, random_state=0).fit(X, Y)
+    code = (
+        "import pickle, sys; head, x, p = pickle.load(sys.stdin.buffer); import numpy as np;"
+        "assert np.array_equal(head.predict_proba(x), p); assert 'tensorflow' not in sys.modules"
+    )
+    payload = pickle.dumps((head, X_TEST, head.predict_proba(X_TEST)))
+    subprocess.run([sys.executable, "-c", code], input=payload, check=True)

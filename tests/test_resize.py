@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featurize.errors import UsageError
+from featurize.resize import KERNELS, check_kernel, resized
+
+IMAGES = np.random.default_rng(3).integers(0, 256, (4, 6, 9, 3), np.uint8)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("size", [3, 6, 17])
+def test_shape_and_type(kernel: str, size: int) -> None:
+    result = resized(IMAGES, size, kernel)
+    assert result.shape == (4, size, size, 3)
+    assert result.dtype == np.uint8
+
+
+def test_an_image_of_that_size_stays_as_it_is() -> None:
+    square = np.ascontiguousarray(IMAGES[:, :, :6])
+    assert resized(square, 6, "bicubic") is square
+
+
+def test_nearest_doubles_every_pixel() -> None:
+    square = IMAGES[:, :, :6]
+    np.testing.assert_array_equal(resized(square, 12, "nearest"), square.repeat(2, axis=1).repeat(2, axis=2))
+
+
+def test_bilinear_in_the_middle_of_two_pixels() -> None:
+    image = np.zeros((1, 2, 2, 3), np.uint8)
+    image[0, :, 1] = 200
+    assert resized(image, 4, "bilinear")[0, 0, :, 0].tolist() == [0, 50, 150, 200]
+
+
+def test_overshoot_is_clipped() -> None:
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    image[0, :, 4:] = 255
+    result = resized(image, 32, "bicubic").astype(int)
+    assert result.min() == 0
+    assert result.max() == 255
+    assert np.all(np.diff(result[0, 0, 8:24, 0]) >= 0)  # nothing wraps around at the edge
+
+
+@given(st.integers(0, 255), st.sampled_from(KERNELS), st.integers(1, 40))
+def test_a_plain_colour_stays_plain(value: int, kernel: str, size: int) -> None:
+    assert (resized(np.full((1, 5, 7, 3), value, np.uint8), size, kernel) == value).all()
+
+
+def test_unknown_kernel() -> None:
+    with pytest.raises(UsageError, match="--resize bicubik: did you mean bicubic"):
+        check_kernel("bicubik")

@@ -1,0 +1,116 @@
+"""Imports run one way, start-up is light, and the public names stay."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import analysis
+import classify
+import featurize
+
+ROOT = Path(__file__).parent.parent
+ORDER = [
+    "featurize.errors",
+    "featurize.files",
+    "featurize.frameworks",
+    "featurize.spec",
+    "featurize.downloads",
+    "featurize.datasets",
+    "featurize.resize",
+    "featurize.pooling",
+    "featurize.cache",
+    "featurize.backbone",
+    "featurize.engine",
+    "featurize.extract",
+    "featurize",
+    "featurize.__main__",
+    "classify.mlp",
+    "classify.heads",
+    "classify.evaluate",
+    "classify.results",
+    "classify",
+    "classify.__main__",
+    "analysis.tables",
+    "analysis.plots",
+    "analysis",
+    "analysis.__main__",
+]
+CLASSIFY_MAY_USE = {"featurize.errors", "featurize.files", "featurize.frameworks", "featurize.cache"}
+ANALYSIS_MAY_USE = {"featurize.errors", "featurize.files", "classify.results"}
+HEAVY = {"tensorflow", "keras", "xgboost", "sklearn", "sklearnex", "pandas", "matplotlib", "pooch", "requests", "PIL"}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in ("featurize", "classify", "analysis"):
+        for path in (ROOT / package).glob("*.py"):
+            found[package if path.stem == "__init__" else f"{package}.{path.stem}"] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names & set(ORDER)
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(modules()) == set(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_run_one_way(module: str) -> None:
+    used = imports(modules()[module]) - {"featurize", "classify", "analysis"}
+    assert {name for name in used if ORDER.index(name) >= ORDER.index(module)} == set()
+    foreign = {name for name in used if name.partition(".")[0] != module.partition(".")[0]}
+    if module.startswith("classify"):
+        assert foreign <= CLASSIFY_MAY_USE
+    elif module.startswith("analysis"):
+        assert foreign <= ANALYSIS_MAY_USE
+    else:
+        assert foreign == set()
+
+
+@pytest.mark.parametrize(
+    ("code", "allowed"),
+    [
+        ("import featurize", set()),
+        ("import classify", set()),
+        ("import analysis", {"pandas"}),
+        ("import runpy; sys.argv = ['featurize', '--help']; run('featurize')", set()),
+        ("import runpy; sys.argv = ['classify', '--help']; run('classify')", set()),
+        ("import runpy; sys.argv = ['analysis', '--help']; run('analysis')", {"pandas"}),
+    ],
+)
+def test_start_up_loads_nothing_heavy(code: str, allowed: set[str]) -> None:
+    script = f"""
+import sys
+def run(name):
+    try:
+        runpy.run_module(name, run_name="__main__")
+    except SystemExit as end:
+        assert end.code == 0, end.code
+{code}
+print("LOADED", *sorted({{name.partition(".")[0] for name in sys.modules}}))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert loaded & HEAVY <= allowed
+
+
+def test_public_names() -> None:
+    assert featurize.__all__ == [
+        "Backbone", "CacheInfo", "Extraction", "ExtractionSpec", "Features", "FrozenbenchError", "ImageDataset",
+        "Split", "extract_features", "load_backbone", "load_dataset", "load_features", "read_info",
+    ]  # fmt: skip
+    assert classify.__all__ == ["HEADS", "RunResult", "fit_and_evaluate", "load_runs", "make_head"]
+    assert analysis.__all__ == ["comparison", "write_comparison"]
+    for package in (featurize, classify, analysis):
+        assert all(hasattr(package, name) for name in package.__all__)
