@@ -217,7 +217,7 @@ def print_table(results: "list[RunResult]") -> None:
         table.add_column(heading, justify="left" if heading == "head" else "right", no_wrap=True)
     for result in results:
         table.add_row(
-            result.features,
+            result.features.removeprefix(f"{result.dataset}-"),
             result.model + ("" if result.converged is not False else " (not converged)"),
             f"{100 * result.accuracy:.1f}",
             f"{100 * result.accuracy_low:.1f} to {100 * result.accuracy_high:.1f}",

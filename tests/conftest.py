@@ -31,6 +31,13 @@ def shared() -> Path:
     return Path(folder)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`pytest -m shared` runs the tests that need the real images and networks, and only them."""
+    for item in items:
+        if "shared" in getattr(item, "fixturenames", ()):
+            item.add_marker("shared")
+
+
 def make_dataset(train: int = 120, test: int = 60, size: int = 8, seed: int = 0, name: str = "tiny") -> ImageDataset:
     """Random images of three classes; ids do not start at zero."""
     random = np.random.default_rng(seed)

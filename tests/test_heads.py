@@ -34,6 +34,15 @@ def test_the_scale_of_the_features_does_not_matter(name: str) -> None:
     assert (plain.predict(X_TEST) == scaled.predict(X_TEST * scale)).mean() > 0.95
 
 
+@pytest.mark.parametrize("name", ["logreg", "mlp", "xgboost"])
+def test_float32_stays_float32(name: str) -> None:
+    head = make_head(name, TASK).fit(X, Y)
+    assert all(step.transform(X).dtype == np.float32 for step in (head[:-1], head[:1]))
+    assert head.predict_proba(X).dtype == np.float32
+    if name == "logreg":
+        assert head[-1].coef_.dtype == np.float32
+
+
 def test_the_seed_reaches_the_heads_that_draw() -> None:
     for name in ("mlp", "xgboost"):
         probabilities = [make_head(name, Task(*X.shape, seed=seed)).fit(X, Y).predict_proba(X_TEST) for seed in (0, 1)]

@@ -1,0 +1,220 @@
+"""The three commands as a shell sees them: output, one clear line for every error, exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import make_dataset, write_tiny_cache
+
+ROOT = Path(__file__).parent.parent
+
+
+def command(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", *arguments]
+    return subprocess.run(words, cwd=folder or ROOT, capture_output=True, text=True, timeout=300)
+
+
+def failed(done: subprocess.CompletedProcess, code: int, *parts: str) -> None:
+    """The command ended with `code` and said why in one line, without a traceback."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in errors[0]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    splits = make_dataset(30, 15).splits
+    path = tmp_path / "mine.npz"
+    np.savez(
+        path,
+        x_train=splits["train"].images,
+        y_train=splits["train"].labels,
+        x_test=splits["test"].images,
+        y_test=splits["test"].labels,
+    )
+    return path
+
+
+@pytest.mark.parametrize("package", ["featurize", "classify", "analysis"])
+def test_help_answers_at_once(package: str) -> None:
+    began = time.perf_counter()
+    done = command(package, "--help")
+    assert done.returncode == 0
+    assert "Usage: python -m " + package in done.stdout
+    assert time.perf_counter() - began < 3  # about 0.3 s alone on a machine; the promise is one second
+
+
+def test_from_images_to_the_comparison(images: Path, data_folder: Path, tmp_path: Path) -> None:
+    first = command("featurize", "--data", str(images), "--backbone", "pixels", "--image-size", "8", "--json")
+    assert first.returncode == 0, first.stderr
+    facts = json.loads(first.stdout)
+    cache = data_folder / "features" / "mine-pixels-8px.h5"
+    assert facts["path"] == str(cache)
+    assert facts["splits"] == {"test": {"rows": 15}, "train": {"rows": 30}}
+    assert facts["layers"] == [{"name": "pixels", "start": 0, "stop": 192}]
+    assert (facts["dim"], facts["image_size"], facts["backbone"], facts["weights"]) == (192, 8, "pixels", "none")
+    assert (facts["reused"], facts["resumed_rows"]) == (False, 0)
+    assert {"fingerprint", "engine", "seconds", "images_per_second"} <= set(facts)
+
+    again = command("featurize", "--data", str(images), "--backbone", "pixels", "--image-size", "8")
+    assert again.stdout.startswith(f"already there: {cache}\n")
+    about = command("featurize", "info", str(cache), "--json")
+    assert json.loads(about.stdout)["fingerprint"] == facts["fingerprint"]
+    assert "mine: 15 test, 30 train" in command("featurize", "info", str(cache)).stdout
+
+    trained = command("classify", "--model", "logreg,dummy", "--json")  # on the newest cache
+    assert trained.returncode == 0, trained.stderr
+    runs = json.loads(trained.stdout)["runs"]
+    assert sorted(run["model"] for run in runs) == ["dummy", "logreg"]
+    assert runs[0]["accuracy"] >= runs[1]["accuracy"]
+    assert {
+        "features", "train_rows", "test_rows", "seed", "accuracy_low", "accuracy_high", "macro_f1", "log_loss", "ece",
+        "fit_seconds", "predict_ms_per_image", "converged", "run_dir",
+    } <= set(runs[0])  # fmt: skip
+    for run in runs:
+        assert sorted(os.listdir(run["run_dir"])) == ["predictions.parquet", "result.json"]
+
+    reused = command("classify", "--model", "logreg,dummy", "--json")
+    assert json.loads(reused.stdout) == {"runs": runs}
+    assert reused.stderr.count("already there") == 2
+    forced = command("classify", "--model", "dummy", "--json", "--force")
+    assert "already there" not in forced.stderr
+    seeded = command("classify", "--model", "dummy", "--json", "--seed", "1")
+    assert json.loads(seeded.stdout)["runs"][0]["run_dir"] not in {run["run_dir"] for run in runs}
+    table = command("classify", "list").stdout
+    assert "logreg" in table
+    assert "accuracy %" in table
+
+    broken = data_folder / "runs" / "mine-pixels-8px" / "broken-1"
+    broken.mkdir()
+    out = tmp_path / "out"
+    done = command("analysis", "--out", str(out), "--json")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert [Path(path).suffix for path in answer["written"]] == [".csv", ".md", ".png", ".svg", ".png", ".svg"]
+    assert all(Path(path).stat().st_size > 0 for path in answer["written"])
+    assert [item["run_dir"] for item in answer["left_out"]] == [str(broken)]
+    assert "## mine: 15 test images" in command("analysis", "--out", str(out)).stdout
+
+
+def test_only_some_images(images: Path) -> None:
+    words = ["featurize", "--data", str(images), "--backbone", "pixels", "--train", "9", "--test", "3", "--json"]
+    assert json.loads(command(*words).stdout)["splits"] == {"test": {"rows": 3}, "train": {"rows": 9}}
+
+
+def test_pixels_takes_the_command_of_the_network_it_is_the_control_for(images: Path) -> None:
+    done = command(
+        "featurize", "--data", str(images), "--backbone", "pixels", "--layers", "block3_pool", "--pool", "grid2"
+    )
+    assert done.returncode == 0
+    assert "--layers and --pool do not apply" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [
+        (["--data", "absent"], 2, ["--data absent: no such file or folder", "known: cifar10, sample"]),
+        (["--data", "tests"], 1, ["tests holds no data_batch_1.bin", "CIFAR-10 binary version"]),
+        (["--data", "README.md"], 1, ["neither a folder nor an .npz file"]),
+        (["--data", "sample", "--pool", "grid3"], 2, ["--pool grid3", "did you mean grid4 or grid2"]),
+        (["--data", "sample", "--resize", "area"], 2, ["--resize area"]),
+        (["--data", "sample", "--engine", "turbo"], 2, ["--engine turbo"]),
+        (["--data", "sample", "--backbone", "vgg61"], 2, ["--backbone vgg61", "did you mean vgg19 or vgg16"]),
+        (["--data", "sample", "--layers", "block3_pol"], 2, ["--layers block3_pol", "did you mean block3_pool"]),
+        (
+            ["--data", "sample", "--layers", "block1_pool", "--image-size", "16"],
+            2,
+            ["vgg16 takes no images of 16 x 16"],
+        ),
+        (["--data", "sample", "--weights", "mine.h5"], 2, ["--weights mine.h5: no such file"]),
+        (["--data", "sample", "--backbone", "pixels", "--out", "README.md/x.h5"], 1, ["could not be written"]),
+        (["info", "absent.h5"], 1, ["absent.h5: no such feature cache"]),
+        (["info", "README.md"], 1, ["README.md is not a readable HDF5 file"]),
+    ],
+)
+def test_bad_requests_to_featurize(arguments: list[str], code: int, parts: list[str], data_folder: Path) -> None:
+    failed(command("featurize", *arguments), code, *parts)
+    assert not data_folder.exists() or list(data_folder.rglob("*.*")) == []
+
+
+@pytest.mark.parametrize("arguments", [["--image-size", "0"], ["--image-size", "x"], ["--nonsense"], ["unknown"]])
+def test_wrong_usage(arguments: list[str]) -> None:
+    done = command("featurize", *arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_cache_of_other_choices(images: Path, tmp_path: Path) -> None:
+    words = ["featurize", "--data", str(images), "--backbone", "pixels", "--out", str(tmp_path / "x.h5")]
+    assert command(*words).returncode == 0
+    failed(command(*words, "--image-size", "9"), 1, "was made with image_size 32, asked for 9", "--overwrite", "--out")
+    assert command(*words, "--image-size", "9", "--overwrite").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [
+        ([], 2, ["no feature cache in", "python -m featurize"]),
+        (["list"], 2, ["no runs in", "python -m classify"]),
+        (["--features", "absent.h5"], 1, ["absent.h5: no such feature cache"]),
+        (["--features", "README.md"], 1, ["not a readable HDF5 file"]),
+        (["--model", "svn"], 2, ["--model svn: no such head", "did you mean svm"]),
+        (["--model", ""], 2, ["--model names no head"]),
+    ],
+)
+def test_bad_requests_to_classify(arguments: list[str], code: int, parts: list[str], data_folder: Path) -> None:
+    failed(command("classify", *arguments), code, *parts)
+    assert not data_folder.exists()
+
+
+def test_bad_features(cache: Path, data_folder: Path) -> None:
+    failed(command("classify", "--layers", "lat", "--model", "dummy"), 2, "--layers lat", "did you mean late")
+    with h5py.File(cache, "r+") as file:
+        file["train/features"][0, 0] = np.nan
+    failed(command("classify", "--model", "dummy"), 1, "not finite", "--overwrite")
+    assert not (data_folder / "runs").exists()
+
+
+def test_a_choice_of_layers_is_another_run(cache: Path) -> None:
+    dims = {}
+    for layers in ("", "early", "late"):
+        done = command("classify", "--layers", layers, "--model", "dummy", "--json")
+        run_dir = json.loads(done.stdout)["runs"][0]["run_dir"]
+        dims[run_dir] = json.loads((Path(run_dir) / "result.json").read_text())["dim"]
+    assert sorted(dims.values()) == [6, 10, 16]
+
+
+def test_a_class_without_training_rows(data_folder: Path) -> None:
+    write_tiny_cache(data_folder / "features" / "few.h5", dataset=make_dataset(2, 6))
+    failed(command("classify", "--model", "logreg"), 1, "hold no image of cow")
+
+
+def test_no_runs_to_analyse(tmp_path: Path) -> None:
+    failed(command("analysis", "--out", str(tmp_path / "out")), 2, "no runs in", "python -m classify")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c(tmp_path: Path, data_folder: Path) -> None:
+    words = [sys.executable, "-m", "featurize", "--data", "sample", "--weights", "random", "--image-size", "224"]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 120
+        while not list((data_folder / "features").glob(".*.tmp")):
+            assert time.monotonic() < deadline
+            assert running.poll() is None
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert "Traceback" not in err
+    assert os.listdir(data_folder / "features") == []
