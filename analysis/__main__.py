@@ -1,18 +1,16 @@
 """Stage 3 on the command line: `python -m analysis`."""
 
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featurize.errors import UsageError, run_command_line
+from featurize.errors import run_command_line
 
 if TYPE_CHECKING:
     import pandas as pd
 
-logger = logging.getLogger("frozenbench")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -27,12 +25,7 @@ def run(
     from analysis.tables import comparison, markdown, write_comparison
     from classify.results import load_runs, runs_folder
 
-    folder = runs or runs_folder()
-    found, left_out = load_runs(folder)
-    for _, reason in left_out:
-        logger.warning("left out: %s", reason)
-    if not found:
-        raise UsageError(f"no runs in {folder}; make some with python -m classify")
+    found, left_out = load_runs(runs or runs_folder())
     table = comparison(found)
     written = write_comparison(table, out)
     for _, rows in table.groupby("test_set", sort=False):

@@ -1,23 +1,17 @@
 """Stage 2 on the command line: `python -m classify`."""
 
-import hashlib
 import json
-import logging
 import os
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featurize.errors import UsageError, run_command_line
 
 if TYPE_CHECKING:
-    from classify.evaluate import Evaluation
     from classify.results import RunResult
-    from featurize.cache import CacheInfo, Features
 
-logger = logging.getLogger("frozenbench")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 JSON_KEYS = (
     "model", "features", "train_rows", "test_rows", "seed", "accuracy", "accuracy_low", "accuracy_high", "macro_f1",
@@ -51,6 +45,7 @@ def run(
     # Imported here so that --help does not wait for them.
     from classify.heads import head_names
     from classify.results import runs_folder
+    from classify.train import train_heads
     from featurize.cache import read_info
 
     names = head_names(model)
@@ -59,7 +54,7 @@ def run(
     results: dict[Path, RunResult] = {}
     for info in infos:
         results.update(
-            run_heads(names, info, wanted, seed, jobs or os.cpu_count() or 1, runs or runs_folder(), force=force)
+            train_heads(names, info, runs or runs_folder(), wanted, seed, jobs or os.cpu_count() or 1, force=force)
         )
     report(results, as_json=as_json)
 
@@ -72,13 +67,7 @@ def list_runs(
     """Show the runs that are there, best first."""
     from classify.results import load_runs, runs_folder
 
-    folder = runs or runs_folder()
-    found, left_out = load_runs(folder)
-    for _, reason in left_out:
-        logger.warning("left out: %s", reason)
-    if not found:
-        raise UsageError(f"no runs in {folder}; make some with python -m classify")
-    report(found, as_json=as_json)
+    report(load_runs(runs or runs_folder())[0], as_json=as_json)
 
 
 def newest_cache() -> Path:
@@ -95,101 +84,6 @@ def newest_cache() -> Path:
             f"no feature cache in {features_folder()}; make one with python -m featurize, or name one with --features"
         )
     return caches[-1]
-
-
-def run_heads(
-    names: list[str], info: "CacheInfo", layers: tuple[str, ...], seed: int, jobs: int, runs: Path, *, force: bool
-) -> "dict[Path, RunResult]":
-    """Fit and evaluate heads on one cache; a run that is already there is reused unless forced."""
-    from classify.evaluate import fit_and_evaluate
-    from classify.results import RunResult, write_run
-    from featurize.cache import load_features
-    from featurize.errors import DataError
-
-    used = layers or tuple(columns.name for columns in info.layers)
-    train: Features | None = None
-    results = {}
-    for name in names:
-        run_dir = runs / info.path.stem / f"{name}-{run_hash(info, used, name, seed)}"
-        if run_dir.exists() and not force:
-            try:
-                results[run_dir] = RunResult.read(run_dir)
-                logger.info("%s on %s: already there", name, info.path.stem)
-                continue
-            except DataError as error:
-                logger.warning("%s; running it again", error)
-        if train is None:
-            train, test = load_features(info.path, "train", layers), load_features(info.path, "test", layers)
-        logger.info("%s on %s: %s x %s", name, info.path.stem, f"{len(train.y):,}", f"{train.x.shape[1]:,}")
-        evaluation = fit_and_evaluate(name, train, test, seed=seed, jobs=jobs)
-        for warning in evaluation.warnings:
-            logger.warning("%s: %s", name, warning)
-        result = as_result(name, info, train, test, seed, used, evaluation)
-        write_run(run_dir, result, predictions_table(test, evaluation))
-        results[run_dir] = result
-    return results
-
-
-def run_hash(info: "CacheInfo", layers: tuple[str, ...], name: str, seed: int) -> str:
-    """Eight digits that stand for everything that makes a run what it is."""
-    from classify.heads import Task, make_head
-
-    head = make_head(name, Task(info.rows["train"], info.dim, seed=seed))
-    content = [info.spec.fingerprint, layers, name, seed, repr(head)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
-
-
-def as_result(
-    name: str,
-    info: "CacheInfo",
-    train: "Features",
-    test: "Features",
-    seed: int,
-    layers: tuple[str, ...],
-    evaluation: "Evaluation",
-) -> "RunResult":
-    """Everything that is to be remembered of a run."""
-    import dataclasses
-
-    from classify.results import RunResult
-    from featurize.cache import library_versions
-
-    return RunResult(
-        model=name,
-        features=info.path.stem,
-        fingerprint=info.spec.fingerprint,
-        spec=dataclasses.asdict(info.spec),
-        dataset=info.dataset,
-        weights=info.weights,
-        class_names=list(info.class_names),
-        layers=list(layers),
-        dim=train.x.shape[1],
-        train_rows=len(train.y),
-        test_rows=len(test.y),
-        test_digest=info.digests["test"],
-        seed=seed,
-        parameters=evaluation.parameters,
-        **evaluation.metrics,  # type: ignore[arg-type]
-        fit_seconds=evaluation.fit_seconds,
-        predict_ms_per_image=evaluation.predict_ms_per_image,
-        iterations=evaluation.iterations,
-        converged=evaluation.converged,
-        warnings=list(evaluation.warnings),
-        versions=library_versions(VERSIONS_OF),
-        machine=f"{os.cpu_count()} cores, {os.uname().machine}" if hasattr(os, "uname") else f"{os.cpu_count()} cores",
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def predictions_table(test: "Features", evaluation: "Evaluation") -> Any:
-    """A DataFrame with a row per test image: id, label, predicted, p_<class>."""
-    import pandas as pd
-
-    table = pd.DataFrame({"id": test.ids, "label": test.y, "predicted": evaluation.predicted})
-    if evaluation.probabilities is not None:
-        for column, name in enumerate(test.class_names):
-            table[f"p_{name}"] = evaluation.probabilities[:, column]
-    return table
 
 
 def report(results: "dict[Path, RunResult]", *, as_json: bool) -> None:

@@ -5,6 +5,7 @@ anything but the training split. Numbers beside a setting are measured on frozen
 CIFAR-10; the README shows the table.
 """
 
+import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,10 +48,7 @@ def svm(task: Task) -> Any:
         from sklearn.svm import SVC
 
         if task.rows > 10_000:
-            logger.warning(
-                "svm: scikit-learn-intelex is not installed, scikit-learn's own solver takes many minutes at "
-                "%s rows", f"{task.rows:,}",
-            )  # fmt: skip
+            _say_that_the_svm_is_slow()
     return _standardised(SVC(C=10.0, gamma="auto", cache_size=1000, random_state=task.seed))
 
 
@@ -143,6 +141,14 @@ def make_head(name: str, task: Task) -> Any:
         UsageError: no such head.
     """
     return HEADS[head_names(name)[0]](task)
+
+
+@functools.cache
+def _say_that_the_svm_is_slow() -> None:
+    logger.warning(
+        "svm: scikit-learn's own solver takes many minutes on this many images; "
+        "where there are wheels of it, pip install scikit-learn-intelex brings a faster one"
+    )
 
 
 def _standardised(classifier: Any) -> Any:

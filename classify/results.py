@@ -6,14 +6,16 @@ data/runs/<features>/<head>-<hash>/
 """
 
 import json
+import logging
 import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from featurize.errors import DataError
+from featurize.errors import DataError, UsageError
 from featurize.files import data_root
 
+logger = logging.getLogger("frozenbench")
 SCHEMA_VERSION = 1
 RESULT = "result.json"
 PREDICTIONS = "predictions.parquet"
@@ -101,7 +103,11 @@ def write_run(run_dir: Path, result: RunResult, predictions: Any) -> None:
 
 
 def load_runs(folder: Path) -> tuple[dict[Path, RunResult], list[tuple[Path, str]]]:
-    """All runs below `folder`, by directory, and the directories left out with the reason."""
+    """All runs below `folder`, by directory, and the directories left out with the reason.
+
+    Raises:
+        UsageError: there is no run that can be used.
+    """
     runs: dict[Path, RunResult] = {}
     left_out = []
     for run_dir in sorted(path for path in folder.glob("*/*") if path.is_dir() and path.parent.name[0] != "."):
@@ -111,4 +117,7 @@ def load_runs(folder: Path) -> tuple[dict[Path, RunResult], list[tuple[Path, str
             runs[run_dir] = RunResult.read(run_dir)
         except DataError as error:
             left_out.append((run_dir, str(error)))
+            logger.warning("left out: %s", error)
+    if not runs:
+        raise UsageError(f"no runs in {folder}; make some with python -m classify")
     return runs, left_out

@@ -92,6 +92,7 @@ def run_command_line(app: Callable[[], object]) -> NoReturn:
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of our output went away: `... | head`
             sys.exit(1)
-        logger.error(error)
+        where = f"{error.filename}: {error.strerror}" if error.filename else error
+        logger.error("%s; check that the place exists, may be written to and has room", where)
         sys.exit(1)
     sys.exit(0)

@@ -279,7 +279,7 @@ def test_code_in_a_keras_file_is_not_run(tmp_path: Path) -> None:
     keras = import_keras()
     marker = tmp_path / "executed"
     inputs = keras.Input((12, 12, 3))
-    outputs = keras.layers.Lambda(lambda x, path=str(marker): (open(path, "w").close(), x)[1])(inputs)  # noqa: SIM115, PTH123
+    outputs = keras.layers.Lambda(lambda x, path=str(marker): (open(path, "w").close(), x)[1])(inputs)  # noqa: PTH123
     keras.Model(inputs, outputs).save(tmp_path / "hostile.keras")
     marker.unlink(missing_ok=True)
     with pytest.raises(BackboneError, match="hostile.keras cannot be loaded"):

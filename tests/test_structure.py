@@ -31,6 +31,7 @@ ORDER = [
     "classify.heads",
     "classify.evaluate",
     "classify.results",
+    "classify.train",
     "classify",
     "classify.__main__",
     "analysis.tables",
