@@ -275,15 +275,21 @@ def test_keras_files_that_do_not_fit(tmp_path: Path, keras_file: Path) -> None:
         load_backbone(str(tmp_path / "text.keras"), image_size=12)
 
 
-def test_code_in_a_keras_file_is_not_run(tmp_path: Path) -> None:
+def test_code_in_a_keras_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keras = import_keras()
-    marker = tmp_path / "executed"
+    marker, hostile = tmp_path / "executed", tmp_path / "hostile.keras"
+
+    monkeypatch.setenv("MARKER", str(marker))
+    # Only a lambda without defaults or closure is stored as code inside the file.
+    leave_a_mark = lambda x: (open(__import__("os").environ["MARKER"], "w").close(), x)[1]  # noqa: E731, PTH123
     inputs = keras.Input((12, 12, 3))
-    outputs = keras.layers.Lambda(lambda x, path=str(marker): (open(path, "w").close(), x)[1])(inputs)  # noqa: PTH123
-    keras.Model(inputs, outputs).save(tmp_path / "hostile.keras")
-    marker.unlink(missing_ok=True)
+    outputs = keras.layers.Lambda(leave_a_mark, output_shape=(12, 12, 3))(inputs)
+    keras.Model(inputs, outputs).save(hostile)
+    keras.models.load_model(hostile, safe_mode=False)(np.zeros((1, 12, 12, 3)))
+    assert marker.exists()  # the file does what it is feared for
+    marker.unlink()
     with pytest.raises(BackboneError, match="hostile.keras cannot be loaded"):
-        load_backbone(str(tmp_path / "hostile.keras"), image_size=12)
+        load_engine(load_backbone(str(hostile), image_size=12))[0](IMAGES[:, :12, :12])
     assert not marker.exists()
 
 

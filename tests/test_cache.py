@@ -12,7 +12,7 @@ import pytest
 from conftest import LAYERS, make_dataset, make_spec, make_vectors, write_tiny_cache
 from test_spec import CHANGES
 
-from featurize.cache import check_same, load_features, new_cache, read_info
+from featurize.cache import _PatientFile, check_same, load_features, new_cache, read_info
 from featurize.errors import CacheError, CacheMismatchError, UsageError
 
 
@@ -148,6 +148,34 @@ def test_a_disk_that_fills_up_while_writing(tmp_path: Path, room: int) -> None:
     assert done.returncode == 1, done.stderr
     assert "full.h5 could not be written" in done.stdout
     assert done.stdout.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_failed_write_stops_the_work_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = _PatientFile("/dev/full", "r+")
+    assert full.write(b"12345") == 5
+    dataset = make_dataset()
+    with (
+        full,
+        pytest.raises(CacheError, match="No space left on device"),
+        new_cache(tmp_path / "x.h5", make_spec(dataset), dataset, "imagenet", LAYERS) as (append, _),
+    ):
+        monkeypatch.setattr(_PatientFile, "error", full.error)
+        append("train", make_vectors(dataset.splits["train"])[:10])
+        pytest.fail("the first block was taken")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_write_that_fails_at_the_very_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = make_dataset()
+    with (
+        pytest.raises(CacheError, match="the last bytes"),
+        new_cache(tmp_path / "x.h5", make_spec(dataset), dataset, "imagenet", LAYERS) as (append, closing),
+    ):
+        for name, split in dataset.splits.items():
+            append(name, make_vectors(split))
+        closing.update(seconds=1.0, images_per_second=1.0, device="CPU")
+        monkeypatch.setattr(_PatientFile, "error", OSError("the last bytes"))
     assert os.listdir(tmp_path) == []
 
 

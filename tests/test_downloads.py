@@ -66,13 +66,25 @@ def test_fetch(server: str, tmp_path: Path, path: str) -> None:
     assert [found.name for found in fetched.parent.iterdir()] == ["file.bin"]
 
 
-@pytest.mark.parametrize("path", ["/absent", "/flipped", "/long", "/short", "/cut", "/stall"])
-def test_a_bad_transfer_leaves_nothing(server: str, tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/absent", "404"),
+        ("/flipped", "does not match the known hash"),
+        ("/long", "the server sends more than the file's size"),
+        ("/short", "the transfer ended after 10,239 bytes"),
+        ("/cut", "1000 bytes read"),
+        ("/stall", "Read timed out"),
+    ],
+)
+def test_a_bad_transfer_leaves_nothing(
+    server: str, tmp_path: Path, path: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(downloads, "TIMEOUT_SECONDS", 0.5)
     with pytest.raises(DownloadError, match=f"{path} could not be downloaded") as caught:
         fetch(wanted(server + path), tmp_path)
     assert list(tmp_path.iterdir()) == []
-    for part in ("10,240 bytes", wanted("").sha256, str(tmp_path / "file.bin"), "--data sample"):
+    for part in (reason, "10,240 bytes", wanted("").sha256, str(tmp_path / "file.bin"), "--data sample"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
 

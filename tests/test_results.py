@@ -64,6 +64,14 @@ def test_a_run_is_replaced_whole(tmp_path: Path) -> None:
     assert sorted(os.listdir(run_dir)) == ["predictions.parquet", "result.json"]
 
 
+def test_a_run_appears_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moves = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, target: (moves.append(Path(target)), replace(self, target))[1])
+    write_run(tmp_path / "tiny" / "logreg-1", make_result(), PREDICTIONS)
+    assert moves == [tmp_path / "tiny" / "logreg-1"]
+
+
 def test_a_failed_write_keeps_the_old_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "tiny" / "logreg-1"
     write_run(run_dir, make_result(), PREDICTIONS)
