@@ -44,7 +44,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         input_dropout: float = 0.2,
         dropout: float = 0.5,
         label_smoothing: float = 0.1,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         weight_decay: float = 1e-2,
         epochs: int = 20,
         batch_size: int = 256,

@@ -4,6 +4,7 @@ A `Backbone` is a network cut off behind its deepest tapped layer, with the prep
 belongs to it. Nothing in it is ever trained.
 """
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -130,27 +131,28 @@ def _from_applications(
     constructor = applications[name]
     module = sys.modules[constructor.__module__]  # holds the preprocess_input that belongs to it
 
-    def build(kernels: str | None) -> Any:
-        try:
-            return constructor(weights=kernels, include_top=False, input_shape=(image_size, image_size, 3))
-        except ValueError as error:
-            raise UsageError(f"{name} takes no images of {image_size} x {image_size} pixels: {_line(error)}") from error
-
     if weights == "random":
         keras.utils.set_random_seed(seed)
-    elif weights == "imagenet" and name == "vgg16" and all(_is_bundled(layer) for layer in layers) and layers:
-        model = _with_weights(build(None), _checked_bundle())
-        return _cut(model, name, "imagenet", layers, image_size, _mode(preprocess, module))
-    if weights in ("random", "imagenet"):
+    shape = (image_size, image_size, 3)
+    try:
+        model = constructor(weights=None, include_top=False, input_shape=shape)
+    except ValueError as error:
+        raise UsageError(f"{name} takes no images of {image_size} x {image_size} pixels: {_line(error)}") from error
+    layers = _checked_layers(model, name, layers)  # before anything is downloaded
+    label = weights
+    if weights == "random":
+        label = f"random-{seed}"
+    elif weights != "imagenet":
+        label = Path(weights).stem
+        model = _with_weights(model, Path(weights))
+    elif name == "vgg16" and all(layer.startswith(BUNDLED_VGG16_BLOCKS) for layer in layers):
+        model = _with_weights(model, _checked_bundle())
+    else:
         try:
-            model = build("imagenet" if weights == "imagenet" else None)
-        except UsageError:
-            raise
+            with contextlib.redirect_stdout(sys.stderr):  # where Keras' progress belongs
+                model = constructor(weights="imagenet", include_top=False, input_shape=shape)
         except Exception as error:  # Keras raises a bare Exception when a download fails
             raise BackboneError(_no_weights(name, error)) from error
-        label = f"random-{seed}" if weights == "random" else "imagenet"
-    else:
-        model, label = _with_weights(build(None), Path(weights)), Path(weights).stem
     return _cut(model, name, label, layers, image_size, _mode(preprocess, module))
 
 
@@ -177,8 +179,25 @@ def _from_file(
         label = "own"
     else:
         model, label = _with_weights(model, Path(weights)), Path(weights).stem
+    layers = _checked_layers(model, path.stem, layers)
     mode = "none" if preprocess == "auto" else preprocess
     return _cut(model, path.stem, label, layers, image_size, mode, architecture)
+
+
+def _checked_layers(model: Any, name: str, layers: tuple[str, ...]) -> tuple[str, ...]:
+    """The layers to tap, the model's last one where none is named."""
+    keras = import_keras()
+    known = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    layers = layers or (known[-1],)
+    if len(set(layers)) < len(layers):
+        raise UsageError(f"--layers {','.join(layers)}: the same layer is named twice")
+    for layer in layers:
+        if layer not in known:
+            raise UsageError(f"--layers {layer}: {name} has no such layer; {suggestion(layer, known)}")
+        output = model.get_layer(layer).output
+        if not hasattr(output, "shape") or len(output.shape) not in (2, 4):
+            raise UsageError(f"--layers {layer}: its output is neither a map (n, h, w, c) nor a vector (n, c)")
+    return layers
 
 
 def _cut(
@@ -192,19 +211,8 @@ def _cut(
 ) -> Backbone:
     """The part of the model up to the tapped layers, at a fixed image size, frozen and checked."""
     keras = import_keras()
-    candidates = {layer.name: layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)}
-    layers = layers or (model.layers[-1].name,)
-    for layer in layers:
-        if layer not in candidates:
-            raise UsageError(f"--layers {layer}: {name} has no such layer; {suggestion(layer, list(candidates))}")
-    if len(set(layers)) < len(layers):
-        raise UsageError(f"--layers {','.join(layers)}: the same layer is named twice")
-    outputs = [candidates[layer].output for layer in layers]
-    for layer, output in zip(layers, outputs, strict=True):
-        if not hasattr(output, "shape") or len(output.shape) not in (2, 4):
-            raise UsageError(f"--layers {layer}: its output is neither a map (n, h, w, c) nor a vector (n, c)")
     try:
-        cut = keras.Model(model.inputs, outputs)
+        cut = keras.Model(model.inputs, [model.get_layer(layer).output for layer in layers])
         image = keras.Input((image_size, image_size, 3))
         cut(image)
     except ValueError as error:
@@ -218,10 +226,6 @@ def _cut(
                     "damaged or holds a part of the network only; supply a complete one with --weights PATH"
                 )
     return Backbone(name, weights, _digest(cut, architecture), layers, image_size, mode, cut, architecture)
-
-
-def _is_bundled(layer: str) -> bool:
-    return layer.startswith(BUNDLED_VGG16_BLOCKS)
 
 
 def _checked_bundle() -> Path:

@@ -155,6 +155,7 @@ def test_preprocessing_of_its_own_kind() -> None:
         ({"name": "vgg17"}, "--backbone vgg17: no such network or .keras file; did you mean vgg19 or vgg16"),
         ({"name": "absent.keras"}, "--backbone absent.keras: no such file"),
         ({"layers": ("block3_poool",)}, "vgg16 has no such layer; did you mean block3_pool"),
+        ({"layers": ("blok3_pool",), "weights": "imagenet"}, "vgg16 has no such layer; did you mean block3_pool"),
         ({"layers": ("block3_pool", "block3_pool")}, "the same layer is named twice"),
         ({"image_size": 31}, "vgg16 takes no images of 31 x 31 pixels: .*at least 32x32"),
         ({"preprocess": "cafe"}, "--preprocess cafe: did you mean caffe"),
@@ -193,7 +194,7 @@ def test_no_network_for_the_weights(tmp_path: Path) -> None:
     closed = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
     environment = {**os.environ, **closed, "KERAS_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", NO_NETWORK], env=environment, capture_output=True, text=True)
-    message = done.stdout.splitlines()[-1]
+    (message,) = done.stdout.splitlines()
     for part in (
         "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
         str(tmp_path / "models"),

@@ -38,7 +38,7 @@ def test_the_scale_of_the_features_does_not_matter(name: str) -> None:
 @pytest.mark.parametrize("name", ["logreg", "mlp", "xgboost"])
 def test_float32_stays_float32(name: str) -> None:
     head = make_head(name, TASK).fit(X, Y)
-    assert all(step.transform(X).dtype == np.float32 for step in (head[:-1], head[:1]))
+    assert all(step.transform(X).dtype == np.float32 for step in (head[:1], head[:-1]))
     assert head.predict_proba(X).dtype == np.float32
     if name == "logreg":
         assert head[-1].coef_.dtype == np.float32
@@ -50,13 +50,19 @@ def test_the_seed_reaches_the_heads_that_draw() -> None:
         assert not np.array_equal(*probabilities)
 
 
+def test_signed_root() -> None:
+    x = np.array([[-4, -0.0, 0, 9]], np.float32)
+    np.testing.assert_array_equal(heads.signed_root(x), [[-2, 0, 0, 3]])
+    assert heads.signed_root(x).dtype == np.float32
+
+
 def test_the_svm_gives_the_optimum_of_libsvm() -> None:
     from sklearn.svm import SVC
 
-    scaled = (X - X.mean(axis=0)) / X.std(axis=0)
-    reference = SVC(C=10, gamma=1 / X.shape[1]).fit(scaled, Y)
+    root, test_root = heads.signed_root(X), heads.signed_root(X_TEST)
+    reference = SVC(C=10, gamma=1 / X.shape[1]).fit((root - root.mean(axis=0)) / root.std(axis=0), Y)
     ours = make_head("svm", TASK).fit(X, Y)
-    test = (X_TEST - X.mean(axis=0)) / X.std(axis=0)
+    test = (test_root - root.mean(axis=0)) / root.std(axis=0)
     np.testing.assert_allclose(ours.decision_function(X_TEST), reference.decision_function(test), atol=2e-2)
 
 
