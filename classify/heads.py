@@ -156,7 +156,7 @@ def signed_root(x: np.ndarray) -> np.ndarray:
 
     ReLU features have long tails that a linear rescaling leaves as they are (Arandjelovic and
     Zisserman, Three things everyone should know to improve object retrieval, 2012). Measured: up to
-    1.3 points for the SVM and the MLP, never less than without.
+    1.3 points more for the SVM and the MLP, no change beyond 0.3 points for logistic regression.
     """
     return np.copysign(np.sqrt(np.abs(x)), x)
 

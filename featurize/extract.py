@@ -107,7 +107,8 @@ def extract_features(
         began, done = time.perf_counter(), 0
         for name, split in dataset.splits.items():
             for start, images in _resized_ahead(split, batch, backbone.image_size, resize):
-                parts = vectors(images)
+                with np.errstate(over="ignore"):  # too large for float16: found in the next line
+                    parts = [part.astype(dtype, copy=False) for part in vectors(images)]
                 for layer, part in zip(backbone.layers, parts, strict=True):
                     _check_finite(part, layer, name, split.ids[start : start + len(part)])
                 append(name, np.concatenate(parts, axis=1))
@@ -163,8 +164,8 @@ def _check_finite(part: np.ndarray, layer: str, split: str, ids: np.ndarray) -> 
     good = np.isfinite(part).all(axis=1)
     if not good.all():
         raise BackboneError(
-            f"layer {layer} gave a value that is not finite for the {split} image {ids[int(np.argmin(good))]}; "
-            "check the weights and --preprocess"
+            f"layer {layer} gave a value that is not finite as {part.dtype} for the {split} image "
+            f"{ids[int(np.argmin(good))]}; check the weights and --preprocess, or store --dtype float32"
         )
 
 

@@ -117,8 +117,18 @@ def test_values_that_are_not_finite_stop_the_extraction(
         return run, "tensorflow", "0"
 
     monkeypatch.setattr(extract_module, "load_engine", broken)
-    with pytest.raises(BackboneError, match="layer late gave a value that is not finite for the train image 1002"):
+    with pytest.raises(
+        BackboneError, match="layer late gave a value that is not finite as float32 for the train image 1002"
+    ):
         extract_features(make_dataset(6, 6), network)
+    assert os.listdir(data_folder / "features") == []
+
+
+def test_values_too_large_for_float16(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract_module, "load_engine", lambda backbone: (lambda images: [images * 300.0], "", ""))
+    pixels = load_backbone("pixels", image_size=8)
+    with pytest.raises(BackboneError, match="not finite as float16 for the train image 1000; .* --dtype float32"):
+        extract_features(make_dataset(6, 6), pixels, dtype="float16")
     assert os.listdir(data_folder / "features") == []
 
 
