@@ -44,14 +44,17 @@ def svm(task: Task) -> Any:
     oneDAL's solver (https://uxlfoundation.github.io/scikit-learn-intelex/) where it is installed:
     the same optimum as libsvm's, in a fraction of its time.
     """
+    settings: dict[str, Any] = {"C": 10.0, "gamma": "auto", "cache_size": 1000}
     try:
         from sklearnex.svm import SVC
+
+        settings["n_jobs"] = task.jobs
     except ImportError:
         from sklearn.svm import SVC
 
         if task.rows > 10_000:
             _say_that_the_svm_is_slow()
-    return _standardised(SVC(C=10.0, gamma="auto", cache_size=1000, random_state=task.seed))
+    return _standardised(SVC(**settings))
 
 
 def linear_svm(task: Task) -> Any:
