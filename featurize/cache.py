@@ -216,7 +216,7 @@ def read_info(path: Path) -> CacheInfo:
                 found = [group[part].shape for part in ("features", "labels", "ids")]
                 if found != [(rows, info.dim), (rows,), (rows,)]:
                     raise ValueError(f"the shapes in /{name} do not belong together: {found}")
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RuntimeError) as error:
             raise CacheError(
                 f"{path} is not a feature cache of frozenbench ({error}); make one with python -m featurize"
             ) from error
