@@ -14,7 +14,7 @@ from featurize.backbone import Backbone
 from featurize.cache import CacheInfo, Columns, check_same, features_folder, new_cache, read_info
 from featurize.datasets import ImageDataset, Split
 from featurize.engine import default_batch_size, load_engine
-from featurize.errors import BackboneError, UsageError
+from featurize.errors import BackboneError, CacheError, UsageError
 from featurize.pooling import check_pool, mirrored, pooled
 from featurize.resize import check_kernel, resized
 from featurize.spec import ExtractionSpec
@@ -56,7 +56,7 @@ def extract_features(
         dtype: stored type, `float32` or `float16`.
         batch_size: images per forward pass; chosen by the image size when not given.
         out: the cache's path; by default a telling name in the data folder.
-        overwrite: replace a cache that was made by other choices.
+        overwrite: replace a cache that was made by other choices or cannot be read.
         progress: called after each batch.
 
     Raises:
@@ -87,8 +87,12 @@ def extract_features(
         engine_version=engine_version,
     )
     path = out or features_folder() / default_name(dataset, backbone, spec)
-    if path.exists() and not overwrite:
-        return Extraction(check_same(path, spec), reused=True)
+    if path.exists():
+        try:
+            return Extraction(check_same(path, spec), reused=True)
+        except CacheError:
+            if not overwrite:
+                raise
 
     def vectors(images: np.ndarray) -> list[np.ndarray]:
         parts = [pooled(activation, pool) for activation in engine(images)]

@@ -11,7 +11,7 @@ from featurize.backbone import Backbone, load_backbone
 from featurize.cache import load_features, read_info
 from featurize.datasets import ImageDataset
 from featurize.engine import load_engine
-from featurize.errors import BackboneError, CacheMismatchError, UsageError
+from featurize.errors import BackboneError, CacheError, CacheMismatchError, UsageError
 from featurize.extract import extract_features
 from featurize.pooling import pooled
 from featurize.resize import resized
@@ -82,9 +82,10 @@ def test_the_same_request_reuses_the_cache(network: Backbone, monkeypatch: pytes
     first = extract_features(dataset, network)
     before = first.info.path.stat()
     monkeypatch.setattr(extract_module, "new_cache", None)  # must not be needed
-    again = extract_features(dataset, network, batch_size=3)
-    assert again.reused
-    assert again.info == first.info
+    for options in ({"batch_size": 3}, {"overwrite": True}):
+        again = extract_features(dataset, network, **options)
+        assert again.reused
+        assert again.info == first.info
     assert again.info.path.stat() == before
 
 
@@ -99,6 +100,15 @@ def test_another_request_is_refused_unless_it_overwrites(network: Backbone, tmp_
     assert out.read_bytes() == before
     assert extract_features(make_dataset(6, 6), network, out=out, pool="max", overwrite=True).info.spec.pool == "max"
     assert read_info(out).spec.pool == "max"
+
+
+def test_a_file_that_is_no_cache_is_only_replaced_on_request(network: Backbone, tmp_path: Path) -> None:
+    out = tmp_path / "mine.h5"
+    out.write_text("my notes")
+    with pytest.raises(CacheError, match="not a readable HDF5 file"):
+        extract_features(make_dataset(6, 6), network, out=out)
+    assert out.read_text() == "my notes"
+    assert not extract_features(make_dataset(6, 6), network, out=out, overwrite=True).reused
 
 
 def test_values_that_are_not_finite_stop_the_extraction(
