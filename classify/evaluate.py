@@ -95,7 +95,7 @@ def fit_and_evaluate(name: str, train: Features, test: Features, *, seed: int = 
         iterations=int(np.max(last.n_iter_)) if hasattr(last, "n_iter_") else None,
         converged=not stopped_early if iterative or stopped_early else None,
         warnings=tuple(dict.fromkeys(f"{item.category.__name__}: {item.message}" for item in caught)),
-        parameters={key: value for key, value in last.get_params().items() if _is_plain(value)},
+        parameters=plain_parameters(last),
     )
 
 
@@ -140,5 +140,10 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, bi
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
+def plain_parameters(estimator: Any) -> dict[str, Any]:
+    """The settings of an estimator that are numbers, texts or truth values."""
+    return {
+        name: value
+        for name, value in estimator.get_params(deep=False).items()
+        if isinstance(value, (bool, int, str)) or (isinstance(value, float) and math.isfinite(value))
+    }

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from classify.evaluate import Evaluation, fit_and_evaluate
+from classify.evaluate import Evaluation, fit_and_evaluate, plain_parameters
 from classify.heads import Task, make_head
 from classify.results import RunResult, write_run
 from featurize.cache import CacheInfo, Features, library_versions, load_features
@@ -75,8 +75,10 @@ def train_heads(
 def _run_hash(info: CacheInfo, layers: tuple[str, ...], name: str, seed: int) -> str:
     """Eight digits that stand for everything that makes a run what it is."""
     head = make_head(name, Task(info.rows["train"], info.dim, seed=seed))
-    content = [info.spec.fingerprint, layers, name, seed, repr(head)]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:8]
+    steps = [step for _, step in head.steps] if hasattr(head, "steps") else [head]
+    settings = [[type(step).__name__, plain_parameters(step)] for step in steps]
+    content = [info.spec.fingerprint, layers, name, seed, settings]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _as_result(

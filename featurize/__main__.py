@@ -87,7 +87,7 @@ def run(
             progress=progress,
         )
     if as_json:
-        print(json.dumps({**result.info.as_json(), "reused": result.reused, "resumed_rows": 0}))
+        print(json.dumps({**result.info.as_json(), "reused": result.reused, "resumed_rows": result.resumed_rows}))
         return
     if result.reused:
         print(f"already there: {result.info.path}")
@@ -105,6 +105,30 @@ def info(
         print(json.dumps(found.as_json()))
     else:
         show(found)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A feature cache.")],
+    recompute: Annotated[
+        int, typer.Option(min=0, help="Compute N random rows of each split again, from the images at their source.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of those rows.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check a feature cache: its seal, its numbers, labels and ids. Exit code 1 if anything is wrong."""
+    from featurize.verify import verify as problems_of
+
+    problems = problems_of(file, recompute, seed)
+    if as_json:
+        print(json.dumps({"ok": not problems, "problems": problems}))
+    else:
+        for problem in problems:
+            logger.error(problem)
+        if not problems:
+            print(f"{file} is whole" + (f", and {recompute} rows of each split came out the same" if recompute else ""))
+    if problems:
+        raise typer.Exit(1)
 
 
 def show(found: CacheInfo) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,6 +46,7 @@ class Backbone:
             `pixels`.
         architecture: the description of the network inside a `.keras` file; empty for the others,
             whose name says it.
+        source: the arguments of `load_backbone` that load it again, paths made absolute.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Backbone:
     preprocess: str
     model: Any = None
     architecture: bytes = b""
+    source: dict[str, Any] = field(default_factory=dict)
 
     def check_frozen(self) -> None:
         """Raise BackboneError if any weight is no longer the one that was loaded."""
@@ -88,12 +90,20 @@ def load_backbone(
         BackboneError: the file or the weights cannot be loaded or hold values that are not finite.
     """
     if name == PIXELS:
-        return Backbone(PIXELS, "none", "", (PIXELS,), image_size, "none")
+        return Backbone(
+            PIXELS,
+            "none",
+            "",
+            (PIXELS,),
+            image_size,
+            "none",
+            source={"backbone": PIXELS, "weights": "imagenet", "seed": seed},
+        )
     if preprocess not in ("auto", *PREPROCESSING):
         raise UsageError(f"--preprocess {preprocess}: {suggestion(preprocess, ['auto', *PREPROCESSING])}")
-    if name.endswith(".keras"):
-        return _from_file(Path(name), weights, layers, image_size, preprocess, seed)
-    return _from_applications(name, weights, layers, image_size, preprocess, seed)
+    load = _from_file if name.endswith(".keras") else _from_applications
+    backbone = load(name, weights, layers, image_size, preprocess, seed)
+    return replace(backbone, source={"backbone": _absolute(name), "weights": _absolute(weights), "seed": seed})
 
 
 def preprocessed(images: Any, mode: str) -> Any:
@@ -157,9 +167,10 @@ def _from_applications(
 
 
 def _from_file(
-    path: Path, weights: str, layers: tuple[str, ...], image_size: int, preprocess: str, seed: int
+    name: str, weights: str, layers: tuple[str, ...], image_size: int, preprocess: str, seed: int
 ) -> Backbone:
     keras = import_keras()
+    path = Path(name)
     if not path.is_file():
         raise UsageError(f"--backbone {path}: no such file")
     try:
@@ -285,6 +296,10 @@ def _no_weights(name: str, error: Exception) -> str:
         f"belongs in {folder}, or is named with --weights PATH; without a network, "
         "--backbone vgg16 --layers block3_pool uses the kernels that come with the package"
     )
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).is_file() else name
 
 
 def _line(error: Exception) -> str:

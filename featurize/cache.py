@@ -1,21 +1,20 @@
-"""The feature cache: bottleneck features, labels and ids of every split in one HDF5 file.
+"""The feature cache: features, labels and ids of every split in one sealed HDF5 file.
 
-Layout (plain HDF5, readable without this package):
-
-    /<split>/features   (n, d) float32 or float16, chunked by rows
-    /<split>/labels     (n,)   int64, 0..K-1
-    /<split>/ids        (n,)   int64, the image's index in its source
-    /<split>            attribute `digest`: SHA-256 over ids, labels and pixels
-    /                   attributes `schema_version`, `fingerprint`, `spec` (JSON), `class_names`
-                        (JSON), `layers` (JSON: name, start and stop column of each), `dataset`,
-                        `weights`, `seconds`, `images_per_second`, `versions` (JSON), `device`
+In front of the HDF5 content stands a block of text (HDF5's user block): a line that names the
+format, the SHA-256 of everything behind it, and a JSON object with all that a reader needs, the
+place of every array included. The reader checks the seal and takes the numbers from those places.
+libhdf5 writes the structure around them, for other tools, and never parses a file here: damaged
+ones crash it, hang it, or are read as zeros. FORMAT.md describes the format and the promises.
 """
 
+import hashlib
 import io
 import json
+import logging
+import mmap
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -28,10 +27,15 @@ import numpy as np
 from featurize.datasets import ImageDataset
 from featurize.errors import CacheError, CacheMismatchError, UsageError, suggestion
 from featurize.files import data_root, written_whole
+from featurize.shards import PLAN, SEAL_BYTES, Shards, discard, locked
 from featurize.spec import SCHEMA_VERSION, ExtractionSpec
 
-CHUNK_BYTES = 1 << 20
+logger = logging.getLogger("frozenbench")
+
+MAGIC = b"frozenbench feature cache"
+SMALLEST_BLOCK, LARGEST_BLOCK = 1 << 9, 1 << 26  # HDF5 wants a power of two
 VERSIONS_OF = ("frozenbench", "tensorflow", "keras", "numpy", "h5py", "pillow")
+REMAKE = "make it again with python -m featurize ... --overwrite"
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class CacheInfo:
     layers: tuple[Columns, ...]
     rows: dict[str, int]
     digests: dict[str, str]
+    source: dict[str, Any]
     seconds: float
     images_per_second: float
     versions: dict[str, str]
@@ -113,150 +118,303 @@ def features_folder() -> Path:
     return data_root() / "features"
 
 
+def parts_folder(path: Path) -> Path:
+    """Where the unfinished extraction of the cache at `path` is kept."""
+    return path.with_name(path.name + ".parts")
+
+
 @contextmanager
 def new_cache(
+    path: Path, spec: ExtractionSpec, dataset: ImageDataset, layers: Sequence[Columns], *, overwrite: bool = False
+) -> Iterator[Shards]:
+    """Shards to write a cache's rows to, those of an interrupted extraction among them.
+
+    One process at a time holds them, the others wait. Whatever ends the block, shards that are there
+    stay until `finish` has made the cache of them.
+
+    Raises:
+        CacheError: the disk is full or the folder cannot be written to.
+        CacheMismatchError: the unfinished extraction there is one of other choices.
+    """
+    folder = parts_folder(path)
+    try:
+        with locked(folder):
+            _check_plan(folder, path, spec, overwrite)
+            rows = {name: len(split) for name, split in dataset.splits.items()}
+            shards = Shards(folder, spec.fingerprint, rows, layers[-1].stop, spec.dtype)
+            try:
+                shards.resume()
+                _check_space(path, shards)
+                yield shards
+            finally:
+                if not any(folder.glob("*.rows")):
+                    discard(folder)
+    except OSError as error:
+        raise CacheError(
+            f"{path} could not be written: {error}; what is finished stays in {folder}, and the same command goes on "
+            "from there"
+        ) from error
+
+
+def discard_leftovers(path: Path, spec: ExtractionSpec) -> None:
+    """Remove the shards that a process left which was killed between naming its cache and tidying up."""
+    folder = parts_folder(path)
+    if folder.exists() and (_plan(folder) == spec or not any(folder.glob("*.rows"))):
+        with locked(folder):
+            discard(folder)
+
+
+def finish(
     path: Path,
+    shards: Shards,
     spec: ExtractionSpec,
     dataset: ImageDataset,
     weights: str,
     layers: Sequence[Columns],
-) -> Iterator[tuple[Callable[[str, np.ndarray], None], dict[str, Any]]]:
-    """Write a cache whole or not at all.
+    **facts: Any,
+) -> None:
+    """Make the cache of its shards, seal it, give it its name and remove the shards.
 
-    Yields a function that appends a block of vectors (m, d) to a split, in dataset order, and a
-    dict for the root attributes that are known only at the end (`seconds`, ...). The file takes its
-    name when the block ends and every row has been written.
-
-    Raises:
-        CacheError: the disk is full or the folder cannot be written to; no file is left.
+    Args:
+        path: of the cache.
+        shards: with every row of every split.
+        spec: what determined the values.
+        dataset: whose labels, ids and digests go with them.
+        weights: where the backbone's weights come from.
+        layers: which columns belong to which layer.
+        facts: `seconds`, `images_per_second`, `device` and `source`.
     """
-    dim = layers[-1].stop
-    item = np.dtype(spec.dtype).itemsize
-    count = sum(len(split) for split in dataset.splits.values())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        free, needed = shutil.disk_usage(path.parent).free, count * (dim * item + 16) + (1 << 20)
-        if free < needed:
-            raise CacheError(
-                f"{path} needs {needed / 1e6:,.0f} MB, its disk has {free / 1e6:,.0f} MB free; free some space, or "
-                "choose another place (--out), a shorter vector (--pool avg) or --dtype float16"
-            )
-        with (
-            written_whole(path) as temporary,
-            _PatientFile(temporary, "r+") as raw,
-            h5py.File(raw, "w", libver="v110") as file,
-        ):
-            file.attrs.update(
-                schema_version=SCHEMA_VERSION,
-                fingerprint=spec.fingerprint,
-                spec=spec.to_json(),
-                dataset=dataset.name,
-                weights=weights,
-                class_names=json.dumps(dataset.class_names),
-                layers=json.dumps([asdict(columns) for columns in layers]),
-                versions=json.dumps(library_versions(VERSIONS_OF)),
-            )
-            written = dict.fromkeys(dataset.splits, 0)
+    missing = [name for name, rows in shards.rows.items() if shards.done[name] != rows]
+    if missing:
+        raise CacheError(f"{path}: rows of {missing[0]} are missing; this is an error in the program")
+    with written_whole(path, shards.folder) as temporary:
+        header = {
+            "spec": json.loads(spec.to_json()),
+            "fingerprint": spec.fingerprint,
+            "dataset": dataset.name,
+            "weights": weights,
+            "class_names": dataset.class_names,
+            "layers": [asdict(columns) for columns in layers],
+            "rows": {name: len(split) for name, split in dataset.splits.items()},
+            "digests": {name: split.digest for name, split in dataset.splits.items()},
+            "versions": library_versions(VERSIONS_OF),
+            **facts,
+        }
+        block = SMALLEST_BLOCK
+        while block < len(json.dumps(header)) + 4096:  # room for the places of the arrays
+            block *= 2
+        header["arrays"] = _write_structure(temporary, block, header, dataset, shards)
+        with temporary.open("r+b") as file:
+            for name, split in dataset.splits.items():
+                places = header["arrays"][name]
+                file.seek(places["features"])
+                for rows in shards.read(name):
+                    file.write(rows.data.cast("B"))
+                for part, values in (("labels", split.labels), ("ids", split.ids)):
+                    file.seek(places[part])
+                    file.write(values.astype("<i8").data.cast("B"))
+            _write_seal(file, block, header)
+    shards.clear()
+
+
+def _write_structure(
+    temporary: Path, block: int, header: dict[str, Any], dataset: ImageDataset, shards: Shards
+) -> dict[str, dict[str, int]]:
+    """The HDF5 structure with room for the arrays; returns each array's offset in the file."""
+    places: dict[str, dict[str, int]] = {}
+    with _PatientFile(temporary, "r+") as raw:
+        with h5py.File(raw, "w", libver=("earliest", "v110"), userblock_size=block) as file:
+            file.attrs["schema_version"] = SCHEMA_VERSION
+            for key, value in header.items():
+                file.attrs[key] = value if isinstance(value, (str, int, float)) else json.dumps(value)
             for name, split in dataset.splits.items():
                 group = file.create_group(name)
                 group.attrs["digest"] = split.digest
-                group["labels"] = split.labels
-                group["ids"] = split.ids
-                rows = max(1, min(len(split), CHUNK_BYTES // (dim * item)))
-                group.create_dataset("features", (len(split), dim), spec.dtype, chunks=(rows, dim))
+                count = len(split)
+                places[name] = {
+                    part: _room_for(group, part, shape, dtype)
+                    for part, shape, dtype in (
+                        ("features", (count, shards.dim), shards.dtype),
+                        ("labels", (count,), "int64"),
+                        ("ids", (count,), "int64"),
+                    )
+                }
+        raw.raise_error()
+    return places
 
-            def append(name: str, vectors: np.ndarray) -> None:
-                start = written[name]
-                file[name]["features"][start : start + len(vectors)] = vectors
-                raw.raise_error()
-                written[name] = start + len(vectors)
 
-            closing: dict[str, Any] = {}
-            yield append, closing
-            if written != {name: len(split) for name, split in dataset.splits.items()}:
-                raise CacheError(f"{path}: rows are missing: {written}; this is an error in the program")
-            file.attrs.update(closing)
-            file.close()
-            raw.raise_error()
-    except OSError as error:
-        raise CacheError(f"{path} could not be written: {error}; nothing was kept") from error
+def _room_for(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: str) -> int:
+    """Create a dataset that is one run of bytes, not written yet; returns its offset in the file."""
+    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    settings.set_layout(h5py.h5d.CONTIGUOUS)
+    settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    settings.set_obj_track_times(False)  # the same rows give the same file
+    kind = h5py.h5t.py_create(np.dtype(dtype).newbyteorder("<"))
+    created = h5py.h5d.create(group.id, name.encode(), kind, h5py.h5s.create_simple(shape), settings)
+    return int(created.get_offset())
+
+
+def _write_seal(file: Any, block: int, header: dict[str, Any]) -> None:
+    text = json.dumps(header).encode()
+    first = MAGIC + f" {SCHEMA_VERSION} {block}\n".encode()
+    behind = (text + b"\n").ljust(block - len(first) - SEAL_BYTES, b"\n")
+    digest = hashlib.sha256(behind)
+    file.seek(block)
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    file.seek(0)
+    file.write(first + digest.hexdigest().encode() + b"\n" + behind)
 
 
 def read_info(path: Path) -> CacheInfo:
-    """What a cache says of itself.
+    """What a cache says of itself, after its seal has been checked.
 
     Raises:
-        CacheError: no such file, or not a feature cache of this version.
+        CacheError: no such file, a damaged one, or not a feature cache of this version.
     """
-    with _open(path) as file:
-        try:
-            if file.attrs["schema_version"] != SCHEMA_VERSION:
-                raise CacheError(
-                    f"{path} has the layout version {file.attrs['schema_version']}, expected {SCHEMA_VERSION}; "
-                    "make it again with python -m featurize ... --overwrite"
-                )
-            info = CacheInfo(
-                path=path,
-                spec=ExtractionSpec.from_json(file.attrs["spec"]),
-                dataset=file.attrs["dataset"],
-                weights=file.attrs["weights"],
-                class_names=tuple(json.loads(file.attrs["class_names"])),
-                layers=tuple(Columns(**columns) for columns in json.loads(file.attrs["layers"])),
-                rows={name: group["labels"].shape[0] for name, group in file.items()},
-                digests={name: group.attrs["digest"] for name, group in file.items()},
-                seconds=float(file.attrs["seconds"]),
-                images_per_second=float(file.attrs["images_per_second"]),
-                versions=json.loads(file.attrs["versions"]),
-                device=file.attrs["device"],
-            )
-            if info.spec.fingerprint != file.attrs["fingerprint"]:
-                raise ValueError("its fingerprint does not belong to its specification")
-            for name, group in file.items():
-                rows = info.rows[name]
-                found = [group[part].shape for part in ("features", "labels", "ids")]
-                if found != [(rows, info.dim), (rows,), (rows,)]:
-                    raise ValueError(f"the shapes in /{name} do not belong together: {found}")
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError, RuntimeError) as error:
-            raise CacheError(
-                f"{path} is not a feature cache of frozenbench ({error}); make one with python -m featurize"
-            ) from error
-    return info
+    with _unsealed(path) as (info, _, _):
+        return info
 
 
 def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Features:
     """The features of one split as float32, all columns or those of some layers.
 
     Raises:
-        CacheError: the file is not a feature cache, or holds values that are not finite.
+        CacheError: the file is damaged or no feature cache, or holds values that are not finite.
         UsageError: it has no such split or layer.
     """
-    info = read_info(path)
-    if split not in info.rows:
-        raise UsageError(f"{path} has no split {split}; it has {', '.join(info.rows)}")
-    known = [columns.name for columns in info.layers]
-    for layer in layers:
-        if layer not in known:
-            raise UsageError(f"--layers {layer}: not in {path}; {suggestion(layer, known)}")
-    chosen = [columns for columns in info.layers if not layers or columns.name in layers]
-    with _open(path) as file:
-        group = file[split]
-        x = np.concatenate(
-            [group["features"][:, columns.start : columns.stop].astype(np.float32, copy=False) for columns in chosen],
-            axis=1,
-        )
-        labels, ids = group["labels"][:], group["ids"][:]
+    with _unsealed(path) as (info, arrays, content):
+        if split not in info.rows:
+            raise UsageError(f"{path} has no split {split}; it has {', '.join(info.rows)}")
+        known = [columns.name for columns in info.layers]
+        for layer in layers:
+            if layer not in known:
+                raise UsageError(f"--layers {layer}: not in {path}; {suggestion(layer, known)}")
+        chosen = [columns for columns in info.layers if not layers or columns.name in layers]
+        rows = info.rows[split]
+
+        def array(part: str, width: int, dtype: str) -> np.ndarray:
+            return np.frombuffer(content, dtype, rows * width, arrays[split][part])
+
+        stored = array("features", info.dim, np.dtype(info.spec.dtype).newbyteorder("<").str).reshape(rows, info.dim)
+        x = np.concatenate([stored[:, columns.start : columns.stop] for columns in chosen], axis=1, dtype=np.float32)
+        labels, ids = array("labels", 1, "<i8").copy(), array("ids", 1, "<i8").copy()
+        del stored  # a view of the file, which is closed now
     if not np.isfinite(x).all():
         row = int(np.argmin(np.isfinite(x).all(axis=1)))
-        raise CacheError(
-            f"{path}: the {split} vector of image {ids[row]} holds a value that is not finite; "
-            "make the cache again with python -m featurize ... --overwrite"
-        )
+        raise CacheError(f"{path}: the {split} vector of image {ids[row]} holds a value that is not finite; {REMAKE}")
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(info.class_names):
         raise CacheError(
             f"{path}: /{split}/labels run from {labels.min()} to {labels.max()}, expected 0 to "
-            f"{len(info.class_names) - 1}; make the cache again with python -m featurize ... --overwrite"
+            f"{len(info.class_names) - 1}; {REMAKE}"
         )
     return Features(x, labels, ids, info.class_names, info.spec.fingerprint, _shifted(chosen))
+
+
+@contextmanager
+def _unsealed(path: Path) -> Iterator[tuple[CacheInfo, dict[str, dict[str, int]], mmap.mmap]]:
+    """What the header says, each array's offset, and the file's bytes, all checked."""
+    if not path.is_file():
+        raise CacheError(f"{path}: no such feature cache; make one with python -m featurize --out {path}")
+    with path.open("rb") as file:
+        first = file.readline(SMALLEST_BLOCK)
+        words = first.removeprefix(MAGIC).split()
+        if not first.startswith(MAGIC) or len(words) != 2 or not all(word.isdigit() for word in words):
+            raise CacheError(f"{path} is not a feature cache of frozenbench, or its beginning is damaged; {REMAKE}")
+        if int(words[0]) != SCHEMA_VERSION:
+            raise CacheError(f"{path} has the layout version {int(words[0])}, expected {SCHEMA_VERSION}; {REMAKE}")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            start = len(first) + SEAL_BYTES
+            block = int(words[1])
+            seal = content[len(first) : start]
+            with memoryview(content) as view, view[start:] as sealed:
+                digest = hashlib.sha256(sealed).hexdigest()
+            if seal != digest.encode() + b"\n" or not start < block <= min(LARGEST_BLOCK, len(content)):
+                raise CacheError(f"{path} is damaged: its content does not belong to its seal; {REMAKE}")
+            try:
+                info, arrays = _parse_header(path, json.loads(content[start:block]), len(content))
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+                raise CacheError(
+                    f"{path} is sealed, but no feature cache of frozenbench ({error}); {REMAKE}"
+                ) from error
+            yield info, arrays, content
+
+
+def _parse_header(path: Path, header: Any, size: int) -> tuple[CacheInfo, dict[str, dict[str, int]]]:
+    """The header's facts, and the arrays' offsets, which all lie inside the file."""
+    spec = ExtractionSpec.from_json(json.dumps(header["spec"]))
+    if spec.fingerprint != header["fingerprint"]:
+        raise ValueError("its fingerprint does not belong to its specification")
+    layers = tuple(Columns(str(c["name"]), int(c["start"]), int(c["stop"])) for c in header["layers"])
+    if [columns.start for columns in layers] != [0, *(columns.stop for columns in layers[:-1])]:
+        raise ValueError("its layers' columns do not follow one another")
+    if tuple(columns.name for columns in layers) != spec.layers or any(c.stop <= c.start for c in layers):
+        raise ValueError("its layers are not those of its specification")
+    if spec.dtype not in ("float32", "float16"):
+        raise ValueError(f"its type is {spec.dtype}, expected float32 or float16")
+    dim, item = layers[-1].stop, np.dtype(spec.dtype).itemsize
+    arrays = {
+        str(name): {str(part): int(at) for part, at in places.items()} for name, places in header["arrays"].items()
+    }
+    rows = {name: int(header["rows"][name]) for name in arrays}
+    for name, places in arrays.items():
+        for part, width in (("features", dim * item), ("labels", 8), ("ids", 8)):
+            if rows[name] < 0 or places[part] < 0 or places[part] + rows[name] * width > size:
+                raise ValueError(f"/{name}/{part} lies outside the file")
+    info = CacheInfo(
+        path=path,
+        spec=spec,
+        dataset=str(header["dataset"]),
+        weights=str(header["weights"]),
+        class_names=tuple(map(str, header["class_names"])),
+        layers=layers,
+        rows=rows,
+        digests={name: str(header["digests"][name]) for name in arrays},
+        source=dict(header["source"]),
+        seconds=float(header["seconds"]),
+        images_per_second=float(header["images_per_second"]),
+        versions={str(name): str(value) for name, value in header["versions"].items()},
+        device=str(header["device"]),
+    )
+    return info, arrays
+
+
+def _check_plan(folder: Path, path: Path, spec: ExtractionSpec, overwrite: bool) -> None:
+    """Make sure that the unfinished extraction in the folder, if any, is one of this specification."""
+    there = _plan(folder)
+    if there == spec:
+        return
+    if there is not None and not overwrite:
+        raise CacheMismatchError(_difference(f"the unfinished extraction in {folder}", there, spec))
+    for leftover in folder.glob("*.rows"):
+        leftover.unlink()
+    with written_whole(folder / PLAN) as temporary:
+        temporary.write_text(spec.to_json(), "utf-8")
+
+
+def _plan(folder: Path) -> ExtractionSpec | None:
+    """The specification of the unfinished extraction in the folder; None where there is none to go on with."""
+    try:
+        return ExtractionSpec.from_json((folder / PLAN).read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        logger.warning("%s is damaged; the unfinished extraction beside it is begun again", folder / PLAN)
+        return None
+
+
+def _check_space(path: Path, shards: Shards) -> None:
+    """Raise CacheError when the disk cannot take the rest of the shards and the cache made of them."""
+    width = shards.dim * np.dtype(shards.dtype).itemsize
+    total = sum(shards.rows.values())
+    missing = total - sum(shards.done.values())
+    free, needed = shutil.disk_usage(shards.folder).free, missing * width + total * (width + 16) + (1 << 20)
+    if free < needed:
+        raise CacheError(
+            f"{path} needs {needed / 1e6:,.0f} MB, its disk has {free / 1e6:,.0f} MB free; free some space, or choose "
+            "another place (--out), a shorter vector (--pool avg) or --dtype float16"
+        )
 
 
 def check_same(path: Path, spec: ExtractionSpec) -> CacheInfo:
@@ -267,14 +425,8 @@ def check_same(path: Path, spec: ExtractionSpec) -> CacheInfo:
         CacheError: it is not a feature cache.
     """
     info = read_info(path)
-    differing = info.spec.differences(spec)
-    if differing:
-        field, there, asked = differing[0]
-        more = f" (and {len(differing) - 1} more: {', '.join(d[0] for d in differing[1:])})" if differing[1:] else ""
-        raise CacheMismatchError(
-            f"{path} was made with {field} {_shown(there)}, asked for {_shown(asked)}{more}; "
-            "keep it and write elsewhere with --out PATH, or replace it with --overwrite"
-        )
+    if info.spec != spec:
+        raise CacheMismatchError(_difference(str(path), info.spec, spec))
     return info
 
 
@@ -322,17 +474,6 @@ class _PatientFile(io.FileIO):
             raise self.error
 
 
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise CacheError(f"{path}: no such feature cache; make one with python -m featurize --out {path}")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise CacheError(
-            f"{path} is not a readable HDF5 file ({error}); make it again with python -m featurize ... --overwrite"
-        ) from error
-
-
 def _shifted(chosen: Sequence[Columns]) -> tuple[Columns, ...]:
     """The same blocks, side by side from column 0."""
     result, start = [], 0
@@ -341,6 +482,15 @@ def _shifted(chosen: Sequence[Columns]) -> tuple[Columns, ...]:
         result.append(Columns(columns.name, start, stop))
         start = stop
     return tuple(result)
+
+
+def _difference(what: str, there: ExtractionSpec, asked: ExtractionSpec) -> str:
+    (name, old, new), *others = there.differences(asked)
+    more = f" (and {len(others)} more: {', '.join(other[0] for other in others)})" if others else ""
+    return (
+        f"{what} was made with {name} {_shown(old)}, asked for {_shown(new)}{more}; "
+        "keep it and write elsewhere with --out PATH, or replace it with --overwrite"
+    )
 
 
 def _shown(value: Any) -> str:

@@ -7,10 +7,12 @@ import csv
 import hashlib
 import json
 import logging
+import math
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -63,11 +65,12 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Labelled images in the splits `train` and `test`."""
+    """Labelled images in the splits `train` and `test`; `source` is what loads them again."""
 
     name: str
     class_names: tuple[str, ...]
     splits: dict[str, Split]
+    source: str = ""
 
     @cached_property
     def digest(self) -> str:
@@ -78,7 +81,7 @@ class ImageDataset:
     def first(self, **counts: int | None) -> "ImageDataset":
         """The first images of each split: `dataset.first(train=2000, test=None)`."""
         splits = {name: split.first(counts.get(name)) for name, split in self.splits.items()}
-        return ImageDataset(self.name, self.class_names, splits)
+        return ImageDataset(self.name, self.class_names, splits, self.source)
 
 
 def load_dataset(source: str) -> ImageDataset:
@@ -93,12 +96,12 @@ def load_dataset(source: str) -> ImageDataset:
         DownloadError: CIFAR-10 is not here and could not be fetched.
     """
     if source in DATASETS:
-        return DATASETS[source]()
+        return replace(DATASETS[source](), source=source)
     path = Path(source)
     if path.is_dir():
-        return load_cifar10_folder(path)
+        return replace(load_cifar10_folder(path), source=str(path.resolve()))
     if path.suffix == ".npz" and path.is_file():
-        return load_npz(path)
+        return replace(load_npz(path), source=str(path.resolve()))
     if path.exists():
         raise DataError(f"{path} is neither a folder nor an .npz file; see --data in python -m featurize --help")
     raise UsageError(f"--data {source}: no such file or folder; {suggestion(source, list(DATASETS))}")
@@ -169,9 +172,10 @@ def load_cifar10_folder(path: Path) -> ImageDataset:
             f"{folder} holds no {missing}; expected the files of the CIFAR-10 binary version "
             f"({CIFAR10_TRAIN[0]} to {CIFAR10_TRAIN[-1]} and {CIFAR10_TEST})"
         )
-    batches = {
-        name: _parse_cifar10((folder / name).read_bytes(), str(folder / name)) for name in (*present, CIFAR10_TEST)
-    }
+    batches = {}
+    for name in (*present, CIFAR10_TEST):
+        with (folder / name).open("rb") as file:  # one byte more than allowed tells that there are more
+            batches[name] = _parse_cifar10(file.read(CIFAR10_BATCH * CIFAR10_RECORD + 1), str(folder / name))
     dataset = _assemble_cifar10(batches)
     if dataset.name != "cifar10":
         train, test = len(dataset.splits["train"]), len(dataset.splits["test"])
@@ -291,15 +295,39 @@ def load_npz(path: Path) -> ImageDataset:
 
 def _read_npz(path: Path, names: Iterable[str]) -> dict[str, Any]:
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            missing = [name for name in names if name not in file.files]
+        with path.open("rb") as opened, zipfile.ZipFile(opened) as archive:
+            held = [name.removesuffix(".npy") for name in archive.namelist()]
+            missing = [name for name in names if name not in held]
             if missing:
-                raise DataError(f"{path} holds no array {missing[0]} (it holds: {', '.join(file.files)})")
-            return {name: file[name] for name in names}
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, OSError) as error:
+                raise DataError(f"{path} holds no array {missing[0]} (it holds: {', '.join(held[:20])})")
+            return {name: _read_npy(archive, archive.getinfo(f"{name}.npy")) for name in names}
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
         raise DataError(
             f"{path} cannot be read as plain arrays: {error}; write it with np.savez(path, x_train=..., ...)"
         ) from error
+
+
+def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """One array, whose header may not claim more than the member holds: np.load would make room for it."""
+    with archive.open(member) as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+            raise ValueError(
+                f"{member.filename} holds objects, or another number of bytes than its shape {shape} takes"
+            )
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _digest(*arrays: np.ndarray) -> str:

@@ -2,21 +2,35 @@
 
 import logging
 import platform
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from featurize.backbone import Backbone
-from featurize.cache import CacheInfo, Columns, check_same, features_folder, new_cache, read_info
+from featurize.cache import (
+    CacheInfo,
+    Columns,
+    check_same,
+    discard_leftovers,
+    features_folder,
+    finish,
+    new_cache,
+    read_info,
+)
 from featurize.datasets import ImageDataset, Split
-from featurize.engine import default_batch_size, load_engine
+from featurize.engine import Engine, default_batch_size, load_engine
 from featurize.errors import BackboneError, CacheError, UsageError
 from featurize.pooling import check_pool, mirrored, pooled
 from featurize.resize import check_kernel, resized
+from featurize.shards import SHARD_BYTES, SHARD_SECONDS, Shards
 from featurize.spec import ExtractionSpec
 
 logger = logging.getLogger("frozenbench")
@@ -26,10 +40,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Extraction:
-    """A finished cache, and whether it had to be made."""
+    """A finished cache, whether it was there, and how many of its rows were."""
 
     info: CacheInfo
     reused: bool
+    resumed_rows: int = 0
 
 
 def extract_features(
@@ -87,41 +102,104 @@ def extract_features(
         engine_version=engine_version,
     )
     path = out or features_folder() / default_name(dataset, backbone, spec)
-    if path.exists():
-        try:
-            return Extraction(check_same(path, spec), reused=True)
-        except CacheError:
-            if not overwrite:
-                raise
+    if info := _reusable(path, spec, overwrite):
+        discard_leftovers(path, spec)
+        return Extraction(info, reused=True)
 
     def vectors(images: np.ndarray) -> list[np.ndarray]:
-        parts = [pooled(activation, pool) for activation in engine(images)]
-        if flip:
-            flipped = engine(np.ascontiguousarray(images[:, :, ::-1]))
-            parts = [
-                (part + pooled(mirrored(other), pool)) / np.float32(2)
-                for part, other in zip(parts, flipped, strict=True)
-            ]
-        return parts
+        return vectors_of(images, engine, pool, flip)
 
     batch = batch_size or default_batch_size(backbone.image_size)
-    total = sum(len(split) for split in dataset.splits.values())
     layers = _columns(backbone, vectors)
-    with new_cache(path, spec, dataset, backbone.weights, layers) as (append, closing):
-        began, done = time.perf_counter(), 0
+    with new_cache(path, spec, dataset, layers, overwrite=overwrite) as shards:
+        if info := _reusable(path, spec, overwrite):  # made by the process that we waited for
+            shards.clear()
+            return Extraction(info, reused=True)
+        total = sum(shards.rows.values())
+        done = resumed = sum(shards.done.values())
+        if resumed:
+            logger.info("%s of %s rows were already there", f"{resumed:,}", f"{total:,}")
+        began = time.perf_counter()
         for name, split in dataset.splits.items():
-            for start, images in _resized_ahead(split, batch, backbone.image_size, resize):
-                with np.errstate(over="ignore"):  # too large for float16: found in the next line
-                    parts = [part.astype(dtype, copy=False) for part in vectors(images)]
-                for layer, part in zip(backbone.layers, parts, strict=True):
-                    _check_finite(part, layer, name, split.ids[start : start + len(part)])
-                append(name, np.concatenate(parts, axis=1))
-                done += len(images)
-                progress(done, total)
-        backbone.check_frozen()
+            with _stopped_between_batches() as stop_if_asked, _kept(shards, name) as keep:
+                for start, images in _resized_ahead(split, shards.done[name], batch, backbone.image_size, resize):
+                    with np.errstate(over="ignore"):  # too large for float16: found in the next line
+                        parts = [part.astype(dtype, copy=False) for part in vectors(images)]
+                    for layer, part in zip(backbone.layers, parts, strict=True):
+                        _check_finite(part, layer, name, split.ids[start : start + len(part)])
+                    keep(np.concatenate(parts, axis=1))
+                    done += len(images)
+                    progress(done, total)
+                    stop_if_asked()
+        try:
+            backbone.check_frozen()
+        except BackboneError:
+            shards.clear()
+            raise
         seconds = time.perf_counter() - began
-        closing.update(seconds=seconds, images_per_second=total / seconds, device=_device(engine_name))
-    return Extraction(read_info(path), reused=False)
+        finish(
+            path,
+            shards,
+            spec,
+            dataset,
+            backbone.weights,
+            layers,
+            seconds=seconds,
+            images_per_second=(total - resumed) / seconds,
+            device=_device(engine_name),
+            source={"data": dataset.source, **backbone.source},
+        )
+    return Extraction(read_info(path), reused=False, resumed_rows=resumed)
+
+
+def _reusable(path: Path, spec: ExtractionSpec, overwrite: bool) -> CacheInfo | None:
+    """The cache at `path` if the specification made it; None where one is to be made."""
+    if not path.exists():
+        return None
+    try:
+        return check_same(path, spec)
+    except CacheError:
+        if overwrite:
+            return None
+        raise
+
+
+@contextmanager
+def _kept(shards: Shards, split: str) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield what takes blocks of rows (m, d) and writes them every few seconds, and however it ends."""
+    waiting: list[np.ndarray] = []
+    since = time.monotonic()
+
+    def write() -> None:
+        nonlocal since
+        if waiting:
+            shards.write(split, np.concatenate(waiting))
+            waiting.clear()
+        since = time.monotonic()
+
+    def keep(block: np.ndarray) -> None:
+        waiting.append(block)
+        if time.monotonic() - since >= SHARD_SECONDS or sum(each.nbytes for each in waiting) >= SHARD_BYTES:
+            write()
+
+    try:
+        yield keep
+    finally:
+        write()
+
+
+def vectors_of(images: np.ndarray, engine: Engine, pool: str, flip: bool) -> list[np.ndarray]:
+    """uint8 images (n, size, size, 3) -> float32 vectors (n, d), one array per tapped layer.
+
+    With `flip`, averaged over each image and its mirror image.
+    """
+    parts = [pooled(activation, pool) for activation in engine(images)]
+    if flip:
+        mirror = engine(np.ascontiguousarray(images[:, :, ::-1]))
+        parts = [
+            (part + pooled(mirrored(other), pool)) / np.float32(2) for part, other in zip(parts, mirror, strict=True)
+        ]
+    return parts
 
 
 def default_name(dataset: ImageDataset, backbone: Backbone, spec: ExtractionSpec) -> str:
@@ -150,9 +228,36 @@ def _columns(backbone: Backbone, vectors: Callable[[np.ndarray], list[np.ndarray
     return columns
 
 
-def _resized_ahead(split: Split, batch: int, size: int, kernel: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Batches of resized images, each prepared while the one before it is in the network."""
-    starts = range(0, len(split), batch)
+@contextmanager
+def _stopped_between_batches() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back until the yielded function is called, so that no file is left half-way.
+
+    A second Ctrl-C is not held back. In other threads than the main one nothing is changed.
+    """
+    asked = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def stop_if_asked() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop_if_asked
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield stop_if_asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _resized_ahead(split: Split, first: int, batch: int, size: int, kernel: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Batches of resized images from row `first` on, each prepared while the one before it is in the network."""
+    starts = range(first, len(split), batch)
     with ThreadPoolExecutor(1) as pool:
         pending = None
         for start in starts:

@@ -13,18 +13,23 @@ def data_root() -> Path:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it to `path` when the block ends well.
+def written_whole(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path; move it to `path` when the block ends well.
 
     The content is flushed to the disk before it takes its final name, and the name before the
     block returns, so that after a crash `path` is either absent, or the old file, or the new one.
     When the block raises, the temporary file is removed and `path` is left as it was.
 
+    Args:
+        path: the final path.
+        folder: where the temporary file is kept, on the same disk; beside `path` if not given.
+
     Raises:
         OSError: the folder cannot be written to, or the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    folder = folder or path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurize.cache import Columns, new_cache
+from featurize.cache import Columns, finish, new_cache
 from featurize.datasets import CIFAR10_RECORD, ImageDataset, Split
 from featurize.spec import ExtractionSpec
 
+FACTS = {"seconds": 1.0, "images_per_second": 180.0, "device": "CPU", "source": {}}
 CLASSES = ("ant", "bee", "cow")
 LAYERS = (Columns("early", 0, 10), Columns("late", 10, 16))
 
@@ -77,10 +78,11 @@ def write_tiny_cache(path: Path, noise: float = 1.3, dataset: ImageDataset | Non
     """A feature cache in the real format, without a network."""
     dataset = dataset or make_dataset()
     spec = make_spec(dataset, **changes)
-    with new_cache(path, spec, dataset, "imagenet", LAYERS) as (append, closing):
+    with new_cache(path, spec, dataset, LAYERS) as shards:
         for number, (name, split) in enumerate(dataset.splits.items()):
-            append(name, make_vectors(split, noise, seed=number))
-        closing.update(seconds=1.0, images_per_second=180.0, device="CPU")
+            if shards.done[name] < len(split):
+                shards.write(name, make_vectors(split, noise, seed=number)[shards.done[name] :])
+        finish(path, shards, spec, dataset, "imagenet", LAYERS, **FACTS)
     return path
 
 

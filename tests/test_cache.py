@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -9,10 +10,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import LAYERS, make_dataset, make_spec, make_vectors, write_tiny_cache
+from conftest import FACTS, LAYERS, make_dataset, make_spec, make_vectors, write_tiny_cache
 from test_spec import CHANGES
 
-from featurize.cache import _PatientFile, check_same, load_features, new_cache, read_info
+from featurize import cache as cache_module
+from featurize.cache import MAGIC, _PatientFile, check_same, finish, load_features, new_cache, read_info
 from featurize.errors import CacheError, CacheMismatchError, UsageError
 
 
@@ -38,7 +40,8 @@ def test_other_tools_can_read_it(cache: Path) -> None:
         assert sorted(file) == ["test", "train"]
         assert file["train/features"].shape == (120, 16)
         assert file["train/features"].dtype == np.float32
-        assert file["train/features"].chunks is not None
+        np.testing.assert_array_equal(file["train/features"][:], load_features(cache, "train").x)
+        np.testing.assert_array_equal(file["test/labels"][:], load_features(cache, "test").y)
         assert file["train/labels"].dtype == np.int64
         assert file["train/ids"][0] == 1000
         assert json.loads(file.attrs["layers"])[1] == {"name": "late", "start": 10, "stop": 16}
@@ -53,7 +56,7 @@ def test_a_choice_of_layers(cache: Path) -> None:
     assert [(c.name, c.start, c.stop) for c in late.layers] == [("late", 0, 6)]
     with pytest.raises(UsageError, match="--layers lat: .* did you mean late"):
         load_features(cache, "test", ["lat"])
-    with pytest.raises(UsageError, match="has no split val; it has test, train"):
+    with pytest.raises(UsageError, match="has no split val; it has train, test"):
         load_features(cache, "val")
 
 
@@ -85,34 +88,73 @@ def test_several_differences_are_all_named(cache: Path) -> None:
         check_same(cache, asked)
 
 
-def write_partly(path: Path, rows: int, error: Exception | None = None) -> None:
+def write_partly(path: Path, rows: int, error: BaseException | None = None) -> None:
+    """Extract `rows` training rows, then end badly, or too early."""
     dataset = make_dataset()
-    with new_cache(path, make_spec(dataset), dataset, "imagenet", LAYERS) as (append, closing):
-        append("train", make_vectors(dataset.splits["train"])[:rows])
-        closing.update(seconds=1.0, images_per_second=1.0, device="CPU")
+    spec = make_spec(dataset)
+    with new_cache(path, spec, dataset, LAYERS) as shards:
+        shards.write("train", make_vectors(dataset.splits["train"])[shards.done["train"] : rows])
         if error:
             raise error
+        finish(path, shards, spec, dataset, "imagenet", LAYERS, **FACTS)
 
 
-def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
+def test_what_an_interruption_leaves_is_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
     with pytest.raises(KeyboardInterrupt):
-        write_partly(tmp_path / "part.h5", 50, KeyboardInterrupt())  # type: ignore[arg-type]
-    assert list(tmp_path.glob("**/*.h5*")) == []
-    assert os.listdir(tmp_path) == []
+        write_partly(path, 50, KeyboardInterrupt())
+    assert sorted(os.listdir(tmp_path / "x.h5.parts")) == ["lock", "plan.json", "train-000000000000.rows"]
+    dataset = make_dataset()
+    with new_cache(path, make_spec(dataset), dataset, LAYERS) as shards:
+        assert shards.done == {"train": 50, "test": 0}
+        for number, (name, split) in enumerate(dataset.splits.items()):
+            shards.write(name, make_vectors(split, seed=number)[shards.done[name] :])
+        finish(path, shards, make_spec(dataset), dataset, "imagenet", LAYERS, **FACTS)
+    assert os.listdir(tmp_path) == ["x.h5"]
+    whole = write_tiny_cache(tmp_path / "whole.h5")
+    assert path.read_bytes() == whole.read_bytes()
 
 
 def test_missing_rows_are_noticed(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match="rows are missing"):
+    with pytest.raises(CacheError, match="rows of train are missing"):
         write_partly(tmp_path / "part.h5", 119)
-    assert os.listdir(tmp_path) == []
+    assert not (tmp_path / "part.h5").exists()
 
 
 def test_a_failed_replacement_keeps_the_old_cache(cache: Path) -> None:
     before = cache.read_bytes()
-    with pytest.raises(CacheError, match="could not be written: it failed"):
+    with pytest.raises(CacheError, match="it failed; what is finished stays in .*tiny-net.h5.parts"):
         write_partly(cache, 50, OSError("it failed"))
     assert cache.read_bytes() == before
-    assert os.listdir(cache.parent) == [cache.name]
+
+
+def test_unfinished_work_of_other_choices_is_not_mixed_in(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    with pytest.raises(KeyboardInterrupt):
+        write_partly(path, 50, KeyboardInterrupt())
+    dataset = make_dataset()
+    other = make_spec(dataset, pool="max")
+    with (
+        pytest.raises(CacheMismatchError, match="the unfinished extraction in .* with pool avg, asked for max"),
+        new_cache(path, other, dataset, LAYERS),
+    ):
+        pass
+    with new_cache(path, other, dataset, LAYERS, overwrite=True) as shards:
+        assert shards.done == {"train": 0, "test": 0}
+        shards.write("train", make_vectors(dataset.splits["train"])[:9])
+    with pytest.raises(CacheMismatchError, match="with pool max, asked for avg"):
+        write_partly(path, 50)
+
+
+def test_a_damaged_plan_begins_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "x.h5"
+    with pytest.raises(KeyboardInterrupt):
+        write_partly(path, 50, KeyboardInterrupt())
+    (tmp_path / "x.h5.parts" / "plan.json").write_text("{")
+    dataset = make_dataset()
+    with new_cache(path, make_spec(dataset), dataset, LAYERS) as shards:
+        assert shards.done == {"train": 0, "test": 0}
+    assert "plan.json is damaged" in caplog.text
 
 
 def test_too_little_space_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +162,6 @@ def test_too_little_space_is_said_before_the_work(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1_000_000))
     with pytest.raises(CacheError, match=r"needs 1 MB, its disk has 1 MB free; .* --dtype float16"):
         write_partly(tmp_path / "part.h5", 50)
-    assert os.listdir(tmp_path) == []
 
 
 DISK_FULL = """
@@ -142,41 +183,28 @@ except CacheError as error:
 
 @pytest.mark.parametrize("room", [0, 1_000, 20_000, 60_000, 150_000])
 def test_a_disk_that_fills_up_while_writing(tmp_path: Path, room: int) -> None:
-    """One line, exit code 1, no file, and no crash of the interpreter at its end."""
+    """One line, exit code 1, no cache, no crash of the interpreter; with room, the work goes on."""
     command = [sys.executable, "-c", DISK_FULL, str(tmp_path / "full.h5"), str(Path(__file__).parent), str(room)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "full.h5 could not be written" in done.stdout
     assert done.stdout.count("\n") == 1
-    assert os.listdir(tmp_path) == []
+    assert not (tmp_path / "full.h5").exists()
+    assert not list(tmp_path.rglob("*.tmp"))
+    again = write_tiny_cache(tmp_path / "full.h5", dataset=make_dataset(2000, 100))
+    assert again.read_bytes() == write_tiny_cache(tmp_path / "whole.h5", dataset=make_dataset(2000, 100)).read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["full.h5", "whole.h5"]
 
 
-def test_a_failed_write_stops_the_work_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = _PatientFile("/dev/full", "r+")
-    assert full.write(b"12345") == 5
-    dataset = make_dataset()
-    with (
-        full,
-        pytest.raises(CacheError, match="No space left on device"),
-        new_cache(tmp_path / "x.h5", make_spec(dataset), dataset, "imagenet", LAYERS) as (append, _),
-    ):
-        monkeypatch.setattr(_PatientFile, "error", full.error)
-        append("train", make_vectors(dataset.splits["train"])[:10])
-        pytest.fail("the first block was taken")
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_write_that_fails_at_the_very_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = make_dataset()
-    with (
-        pytest.raises(CacheError, match="the last bytes"),
-        new_cache(tmp_path / "x.h5", make_spec(dataset), dataset, "imagenet", LAYERS) as (append, closing),
-    ):
-        for name, split in dataset.splits.items():
-            append(name, make_vectors(split))
-        closing.update(seconds=1.0, images_per_second=1.0, device="CPU")
-        monkeypatch.setattr(_PatientFile, "error", OSError("the last bytes"))
-    assert os.listdir(tmp_path) == []
+def test_libhdf5_never_sees_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _PatientFile("/dev/full", "r+") as full:
+        assert full.write(b"12345") == 5
+        with pytest.raises(OSError, match="No space left"):
+            full.raise_error()
+    monkeypatch.setattr(_PatientFile, "error", full.error)
+    with pytest.raises(CacheError, match="No space left on device"):
+        write_tiny_cache(tmp_path / "x.h5")
+    assert not (tmp_path / "x.h5").exists()
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
@@ -185,11 +213,11 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
         write_partly(tmp_path / "file" / "cache.h5", 120)
 
 
-@pytest.mark.parametrize("content", [b"", b"not HDF5", bytes(10_000)])
-def test_not_hdf5(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"not a cache", bytes(10_000), MAGIC, MAGIC + b" 1\n", MAGIC + b" 1 x\n"])
+def test_something_else(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.h5"
     path.write_bytes(content)
-    with pytest.raises(CacheError, match="not a readable HDF5 file"):
+    with pytest.raises(CacheError, match="not a feature cache of frozenbench.*--overwrite"):
         read_info(path)
 
 
@@ -198,54 +226,93 @@ def test_no_such_cache(tmp_path: Path) -> None:
         read_info(tmp_path / "absent.h5")
 
 
-def damage(path: Path, change: str) -> None:
-    with h5py.File(path, "r+") as file:
-        train = file["train"]
-        match change:
-            case "version":
-                file.attrs["schema_version"] = 9
-            case "fingerprint":
-                file.attrs["fingerprint"] = "0" * 64
-            case "spec":
-                file.attrs["spec"] = "{}"
-            case "no spec":
-                del file.attrs["spec"]
-            case "no ids":
-                del train["ids"]
-            case "short labels":
-                del train["labels"]
-                train["labels"] = np.zeros(119, np.int64)
-            case "layers":
-                file.attrs["layers"] = '[{"name": "late", "start": 0, "stop": 17}]'
-            case "foreign":
-                for name in list(file):
-                    del file[name]
-                file["weights"] = np.zeros(3)
+def test_another_layout_version(cache: Path) -> None:
+    cache.write_bytes(cache.read_bytes().replace(MAGIC + b" 1 ", MAGIC + b" 9 "))
+    with pytest.raises(CacheError, match="layout version 9, expected 1"):
+        read_info(cache)
+
+
+@pytest.mark.parametrize("number", range(300))
+def test_any_flipped_bit_is_noticed(cache: Path, number: int) -> None:
+    content = bytearray(cache.read_bytes())
+    bit = int(np.random.default_rng(number).integers(8 * len(content)))
+    content[bit // 8] ^= 1 << bit % 8
+    cache.write_bytes(content)
+    with pytest.raises(CacheError, match=r"tiny-net.h5 (is|has) .*--overwrite"):
+        load_features(cache, "test")
+
+
+@pytest.mark.parametrize("number", range(60))
+def test_any_truncation_is_noticed(cache: Path, number: int) -> None:
+    content = cache.read_bytes()
+    cache.write_bytes(content[: int(np.random.default_rng(number).integers(len(content)))])
+    with pytest.raises(CacheError, match=r"tiny-net.h5 is .*--overwrite"):
+        load_features(cache, "test")
+
+
+def reseal(path: Path, change: dict | None = None, content: bytes | None = None) -> None:
+    """Change the header or the bytes behind it, and seal the file as its writer would."""
+    old = path.read_bytes()
+    first = old.split(b"\n", 1)[0]
+    block = int(first.split()[-1])
+    header = json.loads(old[:block].split(b"\n")[2])
+    header.update(change or {})
+    behind = (json.dumps(header).encode() + b"\n").ljust(block - len(first) - 66, b"\n")
+    behind += old[block:] if content is None else content
+    path.write_bytes(first + b"\n" + hashlib.sha256(behind).hexdigest().encode() + b"\n" + behind)
+
+
+def header_of(path: Path) -> dict:
+    return json.loads(path.read_bytes().split(b"\n", 3)[2])
+
+
+FAR = {"features": 10**12, "labels": 10**12, "ids": 10**12}
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ("version", "layout version 9, expected 1"),
-        ("fingerprint", "does not belong to its specification"),
-        ("spec", "not a feature cache"),
-        ("no spec", "not a feature cache"),
-        ("no ids", "not a feature cache"),
-        ("short labels", "do not belong together"),
-        ("layers", "do not belong together"),
-        ("foreign", "not a feature cache"),
+        {"fingerprint": "0" * 64},
+        {"spec": {}},
+        {"layers": []},
+        {"layers": [{"name": "early", "start": 0, "stop": 16}]},
+        {"layers": [{"name": "early", "start": 0, "stop": 10}, {"name": "late", "start": 11, "stop": 17}]},
+        {"layers": [{"name": "early", "start": 0, "stop": 0}, {"name": "late", "start": 0, "stop": 16}]},
+        {"rows": {"train": 10**15, "test": 60}},
+        {"rows": {"train": -1, "test": 60}},
+        {"arrays": {"train": FAR, "test": FAR}},
+        {"arrays": {"train": {"features": -8, "labels": 0, "ids": 0}}},
+        {"arrays": None},
+        {"digests": {}},
+        {"seconds": "soon"},
+        {"class_names": 3},
     ],
 )
-def test_a_damaged_cache_is_refused(cache: Path, change: str, message: str) -> None:
-    damage(cache, change)
-    with pytest.raises(CacheError, match=message):
+def test_a_sealed_file_that_lies_is_refused(cache: Path, change: dict) -> None:
+    reseal(cache, change)
+    with pytest.raises(CacheError, match="is sealed, but no feature cache of frozenbench"):
         load_features(cache, "train")
+
+
+def test_resealing_in_this_test_is_right(cache: Path) -> None:
+    before = cache.read_bytes()
+    reseal(cache)
+    assert cache.read_bytes() == before
+
+
+def put(path: Path, part: str, row: int, value: bytes) -> None:
+    header = header_of(path)
+    block = int(path.read_bytes().split(b"\n", 1)[0].split()[-1])
+    content = bytearray(path.read_bytes())
+    split, name = part.split("/")
+    at = header["arrays"][split][name] + row * len(value)
+    content[at : at + len(value)] = value
+    reseal(path, content=bytes(content[block:]))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite(cache: Path, value: float) -> None:
-    with h5py.File(cache, "r+") as file:
-        file["train/features"][7, 3] = value
+    put(cache, "train/features", 7 * 16 + 3, np.float32(value).tobytes())
     with pytest.raises(CacheError, match="the train vector of image 1007 holds a value that is not finite"):
         load_features(cache, "train")
     assert load_features(cache, "test").x.shape == (60, 16)
@@ -253,7 +320,11 @@ def test_values_that_are_not_finite(cache: Path, value: float) -> None:
 
 @pytest.mark.parametrize("label", [-1, 3])
 def test_labels_out_of_range(cache: Path, label: int) -> None:
-    with h5py.File(cache, "r+") as file:
-        file["test/labels"][0] = label
+    put(cache, "test/labels", 0, np.int64(label).tobytes())
     with pytest.raises(CacheError, match="labels run from .* expected 0 to 2"):
         load_features(cache, "test")
+
+
+def test_reading_needs_no_libhdf5(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "h5py", None)
+    assert load_features(cache, "train").x.shape == (120, 16)

@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from conftest import make_dataset, write_tiny_cache
+from test_cache import put
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,7 +71,7 @@ def test_from_images_to_the_comparison(images: Path, data_folder: Path, tmp_path
     assert again.stdout.startswith(f"already there: {cache}\n")
     about = command("featurize", "info", str(cache), "--json")
     assert json.loads(about.stdout)["fingerprint"] == facts["fingerprint"]
-    assert "mine: 15 test, 30 train" in command("featurize", "info", str(cache)).stdout
+    assert "mine: 30 train, 15 test" in command("featurize", "info", str(cache)).stdout
 
     trained = command("classify", "--model", "logreg,dummy", "--json")  # on the newest cache
     assert trained.returncode == 0, trained.stderr
@@ -140,7 +140,7 @@ def test_pixels_takes_the_command_of_the_network_it_is_the_control_for(images: P
         (["--data", "sample", "--weights", "mine.h5"], 2, ["--weights mine.h5: no such file"]),
         (["--data", "sample", "--backbone", "pixels", "--out", "README.md/x.h5"], 1, ["could not be written"]),
         (["info", "absent.h5"], 1, ["absent.h5: no such feature cache"]),
-        (["info", "README.md"], 1, ["README.md is not a readable HDF5 file"]),
+        (["info", "README.md"], 1, ["README.md is not a feature cache of frozenbench"]),
     ],
 )
 def test_bad_requests_to_featurize(arguments: list[str], code: int, parts: list[str], data_folder: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_cache_of_other_choices(images: Path, tmp_path: Path) -> None:
         ([], 2, ["no feature cache in", "python -m featurize"]),
         (["list"], 2, ["no runs in", "python -m classify"]),
         (["--features", "absent.h5"], 1, ["absent.h5: no such feature cache"]),
-        (["--features", "README.md"], 1, ["not a readable HDF5 file"]),
+        (["--features", "README.md"], 1, ["README.md is not a feature cache of frozenbench"]),
         (["--model", "svn"], 2, ["--model svn: no such head", "did you mean svm"]),
         (["--model", ""], 2, ["--model names no head"]),
     ],
@@ -180,8 +180,7 @@ def test_bad_requests_to_classify(arguments: list[str], code: int, parts: list[s
 
 def test_bad_features(cache: Path, data_folder: Path) -> None:
     failed(command("classify", "--layers", "lat", "--model", "dummy"), 2, "--layers lat", "did you mean late")
-    with h5py.File(cache, "r+") as file:
-        file["train/features"][0, 0] = np.nan
+    put(cache, "train/features", 0, np.float32(np.nan).tobytes())
     failed(command("classify", "--model", "dummy"), 1, "not finite", "--overwrite")
     assert not (data_folder / "runs").exists()
 
@@ -205,16 +204,44 @@ def test_no_runs_to_analyse(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_ctrl_c(tmp_path: Path, data_folder: Path) -> None:
-    words = [sys.executable, "-m", "featurize", "--data", "sample", "--weights", "random", "--image-size", "224"]
-    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+def test_ctrl_c_and_going_on(tmp_path: Path, data_folder: Path) -> None:
+    words = [
+        "featurize",
+        "--data",
+        "sample",
+        "--layers",
+        "block1_pool",
+        "--image-size",
+        "96",
+        "--out",
+        str(tmp_path / "x.h5"),
+    ]
+    shards = tmp_path / "x.h5.parts"
+    with subprocess.Popen(
+        [sys.executable, "-m", *words], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as running:
         deadline = time.monotonic() + 120
-        while not list((data_folder / "features").glob(".*.tmp")):
+        while not list(shards.glob("*.rows")):
             assert time.monotonic() < deadline
             assert running.poll() is None
-            time.sleep(0.1)
+            time.sleep(0.02)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=120)
     assert running.returncode == 130
     assert "Traceback" not in err
-    assert os.listdir(data_folder / "features") == []
+    assert not list(tmp_path.rglob("*.tmp"))
+    done = command(*words, "--json")
+    facts = json.loads(done.stdout)
+    assert 0 < facts["resumed_rows"] < 3000
+    assert f"{facts['resumed_rows']:,} of 3,000 rows were already there" in done.stderr
+    assert not shards.exists()
+
+
+def test_verify(cache: Path) -> None:
+    assert json.loads(command("featurize", "verify", str(cache), "--json").stdout) == {"ok": True, "problems": []}
+    assert command("featurize", "verify", str(cache)).stdout == f"{cache} is whole\n"
+    cache.write_bytes(cache.read_bytes()[:-1])
+    failed(command("featurize", "verify", str(cache)), 1, "does not belong to its seal", "--overwrite")
+    answer = command("featurize", "verify", str(cache), "--json")
+    assert answer.returncode == 1
+    assert json.loads(answer.stdout)["ok"] is False

@@ -105,7 +105,7 @@ def test_another_request_is_refused_unless_it_overwrites(network: Backbone, tmp_
 def test_a_file_that_is_no_cache_is_only_replaced_on_request(network: Backbone, tmp_path: Path) -> None:
     out = tmp_path / "mine.h5"
     out.write_text("my notes")
-    with pytest.raises(CacheError, match="not a readable HDF5 file"):
+    with pytest.raises(CacheError, match="not a feature cache"):
         extract_features(make_dataset(6, 6), network, out=out)
     assert out.read_text() == "my notes"
     assert not extract_features(make_dataset(6, 6), network, out=out, overwrite=True).reused

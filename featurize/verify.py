@@ -1,0 +1,77 @@
+"""Is a finished cache still what it says, and would the images give the same vectors again?"""
+
+from pathlib import Path
+
+import numpy as np
+
+from featurize.backbone import load_backbone
+from featurize.cache import CacheInfo, load_features, read_info
+from featurize.datasets import load_dataset
+from featurize.engine import load_engine
+from featurize.errors import CacheError
+from featurize.extract import vectors_of
+from featurize.resize import resized
+
+TOLERANCE = {"float32": 1e-4, "float16": 2e-3}  # relative; engines leave the last bits to the batch size
+
+
+def verify(path: Path, recompute: int = 0, seed: int = 0) -> list[str]:
+    """What is wrong with a cache; nothing for a good one.
+
+    Checks the seal, that every number is finite, labels and ids; with `recompute`, also that its
+    images and labels are still the ones at their source, and that so many random rows of each split
+    come out the same when they are computed again.
+
+    Args:
+        path: of the cache.
+        recompute: rows of each split to compute again; 0 for none.
+        seed: of their choice.
+
+    Raises:
+        FrozenbenchError: images or backbone can no longer be loaded from where they were.
+    """
+    try:
+        info = read_info(path)
+        splits = {name: load_features(path, name) for name in info.rows}
+    except CacheError as error:
+        return [str(error)]
+    problems = []
+    for name, features in splits.items():
+        if len(np.unique(features.ids)) < len(features.ids):
+            problems.append(f"{path}: /{name}/ids holds an id twice")
+    return problems + (_recomputed(info, recompute, seed) if recompute else [])
+
+
+def _recomputed(info: CacheInfo, count: int, seed: int) -> list[str]:
+    dataset = load_dataset(str(info.source["data"])).first(**info.rows)
+    problems = [
+        f"{info.path}: the {name} images, labels or ids at {info.source['data']} are no longer those of the cache"
+        for name, digest in info.digests.items()
+        if dataset.splits[name].digest != digest
+    ]
+    spec = info.spec
+    backbone = load_backbone(
+        str(info.source["backbone"]),
+        weights=str(info.source["weights"]),
+        layers=spec.layers,
+        image_size=spec.image_size,
+        preprocess=spec.preprocess,
+        seed=int(info.source["seed"]),
+    )
+    if backbone.weights_digest != spec.weights_digest:
+        return [*problems, f"{info.path}: the weights at {info.source['weights']} are no longer those of the cache"]
+    engine, _, _ = load_engine(backbone)
+    random = np.random.default_rng(seed)
+    for name, split in dataset.splits.items():
+        features = load_features(info.path, name)
+        rows = np.sort(random.choice(len(split), min(count, len(split)), replace=False))
+        images = resized(split.images[rows], spec.image_size, spec.resize)
+        again = np.concatenate(vectors_of(images, engine, spec.pool, spec.flip), axis=1)
+        error = np.linalg.norm(again - features.x[rows], axis=1)
+        wrong = error > TOLERANCE[spec.dtype] * np.maximum(np.linalg.norm(again, axis=1), 1e-30)
+        problems += [
+            f"{info.path}: the {name} vector of image {split.ids[row]} comes out otherwise" for row in rows[wrong]
+        ]
+        differing = np.flatnonzero((features.y != split.labels) | (features.ids != split.ids))
+        problems += [f"{info.path}: label or id of {name} image {split.ids[row]} differs" for row in differing[:10]]
+    return problems

@@ -1,0 +1,199 @@
+"""Kill, interrupt and race extractions, and compare what is left with an undisturbed one.
+
+    python tests/faults/crash.py kill --times 1000 --seed 0
+    python tests/faults/crash.py interrupt --times 200
+    python tests/faults/crash.py race --times 100
+    python tests/faults/crash.py kill-real --times 20       # VGG16's kernels on real images
+
+The small forms run in the tests. Each prints its seed and a line of figures, and ends with exit code
+1 at the first difference.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from featurize import extract as _  # noqa: F401  (imported once, before the forks)
+from featurize.backbone import load_backbone
+from featurize.cache import load_features
+from featurize.datasets import ImageDataset, Split
+from featurize.errors import run_command_line
+
+extract = sys.modules["featurize.extract"]
+ROOT = Path(__file__).parent.parent.parent
+BATCH = 16
+FULL_SECONDS = 0.35  # what an undisturbed extraction takes here, about
+
+
+def dataset() -> ImageDataset:
+    generator = np.random.default_rng(1)
+    splits = {
+        name: Split(generator.integers(0, 256, (count, 8, 8, 3), np.uint8), np.arange(count) % 3, np.arange(count))
+        for name, count in (("train", 1200), ("test", 300))
+    }
+    return ImageDataset("crash", ("a", "b", "c"), splits)
+
+
+DATA = dataset()
+
+
+def extraction(path: Path) -> None:
+    """An extraction that takes a third of a second and writes shards all the time."""
+    extract.SHARD_SECONDS = 0.004
+
+    def slowly(done: int, total: int) -> None:
+        time.sleep(0.003)
+
+    extract.extract_features(DATA, load_backbone("pixels", image_size=8), out=path, batch_size=BATCH, progress=slowly)
+
+
+def child(path: Path) -> int:
+    """Start an extraction in a process of its own; returns its id."""
+    process = os.fork()
+    if process:
+        return process
+    os.setpgid(0, 0)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        run_command_line(lambda: extraction(path))
+    except SystemExit as end:
+        os._exit(int(end.code or 0))
+    finally:
+        os._exit(70)
+
+
+def status(process: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def content(path: Path) -> list[bytes]:
+    """Features, labels and ids of both splits, as bytes."""
+    splits = [load_features(path, name) for name in ("train", "test")]
+    return [array.tobytes() for split in splits for array in (split.x, split.y, split.ids)]
+
+
+def expect(truth: object, message: str) -> None:
+    if not truth:
+        sys.exit(f"FAILED: {message}")
+
+
+def kill(times: int, seed: int, folder: Path) -> None:
+    extraction(folder / "whole.h5")
+    reference, draw = content(folder / "whole.h5"), random.Random(seed)
+    killed = finished = 0
+    path = folder / "killed.h5"
+    while killed < times:
+        process = child(path)
+        time.sleep(draw.uniform(0, FULL_SECONDS * 0.6))
+        os.kill(process, signal.SIGKILL)
+        ended_by_us = status(process) == -signal.SIGKILL
+        killed += ended_by_us
+        if path.exists():  # whatever has the final name is whole
+            expect(content(path) == reference, f"kill {killed}: another content")
+            expect(status(child(path)) == 0, "a finished cache was not taken up again")
+            expect(os.listdir(folder) == ["whole.h5", "killed.h5"] or len(os.listdir(folder)) == 2, "debris was left")
+            path.unlink()
+            finished += 1
+    expect(status(child(path)) == 0, "the last extraction failed")
+    expect(content(path) == reference, "the last cache has another content")
+    print(f"{killed} kills, {finished + 1} caches finished in spite of them, 0 differ")
+
+
+def interrupt(times: int, seed: int, folder: Path) -> None:
+    extraction(folder / "whole.h5")
+    reference, draw = content(folder / "whole.h5"), random.Random(seed)
+    interrupted = kept = 0
+    path = folder / "interrupted.h5"
+    while interrupted < times:
+        process = child(path)
+        parts = path.with_name(path.name + ".parts")
+        deadline = time.monotonic() + 10
+        while not parts.exists() and not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0.01, FULL_SECONDS * 0.6))
+        os.kill(process, signal.SIGINT)
+        code = status(process)
+        expect(code in (0, 130), f"exit code {code}")
+        expect(not list(folder.rglob("*.tmp")), "a temporary file was left")
+        if code == 130:
+            interrupted += 1
+            kept += bool(list(parts.glob("*.rows")))
+        if path.exists():
+            expect(content(path) == reference, "another content")
+            path.unlink()
+    print(f"{interrupted} times Ctrl-C, exit code 130 each time, no temporary file, {kept} with finished work kept")
+
+
+def race(times: int, seed: int, folder: Path) -> None:
+    extraction(folder / "whole.h5")
+    reference, draw = content(folder / "whole.h5"), random.Random(seed)
+    for _number in range(times):
+        path = folder / "raced.h5"
+        first = child(path)
+        time.sleep(draw.uniform(0, FULL_SECONDS / 2))
+        second = child(path)
+        victim = draw.random() < 0.3
+        if victim:  # a dead process's lock does not block
+            time.sleep(draw.uniform(0, 0.1))
+            os.kill(first, signal.SIGKILL)
+        codes = [status(first), status(second)]
+        expect(codes[1] == 0 and codes[0] in ((0, -9) if victim else (0,)), f"exit codes {codes}")
+        expect(content(path) == reference, "another content")
+        expect(len(os.listdir(folder)) == 2, "debris was left")
+        path.unlink()
+    print(f"{times} of {times} pairs ended with one right cache")
+
+
+def kill_real(times: int, seed: int, folder: Path) -> None:
+    draw = random.Random(seed)
+
+    def command(path: Path) -> list[str]:
+        words = "-m featurize --data sample --layers block2_pool --pool grid2 --image-size 64 --train 1500 --test 500"
+        return [sys.executable, *words.split(), "--out", str(path)]
+
+    began = time.monotonic()
+    subprocess.run(command(folder / "whole.h5"), cwd=ROOT, check=True, capture_output=True)
+    seconds, reference = time.monotonic() - began, content(folder / "whole.h5")
+    killed = finished = 0
+    path = folder / "killed.h5"
+    while killed < times:
+        with subprocess.Popen(command(path), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+            time.sleep(draw.uniform(0.4, 0.9) * seconds)
+            killed += process.poll() is None
+            process.kill()
+        if path.exists():
+            expect(content(path) == reference, "another content")
+            path.unlink()
+            finished += 1
+    subprocess.run(command(path), cwd=ROOT, check=True, capture_output=True)
+    expect(content(path) == reference, "another content")
+    print(f"{killed} kills of the real backbone, {finished + 1} caches finished in spite of them, 0 differ")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = {"kill": kill, "interrupt": interrupt, "race": race, "kill-real": kill_real}
+    parser.add_argument("what", choices=what)
+    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
+    folder = Path(tempfile.mkdtemp())
+    try:
+        what[arguments.what](arguments.times, arguments.seed, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
