@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featurize.cache import CacheInfo, read_info
 from featurize.errors import run_command_line
+
+if TYPE_CHECKING:
+    from featurize.extract import Plan
 
 logger = logging.getLogger("frozenbench")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
@@ -45,6 +48,7 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="For --weights random.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The cache.  [default: a telling name in data/features]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a cache made by other choices.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run a frozen network over every image once and cache its vectors in an HDF5 file."""
@@ -54,7 +58,7 @@ def run(
     from featurize.backbone import PIXELS, load_backbone
     from featurize.datasets import load_dataset
     from featurize.errors import UsageError
-    from featurize.extract import extract_features
+    from featurize.extract import carry_out, plan_extraction
     from featurize.pooling import check_pool
     from featurize.resize import check_kernel
 
@@ -73,19 +77,14 @@ def run(
         preprocess=preprocess,
         seed=seed,
     )
+    plan = plan_extraction(
+        dataset, network, pool=pool, resize=resize, flip=flip, dtype=dtype, batch_size=batch_size, out=out
+    )
+    if dry_run:
+        show_estimate(plan, as_json=as_json)
+        return
     with progress_display() as progress:
-        result = extract_features(
-            dataset,
-            network,
-            pool=pool,
-            resize=resize,
-            flip=flip,
-            dtype=dtype,
-            batch_size=batch_size,
-            out=out,
-            overwrite=overwrite,
-            progress=progress,
-        )
+        result = carry_out(plan, overwrite=overwrite, progress=progress)
     if as_json:
         print(json.dumps({**result.info.as_json(), "reused": result.reused, "resumed_rows": result.resumed_rows}))
         return
@@ -129,6 +128,30 @@ def verify(
             print(f"{file} is whole" + (f", and {recompute} rows of each split came out the same" if recompute else ""))
     if problems:
         raise typer.Exit(1)
+
+
+def show_estimate(plan: "Plan", *, as_json: bool) -> None:
+    """Print what an extraction would take."""
+    import dataclasses
+
+    from featurize.extract import estimate
+
+    found = estimate(plan)
+    rows = {name: len(split) for name, split in plan.dataset.splits.items()}
+    if as_json:
+        facts = {
+            "path": str(plan.path),
+            "exists": plan.path.exists(),
+            "splits": {n: {"rows": r} for n, r in rows.items()},
+        }
+        print(json.dumps({**facts, **dataclasses.asdict(found)}))
+        return
+    print(f"cache        {plan.path}" + (" (something is there)" if plan.path.exists() else ""))
+    print(f"images       {plan.dataset.name}: " + ", ".join(f"{count:,} {name}" for name, count in rows.items()))
+    print(f"vector       {found.dim:,} x {plan.spec.dtype}")
+    print(f"file         {found.file_bytes / 1e6:,.0f} MB, and as much again while it is made")
+    print(f"memory       {found.memory_bytes / 1e6:,.0f} MB")
+    print(f"time         about {found.seconds:,.0f} s, by one batch of {plan.batch_size} images")
 
 
 def show(found: CacheInfo) -> None:

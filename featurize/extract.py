@@ -2,7 +2,9 @@
 
 import logging
 import platform
+import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +38,42 @@ from featurize.spec import ExtractionSpec
 logger = logging.getLogger("frozenbench")
 Progress = Callable[[int, int], None]
 """Called with the number of images done and in all."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An extraction that is settled in every respect and not begun; made by `plan_extraction`."""
+
+    dataset: ImageDataset
+    backbone: Backbone
+    engine: Engine
+    spec: ExtractionSpec
+    path: Path
+    batch_size: int
+
+    def vectors(self, images: np.ndarray) -> list[np.ndarray]:
+        """uint8 images (n, h, w, 3) of any size -> vectors (n, d) of the stored type, one array per tapped layer."""
+        spec = self.spec
+        images = resized(images, spec.image_size, spec.resize)
+        parts = [pooled(activation, spec.pool) for activation in self.engine(images)]
+        if spec.flip:
+            mirror = self.engine(np.ascontiguousarray(images[:, :, ::-1]))
+            parts = [
+                (part + pooled(mirrored(other), spec.pool)) / np.float32(2)
+                for part, other in zip(parts, mirror, strict=True)
+            ]
+        with np.errstate(over="ignore"):  # what is too large for float16 is found when it is looked for
+            return [part.astype(spec.dtype, copy=False) for part in parts]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an extraction will take, by a probe: vector length, bytes and seconds."""
+
+    dim: int
+    file_bytes: int
+    memory_bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -80,6 +118,28 @@ def extract_features(
         CacheError: the cache cannot be written.
         BackboneError: a vector is not finite.
     """
+    plan = plan_extraction(
+        dataset, backbone, pool=pool, resize=resize, flip=flip, dtype=dtype, batch_size=batch_size, out=out
+    )
+    return carry_out(plan, overwrite=overwrite, progress=progress)
+
+
+def plan_extraction(
+    dataset: ImageDataset,
+    backbone: Backbone,
+    *,
+    pool: str = "avg",
+    resize: str = "bicubic",
+    flip: bool = False,
+    dtype: str = "float32",
+    batch_size: int | None = None,
+    out: Path | None = None,
+) -> Plan:
+    """Settle an extraction without beginning it; the arguments are those of `extract_features`.
+
+    Raises:
+        UsageError: an unknown option.
+    """
     if backbone.model is None:
         pool = "flatten"
     check_pool(pool)
@@ -102,16 +162,45 @@ def extract_features(
         engine_version=engine_version,
     )
     path = out or features_folder() / default_name(dataset, backbone, spec)
+    return Plan(dataset, backbone, engine, spec, path, batch_size or default_batch_size(backbone.image_size))
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Time one batch of the data set's own images; nothing is written.
+
+    The memory is the most that the process has taken by then: it does not grow with the images.
+    """
+    images = next(iter(plan.dataset.splits.values())).images[: plan.batch_size]
+    plan.vectors(images)  # traces the graph
+    began = time.perf_counter()
+    parts = plan.vectors(images)
+    seconds = time.perf_counter() - began
+    count = sum(len(split) for split in plan.dataset.splits.values())
+    return Estimate(
+        dim=sum(part.shape[1] for part in parts),
+        file_bytes=count * (sum(part[0].nbytes for part in parts) + 16),
+        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        seconds=seconds * count / len(images),
+    )
+
+
+def carry_out(plan: Plan, *, overwrite: bool = False, progress: Progress = lambda done, total: None) -> Extraction:
+    """Make the cache, or take the one that is there, or go on with an unfinished one.
+
+    Raises:
+        CacheMismatchError: the path holds a cache made by other choices.
+        CacheError: the cache cannot be written.
+        BackboneError: a vector is not finite.
+    """
+    path, spec, dataset = plan.path, plan.spec, plan.dataset
     if info := _reusable(path, spec, overwrite):
         discard_leftovers(path, spec)
         return Extraction(info, reused=True)
-
-    def vectors(images: np.ndarray) -> list[np.ndarray]:
-        return vectors_of(images, engine, pool, flip)
-
-    batch = batch_size or default_batch_size(backbone.image_size)
-    layers = _columns(backbone, vectors)
-    with new_cache(path, spec, dataset, layers, overwrite=overwrite) as shards:
+    layers = _columns(plan)
+    with (
+        new_cache(path, spec, dataset, layers, overwrite=overwrite) as shards,
+        _interrupts_held_back() as stop_if_asked,
+    ):
         if info := _reusable(path, spec, overwrite):  # made by the process that we waited for
             shards.clear()
             return Extraction(info, reused=True)
@@ -121,18 +210,16 @@ def extract_features(
             logger.info("%s of %s rows were already there", f"{resumed:,}", f"{total:,}")
         began = time.perf_counter()
         for name, split in dataset.splits.items():
-            with _stopped_between_batches() as stop_if_asked, _kept(shards, name) as keep:
-                for start, images in _resized_ahead(split, shards.done[name], batch, backbone.image_size, resize):
-                    with np.errstate(over="ignore"):  # too large for float16: found in the next line
-                        parts = [part.astype(dtype, copy=False) for part in vectors(images)]
-                    for layer, part in zip(backbone.layers, parts, strict=True):
-                        _check_finite(part, layer, name, split.ids[start : start + len(part)])
+            with _kept(shards, name) as keep:
+                for ids, parts in _computed(plan, split, shards.done[name]):
+                    for layer, part in zip(spec.layers, parts, strict=True):
+                        _check_finite(part, layer, name, ids)
                     keep(np.concatenate(parts, axis=1))
-                    done += len(images)
+                    done += len(ids)
                     progress(done, total)
                     stop_if_asked()
         try:
-            backbone.check_frozen()
+            plan.backbone.check_frozen()
         except BackboneError:
             shards.clear()
             raise
@@ -142,12 +229,12 @@ def extract_features(
             shards,
             spec,
             dataset,
-            backbone.weights,
+            plan.backbone.weights,
             layers,
             seconds=seconds,
             images_per_second=(total - resumed) / seconds,
-            device=_device(engine_name),
-            source={"data": dataset.source, **backbone.source},
+            device=_device(spec.engine),
+            source={"data": dataset.source, **plan.backbone.source},
         )
     return Extraction(read_info(path), reused=False, resumed_rows=resumed)
 
@@ -188,20 +275,6 @@ def _kept(shards: Shards, split: str) -> Iterator[Callable[[np.ndarray], None]]:
         write()
 
 
-def vectors_of(images: np.ndarray, engine: Engine, pool: str, flip: bool) -> list[np.ndarray]:
-    """uint8 images (n, size, size, 3) -> float32 vectors (n, d), one array per tapped layer.
-
-    With `flip`, averaged over each image and its mirror image.
-    """
-    parts = [pooled(activation, pool) for activation in engine(images)]
-    if flip:
-        mirror = engine(np.ascontiguousarray(images[:, :, ::-1]))
-        parts = [
-            (part + pooled(mirrored(other), pool)) / np.float32(2) for part, other in zip(parts, mirror, strict=True)
-        ]
-    return parts
-
-
 def default_name(dataset: ImageDataset, backbone: Backbone, spec: ExtractionSpec) -> str:
     """The file name that says what is inside: data, backbone, weights, size, layers and pooling."""
     parts = [dataset.name, backbone.name, backbone.weights, f"{spec.image_size}px"]
@@ -218,19 +291,19 @@ def default_name(dataset: ImageDataset, backbone: Backbone, spec: ExtractionSpec
     return "-".join(parts) + ".h5"
 
 
-def _columns(backbone: Backbone, vectors: Callable[[np.ndarray], list[np.ndarray]]) -> list[Columns]:
+def _columns(plan: Plan) -> list[Columns]:
     """Each layer's columns, from the vectors of one black image."""
-    size = backbone.image_size
     columns, start = [], 0
-    for layer, part in zip(backbone.layers, vectors(np.zeros((1, size, size, 3), np.uint8)), strict=True):
+    size = plan.spec.image_size
+    for layer, part in zip(plan.spec.layers, plan.vectors(np.zeros((1, size, size, 3), np.uint8)), strict=True):
         columns.append(Columns(layer, start, start + part.shape[1]))
         start += part.shape[1]
     return columns
 
 
 @contextmanager
-def _stopped_between_batches() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back until the yielded function is called, so that no file is left half-way.
+def _interrupts_held_back() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back until the yielded function is called, or to the end, so that no file is left half-way.
 
     A second Ctrl-C is not held back. In other threads than the main one nothing is changed.
     """
@@ -251,22 +324,22 @@ def _stopped_between_batches() -> Iterator[Callable[[], None]]:
     before = signal.signal(signal.SIGINT, note)
     try:
         yield stop_if_asked
+        stop_if_asked()
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _resized_ahead(split: Split, first: int, batch: int, size: int, kernel: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Batches of resized images from row `first` on, each prepared while the one before it is in the network."""
-    starts = range(first, len(split), batch)
+def _computed(plan: Plan, split: Split, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """The ids and vectors of each batch from row `first` on; the next batch is resized meanwhile."""
+    size, kernel = plan.spec.image_size, plan.spec.resize
+    rows = [slice(start, start + plan.batch_size) for start in range(first, len(split), plan.batch_size)]
     with ThreadPoolExecutor(1) as pool:
-        pending = None
-        for start in starts:
-            following = pool.submit(resized, split.images[start : start + batch], size, kernel)
-            if pending is not None:
-                yield pending[0], pending[1].result()
-            pending = (start, following)
-        if pending is not None:
-            yield pending[0], pending[1].result()
+        ahead = [pool.submit(resized, split.images[batch], size, kernel) for batch in rows[:1]]
+        for batch, following in zip(rows, [*rows[1:], None], strict=True):
+            images = ahead.pop().result()
+            if following is not None:
+                ahead.append(pool.submit(resized, split.images[following], size, kernel))
+            yield split.ids[batch], plan.vectors(images)
 
 
 def _check_finite(part: np.ndarray, layer: str, split: str, ids: np.ndarray) -> None:

@@ -7,10 +7,8 @@ import numpy as np
 from featurize.backbone import load_backbone
 from featurize.cache import CacheInfo, load_features, read_info
 from featurize.datasets import load_dataset
-from featurize.engine import load_engine
 from featurize.errors import CacheError
-from featurize.extract import vectors_of
-from featurize.resize import resized
+from featurize.extract import plan_extraction
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3}  # relative; engines leave the last bits to the batch size
 
@@ -60,13 +58,14 @@ def _recomputed(info: CacheInfo, count: int, seed: int) -> list[str]:
     )
     if backbone.weights_digest != spec.weights_digest:
         return [*problems, f"{info.path}: the weights at {info.source['weights']} are no longer those of the cache"]
-    engine, _, _ = load_engine(backbone)
+    plan = plan_extraction(
+        dataset, backbone, pool=spec.pool, resize=spec.resize, flip=spec.flip, dtype=spec.dtype, out=info.path
+    )
     random = np.random.default_rng(seed)
     for name, split in dataset.splits.items():
         features = load_features(info.path, name)
         rows = np.sort(random.choice(len(split), min(count, len(split)), replace=False))
-        images = resized(split.images[rows], spec.image_size, spec.resize)
-        again = np.concatenate(vectors_of(images, engine, spec.pool, spec.flip), axis=1)
+        again = np.concatenate(plan.vectors(split.images[rows]), axis=1).astype(np.float32)
         error = np.linalg.norm(again - features.x[rows], axis=1)
         wrong = error > TOLERANCE[spec.dtype] * np.maximum(np.linalg.norm(again, axis=1), 1e-30)
         problems += [

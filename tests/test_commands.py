@@ -108,6 +108,18 @@ def test_from_images_to_the_comparison(images: Path, data_folder: Path, tmp_path
     assert "## mine: 15 test images" in command("analysis", "--out", str(out)).stdout
 
 
+def test_a_dry_run_writes_nothing(images: Path, data_folder: Path) -> None:
+    words = ["featurize", "--data", str(images), "--backbone", "pixels", "--dry-run"]
+    facts = json.loads(command(*words, "--json").stdout)
+    assert facts["path"] == str(data_folder / "features" / "mine-pixels-32px.h5")
+    assert facts["splits"] == {"train": {"rows": 30}, "test": {"rows": 15}}
+    assert (facts["dim"], facts["exists"], facts["file_bytes"]) == (3072, False, 45 * (3072 * 4 + 16))
+    assert facts["seconds"] > 0
+    assert facts["memory_bytes"] > 2**20
+    assert "3,072 x float32" in command(*words).stdout
+    assert not data_folder.exists()
+
+
 def test_only_some_images(images: Path) -> None:
     words = ["featurize", "--data", str(images), "--backbone", "pixels", "--train", "9", "--test", "3", "--json"]
     assert json.loads(command(*words).stdout)["splits"] == {"test": {"rows": 3}, "train": {"rows": 9}}
