@@ -335,10 +335,11 @@ def _computed(plan: Plan, split: Split, first: int) -> Iterator[tuple[np.ndarray
     rows = [slice(start, start + plan.batch_size) for start in range(first, len(split), plan.batch_size)]
     with ThreadPoolExecutor(1) as pool:
         ahead = [pool.submit(resized, split.images[batch], size, kernel) for batch in rows[:1]]
-        for batch, following in zip(rows, [*rows[1:], None], strict=True):
+        for number, batch in enumerate(rows, start=1):
             images = ahead.pop().result()
-            if following is not None:
-                ahead.append(pool.submit(resized, split.images[following], size, kernel))
+            ahead += [
+                pool.submit(resized, split.images[following], size, kernel) for following in rows[number : number + 1]
+            ]
             yield split.ids[batch], plan.vectors(images)
 
 

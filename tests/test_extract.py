@@ -89,6 +89,31 @@ def test_the_same_request_reuses_the_cache(network: Backbone, monkeypatch: pytes
     assert again.info.path.stat() == before
 
 
+@pytest.mark.parametrize("stop_at", [8, 48, 50, 58, 61])
+def test_an_interrupted_extraction_is_gone_on_with(
+    network: Backbone, tmp_path: Path, stop_at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, out = make_dataset(50, 11), tmp_path / "x.h5"
+
+    def stop(done: int, total: int) -> None:
+        if done == stop_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(dataset, network, batch_size=8, out=out, progress=stop)
+    assert not out.exists()
+    seen = []
+    caplog.set_level("INFO", "frozenbench")
+    result = extract_features(dataset, network, batch_size=8, out=out, progress=lambda *counts: seen.append(counts))
+    assert (result.reused, result.resumed_rows) == (False, stop_at)
+    assert f"{stop_at} of 61 rows were already there" in caplog.text
+    assert len(seen) == len([done for done in (8, 16, 24, 32, 40, 48, 50, 58, 61) if done > stop_at])
+    whole = extract_features(dataset, network, batch_size=8, out=tmp_path / "whole.h5").info.path
+    for name in ("train", "test"):
+        np.testing.assert_array_equal(load_features(out, name).x, load_features(whole, name).x)
+    assert sorted(os.listdir(tmp_path)) == ["whole.h5", "x.h5"]
+
+
 def test_another_request_is_refused_unless_it_overwrites(network: Backbone, tmp_path: Path) -> None:
     out = tmp_path / "mine.h5"
     extract_features(make_dataset(6, 6), network, out=out)

@@ -1,15 +1,19 @@
-"""Kill, interrupt and race extractions, and compare what is left with an undisturbed one.
+"""Disturb extractions and damage caches, and compare what is left with undisturbed ones.
 
+    python tests/faults/crash.py all                        # the full figures, about a quarter of an hour
     python tests/faults/crash.py kill --times 1000 --seed 0
+    python tests/faults/crash.py kill-real --times 20       # VGG16's kernels on real images
     python tests/faults/crash.py interrupt --times 200
     python tests/faults/crash.py race --times 100
-    python tests/faults/crash.py kill-real --times 20       # VGG16's kernels on real images
+    python tests/faults/crash.py flip --times 10000
+    python tests/faults/crash.py cut --times 1000
 
-The small forms run in the tests. Each prints its seed and a line of figures, and ends with exit code
-1 at the first difference.
+Short forms run in the tests. Each prints its seed and a line of figures, and ends with exit code 1 at
+the first difference.
 """
 
 import argparse
+import logging
 import os
 import random
 import shutil
@@ -18,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +31,8 @@ from featurize import extract as _  # noqa: F401  (imported once, before the for
 from featurize.backbone import load_backbone
 from featurize.cache import load_features
 from featurize.datasets import ImageDataset, Split
-from featurize.errors import run_command_line
+from featurize.errors import CacheError, run_command_line
+from featurize.shards import Shards
 
 extract = sys.modules["featurize.extract"]
 ROOT = Path(__file__).parent.parent.parent
@@ -101,7 +107,7 @@ def kill(times: int, seed: int, folder: Path) -> None:
         if path.exists():  # whatever has the final name is whole
             expect(content(path) == reference, f"kill {killed}: another content")
             expect(status(child(path)) == 0, "a finished cache was not taken up again")
-            expect(os.listdir(folder) == ["whole.h5", "killed.h5"] or len(os.listdir(folder)) == 2, "debris was left")
+            expect(len(os.listdir(folder)) == 2, f"debris was left: {os.listdir(folder)}")
             path.unlink()
             finished += 1
     expect(status(child(path)) == 0, "the last extraction failed")
@@ -180,19 +186,73 @@ def kill_real(times: int, seed: int, folder: Path) -> None:
     print(f"{killed} kills of the real backbone, {finished + 1} caches finished in spite of them, 0 differ")
 
 
+def damage(times: int, folder: Path, change: Callable[[bytearray], None]) -> int:
+    """Damage a cache or a shard of it, in turn; returns how many were noticed before a number was used."""
+    path, shards = folder / "whole.h5", Shards(folder / "shards", "plan", {"train": 300}, 16, "float32")
+    extraction(path)
+    shards.folder.mkdir()
+    shards.resume()
+    shards.write("train", np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32))
+    shard = shards.folder / "train-000000000000.rows"
+    whole = {path: path.read_bytes(), shard: shard.read_bytes()}
+    noticed = 0
+    logging.getLogger("frozenbench").setLevel(logging.CRITICAL)
+    for number in range(times):
+        target = shard if number % 4 == 0 else path
+        content = bytearray(whole[target])
+        change(content)
+        target.write_bytes(content)
+        if target is shard:
+            noticed += shards.resume() == 0
+        else:
+            try:
+                load_features(path, "train")
+            except CacheError as error:
+                noticed += str(path) in str(error) and "--overwrite" in str(error)
+    return noticed
+
+
+def flip(times: int, seed: int, folder: Path) -> None:
+    draw = random.Random(seed)
+
+    def change(content: bytearray) -> None:
+        bit = draw.randrange(8 * len(content))
+        content[bit // 8] ^= 1 << bit % 8
+
+    noticed = damage(times, folder, change)
+    expect(noticed == times, f"{times - noticed} flipped bits went unnoticed")
+    print(f"{noticed} of {times} flipped bits noticed")
+
+
+def cut(times: int, seed: int, folder: Path) -> None:
+    draw = random.Random(seed)
+
+    def change(content: bytearray) -> None:
+        del content[draw.randrange(len(content)) :]
+
+    noticed = damage(times, folder, change)
+    expect(noticed == times, f"{times - noticed} truncations went unnoticed")
+    print(f"{noticed} of {times} truncations noticed")
+
+
+FULL = {kill: 1000, kill_real: 20, interrupt: 200, race: 100, flip: 10_000, cut: 1_000}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    what = {"kill": kill, "interrupt": interrupt, "race": race, "kill-real": kill_real}
-    parser.add_argument("what", choices=what)
-    parser.add_argument("--times", type=int, default=20)
+    known = {function.__name__.replace("_", "-"): function for function in FULL}
+    parser.add_argument("what", choices=[*known, "all"])
+    parser.add_argument("--times", type=int, help="by default the full number")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    folder = Path(tempfile.mkdtemp())
-    try:
-        what[arguments.what](arguments.times, arguments.seed, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    for name, function in known.items():
+        if arguments.what in (name, "all"):
+            folder = Path(tempfile.mkdtemp())
+            try:
+                function(arguments.times or FULL[function], arguments.seed, folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

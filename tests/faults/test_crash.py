@@ -13,6 +13,8 @@ import pytest
         ("kill", 25, "0 differ"),
         ("interrupt", 10, "10 times Ctrl-C, exit code 130 each time"),
         ("race", 8, "8 of 8 pairs"),
+        ("flip", 400, "400 of 400 flipped bits"),
+        ("cut", 100, "100 of 100 truncations"),
     ],
 )
 def test_an_extraction_that_is_disturbed(what: str, times: int, found: str) -> None:
