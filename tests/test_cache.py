@@ -14,7 +14,18 @@ from conftest import FACTS, LAYERS, make_dataset, make_spec, make_vectors, write
 from test_spec import CHANGES
 
 from featurize import cache as cache_module
-from featurize.cache import MAGIC, _PatientFile, check_same, finish, load_features, new_cache, read_info
+from featurize.cache import (
+    MAGIC,
+    _PatientFile,
+    check_same,
+    discard_leftovers,
+    finish,
+    library_versions,
+    load_features,
+    new_cache,
+    parts_folder,
+    read_info,
+)
 from featurize.errors import CacheError, CacheMismatchError, UsageError
 
 
@@ -128,6 +139,22 @@ def test_a_failed_replacement_keeps_the_old_cache(cache: Path) -> None:
     assert cache.read_bytes() == before
 
 
+def test_what_a_kill_before_tidying_up_left_is_removed(cache: Path) -> None:
+    spec, parts = make_spec(make_dataset()), parts_folder(cache)
+    parts.mkdir()
+    (parts / "plan.json").write_text(spec.to_json())
+    (parts / "train-000000000000.rows").write_bytes(b"rows")
+    discard_leftovers(cache, make_spec(make_dataset(), pool="max"))
+    assert parts.exists()  # the unfinished extraction of another specification
+    discard_leftovers(cache, spec)
+    assert os.listdir(cache.parent) == [cache.name]
+    parts.mkdir()
+    (parts / "lock").touch()
+    discard_leftovers(cache, spec)
+    discard_leftovers(cache, spec)
+    assert os.listdir(cache.parent) == [cache.name]
+
+
 def test_unfinished_work_of_other_choices_is_not_mixed_in(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     with pytest.raises(KeyboardInterrupt):
@@ -199,6 +226,7 @@ def test_a_disk_that_fills_up_while_writing(tmp_path: Path, room: int) -> None:
 def test_libhdf5_never_sees_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with _PatientFile("/dev/full", "r+") as full:
         assert full.write(b"12345") == 5
+        assert full.truncate(7) == 7
         with pytest.raises(OSError, match="No space left"):
             full.raise_error()
     monkeypatch.setattr(_PatientFile, "error", full.error)
@@ -266,6 +294,11 @@ def header_of(path: Path) -> dict:
     return json.loads(path.read_bytes().split(b"\n", 3)[2])
 
 
+def bad_spec(**changes: object) -> dict:
+    spec = make_spec(make_dataset(), **changes)
+    return {"spec": json.loads(spec.to_json()), "fingerprint": spec.fingerprint}
+
+
 FAR = {"features": 10**12, "labels": 10**12, "ids": 10**12}
 
 
@@ -274,6 +307,7 @@ FAR = {"features": 10**12, "labels": 10**12, "ids": 10**12}
     [
         {"fingerprint": "0" * 64},
         {"spec": {}},
+        bad_spec(dtype="float64"),
         {"layers": []},
         {"layers": [{"name": "early", "start": 0, "stop": 16}]},
         {"layers": [{"name": "early", "start": 0, "stop": 10}, {"name": "late", "start": 11, "stop": 17}]},
@@ -323,6 +357,21 @@ def test_labels_out_of_range(cache: Path, label: int) -> None:
     put(cache, "test/labels", 0, np.int64(label).tobytes())
     with pytest.raises(CacheError, match="labels run from .* expected 0 to 2"):
         load_features(cache, "test")
+
+
+def test_a_truncation_that_fails(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    with _PatientFile(path, "r") as readable:
+        assert readable.truncate(3) == 3
+        with pytest.raises(OSError, match="not open for writing"):
+            readable.raise_error()
+    assert path.read_bytes() == b"content"
+
+
+def test_versions_of_what_is_installed() -> None:
+    versions = library_versions(["numpy", "surely-not-installed"])
+    assert set(versions) == {"python", "numpy"}
 
 
 def test_reading_needs_no_libhdf5(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,12 @@ def test_damage_between_writing_and_assembly_is_noticed(folder: Path) -> None:
     assert make_shards(folder).done["train"] == 10
 
 
+def test_a_foreign_file_among_the_shards(folder: Path) -> None:
+    (folder / "train-mine.rows").write_bytes(b"what is this")
+    assert make_shards(folder).done["train"] == 30
+    assert len(os.listdir(folder)) == 3
+
+
 def test_leftovers_of_a_killed_process_are_removed(folder: Path) -> None:
     (folder / ".train-000000000030.rows.abc.tmp").write_bytes(b"half")
     make_shards(folder)
@@ -119,7 +125,7 @@ def test_a_lock_that_was_removed_with_its_folder_counts_no_more(tmp_path: Path) 
     with locked(folder):
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(0.3)
+        time.sleep(0.5)
         discard(folder)
     thread.join(10)
     assert entered == [True]
