@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import logging
-import mmap
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
@@ -284,7 +283,7 @@ def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Feature
         CacheError: the file is damaged or no feature cache, or holds values that are not finite.
         UsageError: it has no such split or layer.
     """
-    with _unsealed(path) as (info, arrays, content):
+    with _unsealed(path) as (info, arrays, file):
         if split not in info.rows:
             raise UsageError(f"{path} has no split {split}; it has {', '.join(info.rows)}")
         known = [columns.name for columns in info.layers]
@@ -295,12 +294,12 @@ def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Feature
         rows = info.rows[split]
 
         def array(part: str, width: int, dtype: str) -> np.ndarray:
-            return np.frombuffer(content, dtype, rows * width, arrays[split][part])
+            file.seek(arrays[split][part])
+            return np.frombuffer(file.read(rows * width * np.dtype(dtype).itemsize), dtype)
 
         stored = array("features", info.dim, np.dtype(info.spec.dtype).newbyteorder("<").str).reshape(rows, info.dim)
         x = np.concatenate([stored[:, columns.start : columns.stop] for columns in chosen], axis=1, dtype=np.float32)
-        labels, ids = array("labels", 1, "<i8").copy(), array("ids", 1, "<i8").copy()
-        del stored  # a view of the file, which is closed now
+        labels, ids = array("labels", 1, "<i8"), array("ids", 1, "<i8")
     if not np.isfinite(x).all():
         row = int(np.argmin(np.isfinite(x).all(axis=1)))
         raise CacheError(f"{path}: the {split} vector of image {ids[row]} holds a value that is not finite; {REMAKE}")
@@ -313,8 +312,8 @@ def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Feature
 
 
 @contextmanager
-def _unsealed(path: Path) -> Iterator[tuple[CacheInfo, dict[str, dict[str, int]], mmap.mmap]]:
-    """What the header says, each array's offset, and the file's bytes, all checked."""
+def _unsealed(path: Path) -> Iterator[tuple[CacheInfo, dict[str, dict[str, int]], Any]]:
+    """What the header says, each array's offset, and the open file, all checked."""
     if not path.is_file():
         raise CacheError(f"{path}: no such feature cache; make one with python -m featurize --out {path}")
     with path.open("rb") as file:
@@ -324,21 +323,21 @@ def _unsealed(path: Path) -> Iterator[tuple[CacheInfo, dict[str, dict[str, int]]
             raise CacheError(f"{path} is not a feature cache of frozenbench, or its beginning is damaged; {REMAKE}")
         if int(words[0]) != SCHEMA_VERSION:
             raise CacheError(f"{path} has the layout version {int(words[0])}, expected {SCHEMA_VERSION}; {REMAKE}")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            start = len(first) + SEAL_BYTES
-            block = int(words[1])
-            seal = content[len(first) : start]
-            with memoryview(content) as view, view[start:] as sealed:
-                digest = hashlib.sha256(sealed).hexdigest()
-            if seal != digest.encode() + b"\n" or not start < block <= min(LARGEST_BLOCK, len(content)):
-                raise CacheError(f"{path} is damaged: its content does not belong to its seal; {REMAKE}")
-            try:
-                info, arrays = _parse_header(path, json.loads(content[start:block]), len(content))
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
-                raise CacheError(
-                    f"{path} is sealed, but no feature cache of frozenbench ({error}); {REMAKE}"
-                ) from error
-            yield info, arrays, content
+        block, size = int(words[1]), path.stat().st_size
+        seal, digest = file.read(SEAL_BYTES), hashlib.sha256()
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+        if seal != digest.hexdigest().encode() + b"\n" or not len(first) + SEAL_BYTES < block <= min(
+            LARGEST_BLOCK, size
+        ):
+            raise CacheError(f"{path} is damaged: its content does not belong to its seal; {REMAKE}")
+        file.seek(len(first) + SEAL_BYTES)
+        try:
+            header = json.loads(file.read(block - file.tell()))
+            info, arrays = _parse_header(path, header, size)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+            raise CacheError(f"{path} is sealed, but no feature cache of frozenbench ({error}); {REMAKE}") from error
+        yield info, arrays, file
 
 
 def _parse_header(path: Path, header: Any, size: int) -> tuple[CacheInfo, dict[str, dict[str, int]]]:

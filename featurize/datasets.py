@@ -28,6 +28,7 @@ logger = logging.getLogger("frozenbench")
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_RECORD = 1 + 3 * 32 * 32  # a label byte, then 1,024 red, 1,024 green and 1,024 blue bytes
 CIFAR10_BATCH = 10_000
+DIGEST_ROWS = 1_000  # images that are read at once where all are needed in turn
 CIFAR10_FOLDER = "cifar-10-batches-bin"
 CIFAR10_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 CIFAR10_TEST = "test_batch.bin"
@@ -37,16 +38,50 @@ SAMPLE_DIGEST = "2536aefa73c3352f64d1247a91d61bec5a5cb98e6cfde906c4dbbc9613258ab
 
 
 @dataclass(frozen=True)
+class RecordedImages:
+    """Images in CIFAR-10's binary files, read when they are made an array.
+
+    Indexing chooses images without reading them; `np.asarray` gives uint8 (n, 32, 32, 3).
+
+    Attributes:
+        files: each file and its number of records, in order.
+        rows: int64 (n,), which records of all files together.
+    """
+
+    files: tuple[tuple[Path, int], ...]
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Any) -> "RecordedImages":
+        return RecordedImages(self.files, self.rows[key])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        records = np.empty((len(self.rows), CIFAR10_RECORD), np.uint8)
+        first = 0
+        for path, count in self.files:
+            inside = np.flatnonzero((self.rows >= first) & (self.rows < first + count))
+            with path.open("rb") as file:
+                for run in np.split(inside, np.flatnonzero(np.diff(self.rows[inside]) != 1) + 1):
+                    if len(run):
+                        file.seek(int(self.rows[run[0]] - first) * CIFAR10_RECORD)
+                        records[run] = _parse_records(file.read(len(run) * CIFAR10_RECORD), str(path), len(run))
+            first += count
+        return _pixels_of(records).astype(dtype or np.uint8, copy=False)
+
+
+@dataclass(frozen=True)
 class Split:
     """The images of one split, in the order of their source.
 
     Attributes:
-        images: uint8 (n, height, width, 3), RGB.
+        images: uint8 (n, height, width, 3), RGB; an array, or what `np.asarray` makes one of.
         labels: int64 (n,), 0..K-1.
         ids: int64 (n,), the record's index in the source.
     """
 
-    images: np.ndarray
+    images: np.ndarray | RecordedImages
     labels: np.ndarray
     ids: np.ndarray
 
@@ -60,7 +95,14 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hexadecimal) over the ids, labels and pixels."""
-        return _digest(self.ids, self.labels, self.images)
+        digest = hashlib.sha256()
+        shape = (len(self), *np.asarray(self.images[:1]).shape[1:])
+        for kind, content in ((self.ids.dtype.str, self.ids), (self.labels.dtype.str, self.labels)):
+            digest.update(f"{kind} {content.shape}".encode() + np.ascontiguousarray(content).tobytes())
+        digest.update(f"{np.dtype(np.uint8).str} {shape}".encode())
+        for start in range(0, len(self), DIGEST_ROWS):
+            digest.update(np.ascontiguousarray(self.images[start : start + DIGEST_ROWS]).data)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -172,11 +214,7 @@ def load_cifar10_folder(path: Path) -> ImageDataset:
             f"{folder} holds no {missing}; expected the files of the CIFAR-10 binary version "
             f"({CIFAR10_TRAIN[0]} to {CIFAR10_TRAIN[-1]} and {CIFAR10_TEST})"
         )
-    batches = {}
-    for name in (*present, CIFAR10_TEST):
-        with (folder / name).open("rb") as file:  # one byte more than allowed tells that there are more
-            batches[name] = _parse_cifar10(file.read(CIFAR10_BATCH * CIFAR10_RECORD + 1), str(folder / name))
-    dataset = _assemble_cifar10(batches)
+    dataset = _assemble_cifar10({name: _recorded(folder / name) for name in (*present, CIFAR10_TEST)})
     if dataset.name != "cifar10":
         train, test = len(dataset.splits["train"]), len(dataset.splits["test"])
         logger.warning(
@@ -187,39 +225,79 @@ def load_cifar10_folder(path: Path) -> ImageDataset:
     return dataset
 
 
-def _parse_cifar10(content: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Binary records -> images uint8 (n, 32, 32, 3) and labels int64 (n,)."""
-    count, rest = divmod(len(content), CIFAR10_RECORD)
+Batch = tuple[np.ndarray | RecordedImages, np.ndarray]
+"""Images (n, 32, 32, 3) and labels int64 (n,) of one of CIFAR-10's files."""
+
+
+def _parse_cifar10(content: bytes, where: str) -> Batch:
+    """The content of a file, read whole."""
+    records = _parse_records(content, where, _count_records(len(content), where))
+    return _pixels_of(records), records[:, 0].astype(np.int64)
+
+
+def _recorded(path: Path) -> Batch:
+    """A file's images, to be read later, and its labels."""
+    count = _count_records(path.stat().st_size, str(path))
+    labels = np.empty(count, np.int64)
+    with path.open("rb") as file:
+        for start in range(0, count, DIGEST_ROWS):
+            rows = min(DIGEST_ROWS, count - start)
+            labels[start : start + rows] = _parse_records(file.read(rows * CIFAR10_RECORD), str(path), rows, start)[
+                :, 0
+            ]
+    return RecordedImages(((path, count),), np.arange(count)), labels
+
+
+def _count_records(size: int, where: str) -> int:
+    count, rest = divmod(size, CIFAR10_RECORD)
     if rest or not 0 < count <= CIFAR10_BATCH:
         raise DataError(
-            f"{where} has {len(content):,} bytes, expected {CIFAR10_BATCH:,} records (or fewer, whole ones) of "
+            f"{where} has {size:,} bytes, expected {CIFAR10_BATCH:,} records (or fewer, whole ones) of "
             f"{CIFAR10_RECORD:,} bytes; it is truncated or not a CIFAR-10 binary file: fetch it again"
         )
+    return count
+
+
+def _parse_records(content: bytes, where: str, count: int, first: int = 0) -> np.ndarray:
+    """uint8 (count, 3073): a label and the planes of each record."""
+    if len(content) != count * CIFAR10_RECORD:
+        raise DataError(f"{where} became shorter while it was read; fetch it again")
     records = np.frombuffer(content, np.uint8).reshape(count, CIFAR10_RECORD)
-    labels = records[:, 0].astype(np.int64)
-    if labels.max() > 9:
-        row = int(np.argmax(labels > 9))
-        raise DataError(f"{where}: record {row} has label {labels[row]}, expected 0 to 9; fetch the file again")
-    return records[:, 1:].reshape(count, 3, 32, 32).transpose(0, 2, 3, 1), labels
+    if records[:, 0].max() > 9:
+        row = int(np.argmax(records[:, 0] > 9))
+        raise DataError(
+            f"{where}: record {first + row} has label {records[row, 0]}, expected 0 to 9; fetch the file again"
+        )
+    return records
 
 
-def _assemble_cifar10(batches: dict[str, tuple[np.ndarray, np.ndarray]]) -> ImageDataset:
+def _pixels_of(records: np.ndarray) -> np.ndarray:
+    """Records (n, 3073) -> images (n, 32, 32, 3)."""
+    return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def _assemble_cifar10(batches: dict[str, Batch]) -> ImageDataset:
     train = [name for name in CIFAR10_TRAIN if name in batches]
     ids = [CIFAR10_TRAIN.index(name) * CIFAR10_BATCH + np.arange(len(batches[name][1])) for name in train]
     splits = {
         "train": Split(
-            np.concatenate([batches[name][0] for name in train]),
+            _joined([batches[name][0] for name in train]),
             np.concatenate([batches[name][1] for name in train]),
             np.concatenate(ids),
         ),
-        "test": Split(
-            np.ascontiguousarray(batches[CIFAR10_TEST][0]),
-            batches[CIFAR10_TEST][1],
-            np.arange(len(batches[CIFAR10_TEST][1])),
-        ),
+        "test": Split(*batches[CIFAR10_TEST], np.arange(len(batches[CIFAR10_TEST][1]))),
     }
     whole = len(splits["train"]) == 5 * CIFAR10_BATCH and len(splits["test"]) == CIFAR10_BATCH
     return ImageDataset("cifar10" if whole else "cifar10-partial", CIFAR10_CLASSES, splits)
+
+
+def _joined(images: list[np.ndarray | RecordedImages]) -> np.ndarray | RecordedImages:
+    """The images of several files as those of one."""
+    recorded = [each for each in images if isinstance(each, RecordedImages)]
+    if len(recorded) < len(images):
+        return np.concatenate(images)
+    files = tuple(file for each in recorded for file in each.files)
+    return RecordedImages(files, np.arange(sum(count for _, count in files)))
 
 
 def load_sample() -> ImageDataset:
@@ -328,14 +406,6 @@ def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
             )
     with archive.open(member) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 DATASETS: dict[str, Callable[[], ImageDataset]] = {"cifar10": load_cifar10, "sample": load_sample}

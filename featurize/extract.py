@@ -51,7 +51,7 @@ class Plan:
     path: Path
     batch_size: int
 
-    def vectors(self, images: np.ndarray) -> list[np.ndarray]:
+    def vectors(self, images: Any) -> list[np.ndarray]:
         """uint8 images (n, h, w, 3) of any size -> vectors (n, d) of the stored type, one array per tapped layer."""
         spec = self.spec
         images = resized(images, spec.image_size, spec.resize)

@@ -24,7 +24,7 @@ from featurize.files import written_whole
 logger = logging.getLogger("frozenbench")
 LOCK_POLL_SECONDS = 0.2
 SHARD_SECONDS = 2.0
-SHARD_BYTES = 1 << 26
+SHARD_BYTES = 1 << 24
 PLAN = "plan.json"
 SEAL_BYTES = 65  # 64 hexadecimal digits and a line feed
 

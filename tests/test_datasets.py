@@ -27,8 +27,12 @@ def test_binary_folder(cifar_folder: Path, caplog: pytest.LogCaptureFixture) -> 
     dataset = load_dataset(str(cifar_folder))
     train = dataset.splits["train"]
     assert dataset.name == "cifar10-partial"
-    assert train.images.shape == (30, 32, 32, 3)
-    assert train.images.dtype == np.uint8
+    images = np.asarray(train.images)
+    assert images.shape == (30, 32, 32, 3)
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(train.images[5:25], images[5:25])
+    np.testing.assert_array_equal(train.images[np.array([29, 3, 4, 20, 0])], images[[29, 3, 4, 20, 0]])
+    assert len(train.images[25:40]) == 5
     assert train.labels.dtype == np.int64
     assert train.ids.tolist() == [*range(20), *range(20_000, 20_010)]  # batch 3 keeps its place
     assert len(dataset.splits["test"]) == 10
@@ -47,8 +51,9 @@ def test_pixels_keep_their_place_and_channel(tmp_path: Path) -> None:
     for name in ("data_batch_1.bin", "test_batch.bin"):
         (tmp_path / name).write_bytes(record.tobytes())
     split = load_dataset(str(tmp_path)).splits["test"]
-    assert split.images[0, 5, 7].tolist() == [10, 20, 30]
-    assert split.images.sum() == 60
+    images = np.asarray(split.images)
+    assert images[0, 5, 7].tolist() == [10, 20, 30]
+    assert images.sum() == 60
     assert split.labels.tolist() == [3]
 
 
@@ -58,6 +63,20 @@ def test_truncated_batch(cifar_folder: Path, cut: int) -> None:
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(DataError, match=r"data_batch_3.bin has .* truncated"):
         load_dataset(str(cifar_folder))
+
+
+def test_a_batch_that_shrinks_while_it_is_used(cifar_folder: Path) -> None:
+    dataset = load_dataset(str(cifar_folder))
+    path = cifar_folder / "cifar-10-batches-bin" / "data_batch_3.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    np.asarray(dataset.splits["train"].images[:29])
+    with pytest.raises(DataError, match="data_batch_3.bin became shorter"):
+        np.asarray(dataset.splits["train"].images[28:])
+
+
+def test_the_digest_does_not_tell_how_images_are_kept(cifar_folder: Path) -> None:
+    split = load_dataset(str(cifar_folder)).splits["train"].first(25)
+    assert Split(np.asarray(split.images), split.labels, split.ids).digest == split.digest
 
 
 def test_empty_and_oversized_batch(cifar_folder: Path) -> None:
