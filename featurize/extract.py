@@ -305,7 +305,8 @@ def _columns(plan: Plan) -> list[Columns]:
 def _interrupts_held_back() -> Iterator[Callable[[], None]]:
     """Hold Ctrl-C back until the yielded function is called, or to the end, so that no file is left half-way.
 
-    A second Ctrl-C is not held back. In other threads than the main one nothing is changed.
+    A second Ctrl-C is not held back. Where something else than Python's own handler is in charge (a
+    host application, `nohup`), and in other threads than the main one, nothing is changed.
     """
     asked = False
 
@@ -318,7 +319,8 @@ def _interrupts_held_back() -> Iterator[Callable[[], None]]:
         if asked:
             raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not ours or threading.current_thread() is not threading.main_thread():
         yield stop_if_asked
         return
     before = signal.signal(signal.SIGINT, note)

@@ -230,7 +230,12 @@ def test_ctrl_c_and_going_on(tmp_path: Path, data_folder: Path) -> None:
     ]
     shards = tmp_path / "x.h5.parts"
     with subprocess.Popen(
-        [sys.executable, "-m", *words], cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         deadline = time.monotonic() + 120
         while not list(shards.glob("*.rows")):

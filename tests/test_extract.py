@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,27 @@ def test_an_interrupted_extraction_is_gone_on_with(
     for name in ("train", "test"):
         np.testing.assert_array_equal(load_features(out, name).x, load_features(whole, name).x)
     assert sorted(os.listdir(tmp_path)) == ["whole.h5", "x.h5"]
+
+
+def test_ctrl_c_waits_for_the_batch_and_foreign_handlers_stay(network: Backbone, tmp_path: Path) -> None:
+    handlers, calls = [], []
+
+    def press(done: int, total: int) -> None:
+        handlers.append(signal.getsignal(signal.SIGINT))
+        signal.raise_signal(signal.SIGINT)
+        calls.append(done)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(make_dataset(20, 5), network, batch_size=8, out=tmp_path / "x.h5", progress=press)
+        assert calls == [8]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        extract_features(make_dataset(20, 5), network, batch_size=8, out=tmp_path / "x.h5", progress=press)
+        assert handlers[1:] == [signal.SIG_IGN] * 3
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_another_request_is_refused_unless_it_overwrites(network: Backbone, tmp_path: Path) -> None:

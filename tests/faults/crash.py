@@ -68,6 +68,7 @@ def child(path: Path) -> int:
     if process:
         return process
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever started us may ignore it
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
     try:
@@ -118,9 +119,11 @@ def kill(times: int, seed: int, folder: Path) -> None:
 def interrupt(times: int, seed: int, folder: Path) -> None:
     extraction(folder / "whole.h5")
     reference, draw = content(folder / "whole.h5"), random.Random(seed)
-    interrupted = kept = 0
+    attempts = interrupted = kept = 0
     path = folder / "interrupted.h5"
     while interrupted < times:
+        attempts += 1
+        expect(attempts < 10 * times, "Ctrl-C does not interrupt")
         process = child(path)
         parts = path.with_name(path.name + ".parts")
         deadline = time.monotonic() + 10
