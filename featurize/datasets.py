@@ -189,7 +189,7 @@ def read_cifar10_archive(path: Path) -> ImageDataset:
                 if file is None or member.size != size or name in batches:
                     raise DataError(f"{path}: {member.name} is not one plain file of {size:,} bytes")
                 batches[name] = _parse_cifar10(file.read(size), f"{path}: {name}")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{path} is not a readable .tar.gz file: {error}") from error
     missing = sorted({*CIFAR10_TRAIN, CIFAR10_TEST} - set(batches))
     if missing:
