@@ -138,10 +138,10 @@ def new_cache(
     folder = parts_folder(path)
     try:
         with locked(folder):
-            _check_plan(folder, path, spec, overwrite)
             rows = {name: len(split) for name, split in dataset.splits.items()}
             shards = Shards(folder, spec.fingerprint, rows, layers[-1].stop, spec.dtype)
             try:
+                _check_plan(folder, spec, overwrite)
                 shards.resume()
                 _check_space(path, shards)
                 yield shards
@@ -379,7 +379,7 @@ def _parse_header(path: Path, header: Any, size: int) -> tuple[CacheInfo, dict[s
     return info, arrays
 
 
-def _check_plan(folder: Path, path: Path, spec: ExtractionSpec, overwrite: bool) -> None:
+def _check_plan(folder: Path, spec: ExtractionSpec, overwrite: bool) -> None:
     """Make sure that the unfinished extraction in the folder, if any, is one of this specification."""
     there = _plan(folder)
     if there == spec:
