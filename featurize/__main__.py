@@ -40,7 +40,9 @@ def run(
     resize: Annotated[str, typer.Option(help="bicubic, lanczos, bilinear or nearest.")] = "bicubic",
     flip: Annotated[bool, typer.Option(help="Average the vectors of the image and its mirror image.")] = False,
     preprocess: Annotated[str, typer.Option(help="auto (the backbone's own), caffe, tf, torch or none.")] = "auto",
-    engine: Annotated[str, typer.Option(help="What runs the network: auto or tensorflow.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto (the fastest that agrees with TensorFlow), tensorflow or mnn.")
+    ] = "auto",
     dtype: Annotated[str, typer.Option(help="Stored type: float32 or float16.")] = "float32",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per pass.  [default: by size]")] = None,
     train: Annotated[int | None, typer.Option(min=1, help="Only the first N training images.")] = None,
@@ -57,15 +59,14 @@ def run(
     # Imported here so that --help does not wait for numpy, h5py and Pillow's friends.
     from featurize.backbone import PIXELS, load_backbone
     from featurize.datasets import load_dataset
-    from featurize.errors import UsageError
+    from featurize.engine import check_engine
     from featurize.extract import carry_out, plan_extraction
     from featurize.pooling import check_pool
     from featurize.resize import check_kernel
 
     check_pool(pool)
     check_kernel(resize)
-    if engine not in ("auto", "tensorflow"):
-        raise UsageError(f"--engine {engine}: expected auto or tensorflow")
+    check_engine(engine)
     if backbone == PIXELS and (layers or pool != "avg"):
         logger.info("pixels has no layers: --layers and --pool do not apply, the vector is the image itself")
     dataset = load_dataset(data).first(train=train, test=test)
@@ -78,8 +79,18 @@ def run(
         seed=seed,
     )
     plan = plan_extraction(
-        dataset, network, pool=pool, resize=resize, flip=flip, dtype=dtype, batch_size=batch_size, out=out
+        dataset,
+        network,
+        pool=pool,
+        resize=resize,
+        flip=flip,
+        engine=engine,
+        dtype=dtype,
+        batch_size=batch_size,
+        out=out,
     )
+    if plan.engine.name:
+        logger.info("engine %s %s: %s", plan.engine.name, plan.engine.version, plan.engine.why)
     if dry_run:
         show_estimate(plan, as_json=as_json)
         return
@@ -163,6 +174,7 @@ def show(found: CacheInfo) -> None:
         "backbone": f"{spec.backbone} ({found.weights} weights), {spec.image_size} x {spec.image_size} px",
         "layers": ", ".join(f"{c.name} (columns {c.start} to {c.stop - 1})" for c in found.layers),
         "vector": f"{found.dim:,} x {spec.dtype}, pool {spec.pool}" + (", mirror-averaged" if spec.flip else ""),
+        "engine": f"{spec.engine} {spec.engine_version}: {found.engine_choice}" if spec.engine else "(none)",
         "time": f"{found.seconds:.1f} s, {found.images_per_second:,.0f} images/s on {found.device}",
         "fingerprint": spec.fingerprint,
     }

@@ -33,7 +33,7 @@ logger = logging.getLogger("frozenbench")
 
 MAGIC = b"frozenbench feature cache"
 SMALLEST_BLOCK, LARGEST_BLOCK = 1 << 9, 1 << 26  # HDF5 wants a power of two
-VERSIONS_OF = ("frozenbench", "tensorflow", "keras", "numpy", "h5py", "pillow")
+VERSIONS_OF = ("frozenbench", "tensorflow", "keras", "mnn", "numpy", "h5py", "pillow")
 REMAKE = "make it again with python -m featurize ... --overwrite"
 
 
@@ -63,6 +63,7 @@ class CacheInfo:
     images_per_second: float
     versions: dict[str, str]
     device: str
+    engine_choice: str
 
     @property
     def dim(self) -> int:
@@ -88,6 +89,7 @@ class CacheInfo:
             "images_per_second": self.images_per_second,
             "versions": self.versions,
             "device": self.device,
+            "engine_choice": self.engine_choice,
         }
 
 
@@ -181,7 +183,7 @@ def finish(
         dataset: whose labels, ids and digests go with them.
         weights: where the backbone's weights come from.
         layers: which columns belong to which layer.
-        facts: `seconds`, `images_per_second`, `device` and `source`.
+        facts: `seconds`, `images_per_second`, `device`, `engine_choice` and `source`.
     """
     missing = [name for name, rows in shards.rows.items() if shards.done[name] != rows]
     if missing:
@@ -375,6 +377,7 @@ def _parse_header(path: Path, header: Any, size: int) -> tuple[CacheInfo, dict[s
         images_per_second=float(header["images_per_second"]),
         versions={str(name): str(value) for name, value in header["versions"].items()},
         device=str(header["device"]),
+        engine_choice=str(header.get("engine_choice", "")),
     )
     return info, arrays
 
@@ -414,6 +417,14 @@ def _check_space(path: Path, shards: Shards) -> None:
             f"{path} needs {needed / 1e6:,.0f} MB, its disk has {free / 1e6:,.0f} MB free; free some space, or choose "
             "another place (--out), a shorter vector (--pool avg) or --dtype float16"
         )
+
+
+def began_with(path: Path) -> ExtractionSpec | None:
+    """The specification of the cache at `path`, or of the unfinished extraction there; None where there is neither."""
+    try:
+        return read_info(path).spec if path.exists() else _plan(parts_folder(path))
+    except CacheError:
+        return None
 
 
 def check_same(path: Path, spec: ExtractionSpec) -> CacheInfo:

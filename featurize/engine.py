@@ -1,28 +1,85 @@
-"""Runs the frozen network on a batch of images."""
+"""Runs the frozen network on a batch of images: TensorFlow, the reference, or something faster.
 
+What is faster than TensorFlow is used only where it gives the same numbers.
+"""
+
+import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
 
 from featurize.backbone import Backbone, preprocessed
+from featurize.errors import BackboneError, FrozenbenchError, UsageError, suggestion
 from featurize.frameworks import import_keras
 
+logger = logging.getLogger("frozenbench")
 Engine = Callable[[np.ndarray], list[np.ndarray]]
 """uint8 (n, size, size, 3) RGB -> one float32 activation per tapped layer: (n, h, w, c) or (n, c)."""
 
+TOLERANCE = 1e-4  # largest relative error of a layer, in the Euclidean norm
+CHECKED_IMAGES = 8
+ROUNDS = 3
 
-def load_engine(backbone: Backbone) -> tuple[Engine, str, str]:
-    """What runs the backbone: the engine, its name and version (both empty for `pixels`)."""
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine, and why it is this one.
+
+    Attributes:
+        run: the engine.
+        name: one of `ENGINES`; empty for `pixels`.
+        version: of the library that runs it; empty for `pixels`.
+        why: a line for the reader; empty for `pixels`.
+    """
+
+    run: Engine
+    name: str
+    version: str
+    why: str
+
+
+def choose_engine(backbone: Backbone, name: str, images: np.ndarray, why: str = "as asked for") -> Choice:
+    """What runs the backbone.
+
+    `auto` runs every engine on `images`, drops those that differ from TensorFlow, and takes the
+    fastest of the rest; with a GPU, that is TensorFlow. Any other engine than TensorFlow that is
+    named is compared with it on the first images that it is given.
+
+    Args:
+        backbone: from `load_backbone`.
+        name: `auto` or one of `ENGINES`.
+        images: a batch of the user's own, uint8 (n, size, size, 3); only `auto` looks at them.
+        why: a named engine is chosen.
+
+    Raises:
+        UsageError: no such engine, or it is not available, or does not know a layer.
+        BackboneError: the engine does not take the network; later, from the engine: it disagrees.
+    """
+    check_engine(name)
     if backbone.model is None:
-        return _pixels, "", ""
-    return tensorflow_engine(backbone), "tensorflow", version("tensorflow")
+        return Choice(_pixels, "", "", "")
+    if name == "auto":
+        return _fastest(backbone, images)
+    make, package = ENGINES[name]
+    run = make(backbone)
+    if name != REFERENCE:
+        run = _checked(run, name, backbone)
+    return Choice(run, name, version(package), why)
+
+
+def check_engine(name: str) -> None:
+    """Raise UsageError when there is no such engine."""
+    if name not in ("auto", *ENGINES):
+        raise UsageError(f"--engine {name}: {suggestion(name, ['auto', *ENGINES])}")
 
 
 def tensorflow_engine(backbone: Backbone) -> Engine:
     """The reference: preprocessing and network in one traced function, for any number of images.
 
-    `Model.predict` is not used: in a loop it retraces and leaks.
+    `Model.predict` is not used: in a loop it retraces and leaks. Nor is XLA, which is slow on CPUs.
     """
     import_keras()
     import tensorflow as tf
@@ -41,10 +98,109 @@ def tensorflow_engine(backbone: Backbone) -> Engine:
     return run
 
 
+def mnn_engine(backbone: Backbone) -> Engine:
+    """MNN: no faster on every processor, but often by far.
+
+    Raises:
+        UsageError: MNN is not available, or does not know a layer.
+        BackboneError: MNN's converter does not take the network.
+    """
+    try:
+        from featurize import mnn
+
+        return mnn.mnn_engine(backbone)
+    except ImportError as error:
+        raise UsageError(
+            f"the engine mnn is not available: {error}; pip install MNN onnx, or use --engine tensorflow"
+        ) from error
+
+
+REFERENCE = "tensorflow"
+ENGINES: dict[str, tuple[Callable[[Backbone], Engine], str]] = {
+    REFERENCE: (tensorflow_engine, "tensorflow"),
+    "mnn": (mnn_engine, "MNN"),
+}
+"""Name -> what makes it, and the package whose version determines its numbers."""
+
+
 def default_batch_size(image_size: int) -> int:
     """Images per batch: about a quarter of a million pixels, where TensorFlow is near its best."""
     fitting = 256 * 32**2 // image_size**2
     return max(8, min(256, 1 << fitting.bit_length() - 1 if fitting else 8))
+
+
+def _fastest(backbone: Backbone, images: np.ndarray) -> Choice:
+    reference = tensorflow_engine(backbone)
+    if device := gpu():
+        return Choice(reference, REFERENCE, version(REFERENCE), f"on the GPU {device}")
+    expected = reference(images)
+    running, errors, notes = {REFERENCE: reference}, {REFERENCE: 0.0}, []
+    for name, (make, _) in ENGINES.items():
+        if name == REFERENCE:
+            continue
+        try:
+            engine = make(backbone)
+            errors[name] = _agreement(engine(images), expected, name, backbone.layers)
+            running[name] = engine
+        except FrozenbenchError as error:
+            notes.append(str(error))
+    seconds = dict.fromkeys(running, np.inf)
+    for _ in range(ROUNDS if len(running) > 1 else 0):
+        for name, engine in running.items():
+            began = time.perf_counter()
+            engine(images)
+            seconds[name] = min(seconds[name], time.perf_counter() - began)
+    best = min(running, key=lambda name: seconds[name])
+    for name in running:
+        if name != REFERENCE:
+            ratio = seconds[REFERENCE] / seconds[name]
+            notes.append(f"{name} is {ratio:.2f} times as fast as {REFERENCE}, relative error {errors[name]:.0e}")
+    return Choice(running[best], best, version(ENGINES[best][1]), "; ".join(notes))
+
+
+def _checked(engine: Engine, name: str, backbone: Backbone) -> Engine:
+    """The engine, compared with TensorFlow on the first images it is given."""
+    agreed = False
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        nonlocal agreed
+        outputs = engine(images)
+        if not agreed:
+            few = [output[:CHECKED_IMAGES] for output in outputs]
+            _agreement(few, tensorflow_engine(backbone)(images[:CHECKED_IMAGES]), name, backbone.layers)
+            agreed = True
+        return outputs
+
+    return run
+
+
+def _agreement(outputs: list[np.ndarray], expected: list[np.ndarray], name: str, layers: tuple[str, ...]) -> float:
+    """The largest relative error of a layer.
+
+    Raises:
+        BackboneError: it is above `TOLERANCE`, or not a number.
+    """
+    largest = 0.0
+    for layer, ours, reference in zip(layers, outputs, expected, strict=True):
+        error = float(np.linalg.norm(ours - reference) / max(float(np.linalg.norm(reference)), 1e-30))
+        if not error < TOLERANCE:
+            raise BackboneError(
+                f"{name} differs from {REFERENCE} by {error:.1e} at layer {layer}, expected less than "
+                f"{TOLERANCE:.0e}; use --engine tensorflow"
+            )
+        largest = max(largest, error)
+    return largest
+
+
+def gpu() -> str:
+    """The name of the GPU that TensorFlow sees; empty where there is none."""
+    import_keras()
+    import tensorflow as tf
+
+    devices = tf.config.list_physical_devices("GPU")
+    if not devices:
+        return ""
+    return str(tf.config.experimental.get_device_details(devices[0]).get("device_name", devices[0].name))
 
 
 def _pixels(images: np.ndarray) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from featurize.backbone import Backbone
 from featurize.cache import (
     CacheInfo,
     Columns,
+    began_with,
     check_same,
     discard_leftovers,
     features_folder,
@@ -28,7 +29,7 @@ from featurize.cache import (
     read_info,
 )
 from featurize.datasets import ImageDataset, Split
-from featurize.engine import Engine, default_batch_size, load_engine
+from featurize.engine import ENGINES, Choice, choose_engine, default_batch_size, gpu
 from featurize.errors import BackboneError, CacheError, UsageError
 from featurize.pooling import check_pool, mirrored, pooled
 from featurize.resize import check_kernel, resized
@@ -46,7 +47,7 @@ class Plan:
 
     dataset: ImageDataset
     backbone: Backbone
-    engine: Engine
+    engine: Choice
     spec: ExtractionSpec
     path: Path
     batch_size: int
@@ -55,9 +56,9 @@ class Plan:
         """uint8 images (n, h, w, 3) of any size -> vectors (n, d) of the stored type, one array per tapped layer."""
         spec = self.spec
         images = resized(images, spec.image_size, spec.resize)
-        parts = [pooled(activation, spec.pool) for activation in self.engine(images)]
+        parts = [pooled(activation, spec.pool) for activation in self.engine.run(images)]
         if spec.flip:
-            mirror = self.engine(np.ascontiguousarray(images[:, :, ::-1]))
+            mirror = self.engine.run(np.ascontiguousarray(images[:, :, ::-1]))
             parts = [
                 (part + pooled(mirrored(other), spec.pool)) / np.float32(2)
                 for part, other in zip(parts, mirror, strict=True)
@@ -92,6 +93,7 @@ def extract_features(
     pool: str = "avg",
     resize: str = "bicubic",
     flip: bool = False,
+    engine: str = "auto",
     dtype: str = "float32",
     batch_size: int | None = None,
     out: Path | None = None,
@@ -106,6 +108,7 @@ def extract_features(
         pool: one of `pooling.POOLS`; `pixels` is always flattened.
         resize: one of `resize.KERNELS`.
         flip: average the vectors of each image and its mirror image.
+        engine: one of `engine.ENGINES`, or `auto` for the fastest that gives the same numbers here.
         dtype: stored type, `float32` or `float16`.
         batch_size: images per forward pass; chosen by the image size when not given.
         out: the cache's path; by default a telling name in the data folder.
@@ -119,7 +122,15 @@ def extract_features(
         BackboneError: a vector is not finite.
     """
     plan = plan_extraction(
-        dataset, backbone, pool=pool, resize=resize, flip=flip, dtype=dtype, batch_size=batch_size, out=out
+        dataset,
+        backbone,
+        pool=pool,
+        resize=resize,
+        flip=flip,
+        engine=engine,
+        dtype=dtype,
+        batch_size=batch_size,
+        out=out,
     )
     return carry_out(plan, overwrite=overwrite, progress=progress)
 
@@ -131,14 +142,18 @@ def plan_extraction(
     pool: str = "avg",
     resize: str = "bicubic",
     flip: bool = False,
+    engine: str = "auto",
     dtype: str = "float32",
     batch_size: int | None = None,
     out: Path | None = None,
 ) -> Plan:
     """Settle an extraction without beginning it; the arguments are those of `extract_features`.
 
+    What is there at its path, finished or not, settles the engine for `auto`: it stays the same.
+
     Raises:
-        UsageError: an unknown option.
+        UsageError: an unknown option, or an engine that is not available or does not know a layer.
+        BackboneError: the engine does not take the network.
     """
     if backbone.model is None:
         pool = "flatten"
@@ -146,7 +161,6 @@ def plan_extraction(
     check_kernel(resize)
     if dtype not in ("float32", "float16"):
         raise UsageError(f"--dtype {dtype}: expected float32 or float16")
-    engine, engine_name, engine_version = load_engine(backbone)
     spec = ExtractionSpec(
         dataset_digest=dataset.digest,
         backbone=backbone.name,
@@ -158,11 +172,27 @@ def plan_extraction(
         flip=flip,
         preprocess=backbone.preprocess,
         dtype=dtype,
-        engine=engine_name,
-        engine_version=engine_version,
+        engine="",
+        engine_version="",
     )
     path = out or features_folder() / default_name(dataset, backbone, spec)
-    return Plan(dataset, backbone, engine, spec, path, batch_size or default_batch_size(backbone.image_size))
+    batch_size = batch_size or default_batch_size(backbone.image_size)
+    why = "as asked for"
+    if engine == "auto" and (there := _engine_there(path, spec)):
+        engine, why = there, "as it was begun"
+    images = next(iter(dataset.splits.values())).images[:batch_size]
+    choice = choose_engine(backbone, engine, resized(images, spec.image_size, spec.resize), why)
+    spec = replace(spec, engine=choice.name, engine_version=choice.version)
+    return Plan(dataset, backbone, choice, spec, path, batch_size)
+
+
+def _engine_there(path: Path, spec: ExtractionSpec) -> str:
+    """The engine that made, or began to make, this very extraction; empty where none did."""
+    there = began_with(path)
+    if there is None or there.engine not in ENGINES:
+        return ""
+    same = replace(there, engine=spec.engine, engine_version=spec.engine_version) == spec
+    return there.engine if same else ""
 
 
 def estimate(plan: Plan) -> Estimate:
@@ -234,6 +264,7 @@ def carry_out(plan: Plan, *, overwrite: bool = False, progress: Progress = lambd
             seconds=seconds,
             images_per_second=(total - resumed) / seconds,
             device=_device(spec.engine),
+            engine_choice=plan.engine.why,
             source={"data": dataset.source, **plan.backbone.source},
         )
     return Extraction(read_info(path), reused=False, resumed_rows=resumed)
@@ -292,10 +323,10 @@ def default_name(dataset: ImageDataset, backbone: Backbone, spec: ExtractionSpec
 
 
 def _columns(plan: Plan) -> list[Columns]:
-    """Each layer's columns, from the vectors of one black image."""
+    """Each layer's columns, from the vectors of the first image."""
     columns, start = [], 0
-    size = plan.spec.image_size
-    for layer, part in zip(plan.spec.layers, plan.vectors(np.zeros((1, size, size, 3), np.uint8)), strict=True):
+    first = next(iter(plan.dataset.splits.values())).images[:1]
+    for layer, part in zip(plan.spec.layers, plan.vectors(first), strict=True):
         columns.append(Columns(layer, start, start + part.shape[1]))
         start += part.shape[1]
     return columns
@@ -355,10 +386,4 @@ def _check_finite(part: np.ndarray, layer: str, split: str, ids: np.ndarray) -> 
 
 
 def _device(engine: str) -> str:
-    if engine == "tensorflow":
-        import tensorflow as tf
-
-        gpus = tf.config.list_physical_devices("GPU")
-        if gpus:
-            return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name))
-    return f"CPU {platform.machine()}"
+    return (gpu() if engine == "tensorflow" else "") or f"CPU {platform.machine()}"

@@ -1,4 +1,4 @@
-"""TensorFlow and Keras, imported late and quietly.
+"""Frameworks that run networks, imported late and quietly.
 
 Importing them takes seconds, so nothing here is imported before a network is really needed.
 """
@@ -22,7 +22,9 @@ def import_keras() -> ModuleType:
         return sys.modules["keras"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    with _silent_stderr():
+    # TensorFlow announces oneDNN and missing GPUs before it reads TF_CPP_MIN_LOG_LEVEL
+    # (https://github.com/tensorflow/tensorflow/issues/100442).
+    with silenced(2):
         import tensorflow  # noqa: F401
     import keras
 
@@ -34,23 +36,21 @@ def import_keras() -> ModuleType:
 
 
 @contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Drop what C++ code writes to file descriptor 2.
+def silenced(descriptor: int) -> Iterator[None]:
+    """Drop what C++ code writes to a file descriptor (1: standard output, 2: standard error).
 
-    TensorFlow announces oneDNN and missing GPUs before it reads TF_CPP_MIN_LOG_LEVEL
-    (https://github.com/tensorflow/tensorflow/issues/100442). Python errors are not affected: they
-    are printed after the block.
+    Python errors are not affected: they are printed after the block.
     """
     try:
-        saved = os.dup(2)
-    except OSError:  # started without a standard error
+        saved = os.dup(descriptor)
+    except OSError:  # started without it
         yield
         return
     sink = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 2)
+    os.dup2(sink, descriptor)
     try:
         yield
     finally:
-        os.dup2(saved, 2)
+        os.dup2(saved, descriptor)
         os.close(saved)
         os.close(sink)

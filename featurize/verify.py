@@ -59,7 +59,14 @@ def _recomputed(info: CacheInfo, count: int, seed: int) -> list[str]:
     if backbone.weights_digest != spec.weights_digest:
         return [*problems, f"{info.path}: the weights at {info.source['weights']} are no longer those of the cache"]
     plan = plan_extraction(
-        dataset, backbone, pool=spec.pool, resize=spec.resize, flip=spec.flip, dtype=spec.dtype, out=info.path
+        dataset,
+        backbone,
+        pool=spec.pool,
+        resize=spec.resize,
+        flip=spec.flip,
+        engine=spec.engine or "auto",
+        dtype=spec.dtype,
+        out=info.path,
     )
     random = np.random.default_rng(seed)
     for name, split in dataset.splits.items():

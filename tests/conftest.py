@@ -8,6 +8,7 @@ import pytest
 
 from featurize.cache import Columns, finish, new_cache
 from featurize.datasets import CIFAR10_RECORD, ImageDataset, Split
+from featurize.engine import ENGINES, REFERENCE
 from featurize.spec import ExtractionSpec
 
 FACTS = {"seconds": 1.0, "images_per_second": 180.0, "device": "CPU", "source": {}}
@@ -21,6 +22,14 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "frozenbench-data"
     monkeypatch.setenv("FROZENBENCH_DATA", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def reference_engine_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that is not about engines does not depend on which one is the fastest here."""
+    if "engines" not in request.keywords:
+        for name in set(ENGINES) - {REFERENCE}:
+            monkeypatch.delitem(ENGINES, name)
 
 
 @pytest.fixture(scope="session")

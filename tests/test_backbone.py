@@ -10,7 +10,7 @@ import pytest
 
 from featurize import backbone as backbone_module
 from featurize.backbone import BUNDLED_VGG16, PREPROCESSING, load_backbone, preprocessed
-from featurize.engine import load_engine
+from featurize.engine import choose_engine, tensorflow_engine
 from featurize.errors import BackboneError, UsageError
 from featurize.frameworks import import_keras
 
@@ -51,8 +51,7 @@ def test_vgg16_equals_an_independent_forward_pass(weights: str, tmp_path: Path) 
     if weights != "imagenet":
         weights = str(shutil.copy(BUNDLED_VGG16, tmp_path / "mine_notop.h5"))
     network = load_backbone("vgg16", weights=weights, layers=TAPS, image_size=40)
-    engine, name, _ = load_engine(network)
-    assert name == "tensorflow"
+    engine = tensorflow_engine(network)
     for ours, reference in zip(engine(IMAGES), independent_vgg16(IMAGES), strict=True):
         assert ours.shape == reference.shape
         assert relative_error(ours, reference) < 1e-5
@@ -75,7 +74,7 @@ def test_the_shared_weights_are_the_bundled_ones(shared: Path) -> None:
 )
 def test_the_comparison_notices_wrong_preprocessing(wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("featurize.engine.preprocessed", wrong)
-    engine, _, _ = load_engine(load_backbone("vgg16", layers=TAPS[:1], image_size=40))
+    engine = tensorflow_engine(load_backbone("vgg16", layers=TAPS[:1], image_size=40))
     assert relative_error(engine(IMAGES)[0], independent_vgg16(IMAGES)[0]) > 1e-2
 
 
@@ -232,10 +231,10 @@ def test_a_keras_file(keras_file: Path) -> None:
         "none",
     )
     taps = load_backbone(str(keras_file), image_size=12, layers=("late", "early"))
-    late, early = load_engine(taps)[0](IMAGES[:, :12, :12])
+    late, early = tensorflow_engine(taps)(IMAGES[:, :12, :12])
     assert late.shape == (2, 4, 4, 6)
     assert early.shape == (2, 12, 12, 4)
-    vector = load_engine(network)[0](IMAGES[:, :12, :12])[0]
+    vector = tensorflow_engine(network)(IMAGES[:, :12, :12])[0]
     np.testing.assert_allclose(vector, late.mean(axis=(1, 2)), rtol=1e-5)
 
 
@@ -290,14 +289,14 @@ def test_code_in_a_keras_file_is_not_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert marker.exists()  # the file does what it is feared for
     marker.unlink()
     with pytest.raises(BackboneError, match="hostile.keras cannot be loaded"):
-        load_engine(load_backbone(str(hostile), image_size=12))[0](IMAGES[:, :12, :12])
+        tensorflow_engine(load_backbone(str(hostile), image_size=12))(IMAGES[:, :12, :12])
     assert not marker.exists()
 
 
 def test_pixels() -> None:
     network = load_backbone("pixels", layers=("anything",), image_size=12)
     assert (network.layers, network.weights_digest, network.model) == (("pixels",), "", None)
-    engine, name, version = load_engine(network)
-    assert (name, version) == ("", "")
-    np.testing.assert_array_equal(engine(IMAGES)[0], IMAGES.astype(np.float32))
+    engine = choose_engine(network, "auto", IMAGES)
+    assert (engine.name, engine.version) == ("", "")
+    np.testing.assert_array_equal(engine.run(IMAGES)[0], IMAGES.astype(np.float32))
     network.check_frozen()

@@ -11,7 +11,7 @@ from featurize import extract as extract_module
 from featurize.backbone import Backbone, load_backbone
 from featurize.cache import load_features, read_info
 from featurize.datasets import ImageDataset
-from featurize.engine import load_engine
+from featurize.engine import Choice, tensorflow_engine
 from featurize.errors import BackboneError, CacheError, CacheMismatchError, UsageError
 from featurize.extract import extract_features
 from featurize.pooling import pooled
@@ -29,7 +29,7 @@ def network(tiny_network: Path) -> Backbone:
 
 
 def expected(network: Backbone, images: np.ndarray, pool: str) -> np.ndarray:
-    return np.concatenate([pooled(part, pool) for part in load_engine(network)[0](images)], axis=1)
+    return np.concatenate([pooled(part, pool) for part in tensorflow_engine(network)(images)], axis=1)
 
 
 def test_what_is_in_the_cache(network: Backbone, data_folder: Path) -> None:
@@ -161,8 +161,8 @@ def test_a_file_that_is_no_cache_is_only_replaced_on_request(network: Backbone, 
 def test_values_that_are_not_finite_stop_the_extraction(
     network: Backbone, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(backbone: Backbone) -> tuple:
-        engine = load_engine(backbone)[0]
+    def broken(backbone: Backbone, *_: object) -> Choice:
+        engine = tensorflow_engine(backbone)
 
         def run(images: np.ndarray) -> list[np.ndarray]:
             early, late = engine(images)
@@ -171,9 +171,9 @@ def test_values_that_are_not_finite_stop_the_extraction(
                 late[2, 0, 0, 0] = np.nan
             return [early, late]
 
-        return run, "tensorflow", "0"
+        return Choice(run, "tensorflow", "0", "")
 
-    monkeypatch.setattr(extract_module, "load_engine", broken)
+    monkeypatch.setattr(extract_module, "choose_engine", broken)
     with pytest.raises(
         BackboneError, match="layer late gave a value that is not finite as float32 for the train image 1002"
     ):
@@ -182,7 +182,8 @@ def test_values_that_are_not_finite_stop_the_extraction(
 
 
 def test_values_too_large_for_float16(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract_module, "load_engine", lambda backbone: (lambda images: [images * 300.0], "", ""))
+    too_large = Choice(lambda images: [images * 300.0], "", "", "")
+    monkeypatch.setattr(extract_module, "choose_engine", lambda *_: too_large)
     pixels = load_backbone("pixels", image_size=8)
     with pytest.raises(BackboneError, match="not finite as float16 for the train image 1000; .* --dtype float32"):
         extract_features(make_dataset(6, 6), pixels, dtype="float16")

@@ -24,6 +24,8 @@ ORDER = [
     "featurize.shards",
     "featurize.cache",
     "featurize.backbone",
+    "featurize.onnx_graph",
+    "featurize.mnn",
     "featurize.engine",
     "featurize.extract",
     "featurize.verify",
@@ -43,7 +45,21 @@ ORDER = [
 ]
 CLASSIFY_MAY_USE = {"featurize.errors", "featurize.files", "featurize.frameworks", "featurize.cache"}
 ANALYSIS_MAY_USE = {"featurize.errors", "featurize.files", "classify.results"}
-HEAVY = {"tensorflow", "keras", "xgboost", "sklearn", "sklearnex", "pandas", "matplotlib", "pooch", "requests", "PIL"}
+HEAVY = {
+    "tensorflow",
+    "keras",
+    "xgboost",
+    "sklearn",
+    "sklearnex",
+    "pandas",
+    "matplotlib",
+    "pooch",
+    "requests",
+    "PIL",
+    "onnx",
+    "MNN",
+    "_mnncengine",
+}
 
 
 def modules() -> dict[str, Path]:

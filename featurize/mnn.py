@@ -1,0 +1,113 @@
+"""Runs the network in MNN (https://github.com/alibaba/MNN), on CPUs.
+
+The network reaches MNN as an ONNX graph, through MNN's compiled converter: a graph built with
+`MNN.expr` keeps its weights outside of the convolutions, which then run three times slower. The
+converter is called in a child process, because it prints, and because a crash of it is then no crash
+of ours. `MNN.tools` and the `mnnconvert` program around it are never used: they install a package
+and send usage logs.
+"""
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import joblib
+import numpy as np
+
+from featurize.backbone import Backbone, preprocessed
+from featurize.errors import BackboneError
+from featurize.files import data_root, written_whole
+from featurize.frameworks import silenced
+from featurize.onnx_graph import INPUT, WRITER_VERSION, to_onnx
+
+logger = logging.getLogger("frozenbench")
+CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
+CONVERT_SECONDS = 600.0
+INSTEAD = "use --engine tensorflow"
+WINOGRAD_HINT, WINOGRAD_LEVEL = 3, 2  # MNN's HintMode.WINOGRAD_MEMORY_LEVEL
+
+
+def mnn_engine(backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """MNN on all physical cores, in float32: an `engine.Engine`.
+
+    Raises:
+        ImportError: MNN is not here, or not for this processor.
+        UsageError: the network has a layer that cannot be written as ONNX.
+        BackboneError: MNN's converter does not take the network.
+    """
+    with silenced(1):  # it prints what the processor can do
+        import MNN as mnn  # noqa: N811
+    path = network_file(backbone)
+    settings = {
+        "backend": mnn.expr.Backend.CPU,
+        "precision": "high",
+        "numThread": joblib.cpu_count(only_physical_cores=True),
+    }
+    with silenced(1):
+        runtime = mnn.nn.create_runtime_manager((settings,))
+        runtime.set_hint(WINOGRAD_HINT, WINOGRAD_LEVEL)
+        network = mnn.nn.load_module_from_file(str(path), [INPUT], list(backbone.layers), runtime_manager=runtime)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        batch = preprocessed(images.astype(np.float32), backbone.preprocess).transpose(0, 3, 1, 2)  # (n, 3, h, w)
+        variable = mnn.expr.placeholder(list(batch.shape), mnn.expr.NCHW)
+        variable.write(np.ascontiguousarray(batch))
+        outputs = [mnn.expr.convert(output, mnn.expr.NCHW).read() for output in network.onForward([variable])]
+        # The arrays are windows on MNN's memory, which the next batch overwrites.
+        return [np.moveaxis(output, 1, -1).copy() for output in outputs]
+
+    return run
+
+
+def network_file(backbone: Backbone) -> Path:
+    """The network in MNN's own format, converted unless it was before.
+
+    Its name ends in the SHA-256 of its content, which is checked here: MNN does not check what it reads.
+
+    Raises:
+        UsageError: the network has a layer that cannot be written as ONNX.
+        BackboneError: MNN's converter does not take the network.
+    """
+    folder = data_root() / "engines"
+    made_of = [
+        backbone.name,
+        backbone.weights_digest,
+        backbone.layers,
+        WRITER_VERSION,
+        version("keras"),
+        version("MNN"),
+    ]
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
+    for path in folder.glob(f"{key}-*.mnn"):
+        if path.stem.removeprefix(f"{key}-") == hashlib.sha256(path.read_bytes()).hexdigest():
+            return path
+        logger.warning("%s is damaged: its content does not belong to its name; it is converted again", path)
+        path.unlink()
+    content = _converted(backbone)
+    path = folder / f"{key}-{hashlib.sha256(content).hexdigest()}.mnn"
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def _converted(backbone: Backbone) -> bytes:
+    graph = to_onnx(backbone.model, backbone.layers).SerializeToString()
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "network.onnx", Path(folder) / "network.mnn"
+        source.write_bytes(graph)
+        arguments = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(target), "--bizCode", "frozenbench"]
+        command = [sys.executable, "-P", "-c", CONVERT, *arguments]
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=CONVERT_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise BackboneError(f"MNN's converter did not end within {CONVERT_SECONDS:.0f} s; {INSTEAD}") from error
+        if done.returncode or not target.exists():
+            said = (done.stdout + done.stderr).strip().splitlines() or [f"exit status {done.returncode}"]
+            raise BackboneError(f"MNN's converter does not take {backbone.name}: {said[-1][:200]}; {INSTEAD}")
+        return target.read_bytes()
