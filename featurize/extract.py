@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -284,26 +284,34 @@ def _reusable(path: Path, spec: ExtractionSpec, overwrite: bool) -> CacheInfo | 
 
 @contextmanager
 def _kept(shards: Shards, split: str) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yield what takes blocks of rows (m, d) and writes them every few seconds, and however it ends."""
+    """Yield what takes blocks of rows (m, d), and write them every few seconds, beside the work; at the end the rest.
+
+    One write is under way at a time; an error of it is raised by the next one, or at the end.
+    """
     waiting: list[np.ndarray] = []
     since = time.monotonic()
 
-    def write() -> None:
-        nonlocal since
-        if waiting:
-            shards.write(split, np.concatenate(waiting))
-            waiting.clear()
-        since = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        writing: Future[None] = pool.submit(lambda: None)
 
-    def keep(block: np.ndarray) -> None:
-        waiting.append(block)
-        if time.monotonic() - since >= SHARD_SECONDS or sum(each.nbytes for each in waiting) >= SHARD_BYTES:
+        def write() -> None:
+            nonlocal since, writing
+            writing.result()
+            if waiting:
+                writing = pool.submit(shards.write, split, np.concatenate(waiting))
+                waiting.clear()
+            since = time.monotonic()
+
+        def keep(block: np.ndarray) -> None:
+            waiting.append(block)
+            if time.monotonic() - since >= SHARD_SECONDS or sum(each.nbytes for each in waiting) >= SHARD_BYTES:
+                write()
+
+        try:
+            yield keep
+        finally:
             write()
-
-    try:
-        yield keep
-    finally:
-        write()
+            writing.result()
 
 
 def default_name(dataset: ImageDataset, backbone: Backbone, spec: ExtractionSpec) -> str:

@@ -1,8 +1,16 @@
+import re
+import sys
+import time
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+import featurize
+from featurize import engine as engine_module
 from featurize.backbone import Backbone, load_backbone
-from featurize.engine import default_batch_size, tensorflow_engine
+from featurize.engine import ENGINES, REFERENCE, Engine, choose_engine, default_batch_size, tensorflow_engine
+from featurize.errors import BackboneError, UsageError
 
 IMAGES = np.random.default_rng(2).integers(0, 256, (64, 32, 32, 3), np.uint8)
 
@@ -40,3 +48,109 @@ def test_one_trace_serves_every_batch_size(network: Backbone) -> None:
 @pytest.mark.parametrize(("size", "batch"), [(16, 256), (32, 256), (64, 64), (96, 16), (224, 8), (1000, 8)])
 def test_default_batch_size(size: int, batch: int) -> None:
     assert default_batch_size(size) == batch
+
+
+def identical(backbone: Backbone) -> Engine:
+    return tensorflow_engine(backbone)
+
+
+def slow(backbone: Backbone) -> Engine:
+    engine = tensorflow_engine(backbone)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        time.sleep(1.0)
+        return engine(images)
+
+    return run
+
+
+def off_at_layer_2(backbone: Backbone) -> Engine:
+    engine = tensorflow_engine(backbone)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        first, second = engine(images)
+        return [first, second * np.float32(1.001)]
+
+    return run
+
+
+def missing(backbone: Backbone) -> Engine:
+    raise UsageError("the engine other is not available: no module")
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Backbone], Engine]], None]:
+    """Put an engine named `other` beside TensorFlow."""
+    return lambda make: monkeypatch.setitem(ENGINES, "other", (make, "numpy"))
+
+
+def test_auto_takes_the_faster_one(network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    other(identical)
+    monkeypatch.setitem(ENGINES, REFERENCE, (slow, "tensorflow"))
+    monkeypatch.setattr(engine_module, "tensorflow_engine", slow)
+    choice = choose_engine(network, "auto", IMAGES[:2])
+    assert (choice.name, choice.version) == ("other", np.__version__)
+    assert re.fullmatch(r"other is \d+\.\d\d times as fast as tensorflow, relative error 0e\+00", choice.why)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (slow, r"other is 0\.\d\d times as fast as tensorflow, relative error 0e\+00"),
+        (off_at_layer_2, r"other differs from tensorflow by 1\.0e-03 at layer block2_pool, expected less than 1e-04.*"),
+        (missing, "the engine other is not available: no module"),
+    ],
+)
+def test_auto_stays_with_tensorflow(make: Callable, why: str, network: Backbone, other: Callable) -> None:
+    other(make)
+    choice = choose_engine(network, "auto", IMAGES[:8])
+    assert choice.name == "tensorflow"
+    assert re.fullmatch(why, choice.why)
+    np.testing.assert_array_equal(choice.run(IMAGES[:3])[1], tensorflow_engine(network)(IMAGES[:3])[1])
+
+
+def test_auto_takes_tensorflow_on_a_gpu(network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    other(lambda backbone: pytest.fail("nothing is to be compared"))
+    monkeypatch.setattr(engine_module, "gpu", lambda: "Tesla Turbo")
+    choice = choose_engine(network, "auto", IMAGES[:2])
+    assert (choice.name, choice.why) == ("tensorflow", "on the GPU Tesla Turbo")
+
+
+def test_an_engine_that_is_named_is_checked_on_its_first_images(network: Backbone, other: Callable) -> None:
+    other(off_at_layer_2)
+    engine = choose_engine(network, "other", IMAGES).run
+    for _ in range(2):
+        with pytest.raises(BackboneError, match=r"other differs .* by 1\.0e-03 at layer block2_pool"):
+            engine(IMAGES[:20])
+    other(identical)
+    choice = choose_engine(network, "other", IMAGES)
+    assert choice.why == "as asked for"
+    assert len(choice.run(IMAGES[:20])[0]) == 20
+
+
+def test_values_that_are_no_numbers_never_agree(network: Backbone, other: Callable) -> None:
+    other(lambda backbone: lambda images: [part * np.nan for part in tensorflow_engine(backbone)(images)])
+    assert choose_engine(network, "auto", IMAGES[:2]).name == "tensorflow"
+
+
+def test_an_engine_that_is_named_must_be_there(network: Backbone, other: Callable) -> None:
+    other(missing)
+    with pytest.raises(UsageError, match="not available"):
+        choose_engine(network, "other", IMAGES)
+    with pytest.raises(UsageError, match="--engine othr: did you mean other"):
+        choose_engine(network, "othr", IMAGES)
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("package", ["MNN", "onnx"])
+def test_without_mnn(package: str, network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] in (package, "featurize")]:
+        if name in ("featurize.mnn", "featurize.onnx_graph") or name.startswith(package):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(featurize, "mnn", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=rf"the engine mnn is not available: .*{package}.*; pip install MNN onnx"):
+        choose_engine(network, "mnn", IMAGES)
+    choice = choose_engine(network, "auto", IMAGES[:2])
+    assert choice.name == "tensorflow"
+    assert "the engine mnn is not available" in choice.why

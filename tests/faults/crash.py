@@ -167,8 +167,8 @@ def kill_real(times: int, seed: int, folder: Path) -> None:
     draw = random.Random(seed)
 
     def command(path: Path) -> list[str]:
-        words = "-m featurize --data sample --layers block2_pool --pool grid2 --image-size 64 --train 1500 --test 500"
-        return [sys.executable, *words.split(), "--out", str(path)]
+        what = "--data sample --train 1500 --test 500 --layers block2_pool --pool grid2 --image-size 64"
+        return [sys.executable, "-m", "featurize", *what.split(), "--engine", "tensorflow", "--out", str(path)]
 
     began = time.monotonic()
     subprocess.run(command(folder / "whole.h5"), cwd=ROOT, check=True, capture_output=True)
