@@ -41,7 +41,7 @@ def run(
     flip: Annotated[bool, typer.Option(help="Average the vectors of the image and its mirror image.")] = False,
     preprocess: Annotated[str, typer.Option(help="auto (the backbone's own), caffe, tf, torch or none.")] = "auto",
     engine: Annotated[
-        str, typer.Option(help="auto (the fastest that agrees with TensorFlow), tensorflow or mnn.")
+        str, typer.Option(help="auto (the fastest that gives TensorFlow's numbers), tensorflow, winograd or mnn.")
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="Stored type: float32 or float16.")] = "float32",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per pass.  [default: by size]")] = None,

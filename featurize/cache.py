@@ -33,7 +33,7 @@ logger = logging.getLogger("frozenbench")
 
 MAGIC = b"frozenbench feature cache"
 SMALLEST_BLOCK, LARGEST_BLOCK = 1 << 9, 1 << 26  # HDF5 wants a power of two
-VERSIONS_OF = ("frozenbench", "tensorflow", "keras", "mnn", "numpy", "h5py", "pillow")
+VERSIONS_OF = ("frozenbench", "tensorflow", "keras", "mnn", "numba", "numpy", "h5py", "pillow")
 REMAKE = "make it again with python -m featurize ... --overwrite"
 
 

@@ -44,9 +44,9 @@ class Choice:
 def choose_engine(backbone: Backbone, name: str, images: np.ndarray, why: str = "as asked for") -> Choice:
     """What runs the backbone.
 
-    `auto` runs every engine on `images`, drops those that differ from TensorFlow, and takes the
-    fastest of the rest; with a GPU, that is TensorFlow. Any other engine than TensorFlow that is
-    named is compared with it on the first images that it is given.
+    `auto` takes the first of the others that knows the network, agrees with TensorFlow on `images`
+    and is faster on them; where there is none, or a GPU, TensorFlow. An engine that is named is
+    compared with TensorFlow on the first images that it is given.
 
     Args:
         backbone: from `load_backbone`.
@@ -63,11 +63,14 @@ def choose_engine(backbone: Backbone, name: str, images: np.ndarray, why: str = 
         return Choice(_pixels, "", "", "")
     if name == "auto":
         return _fastest(backbone, images)
-    make, package = ENGINES[name]
-    run = make(backbone)
+    make, find_version = ENGINES[name]
+    try:
+        run = make(backbone)
+    except FrozenbenchError as error:
+        raise type(error)(f"{error}; use --engine tensorflow") from error
     if name != REFERENCE:
         run = _checked(run, name, backbone)
-    return Choice(run, name, version(package), why)
+    return Choice(run, name, find_version(), why)
 
 
 def check_engine(name: str) -> None:
@@ -98,29 +101,33 @@ def tensorflow_engine(backbone: Backbone) -> Engine:
     return run
 
 
-def mnn_engine(backbone: Backbone) -> Engine:
-    """MNN: no faster on every processor, but often by far.
-
-    Raises:
-        UsageError: MNN is not available, or does not know a layer.
-        BackboneError: MNN's converter does not take the network.
-    """
+def _winograd(backbone: Backbone) -> Engine:
     try:
-        from featurize import mnn
+        from featurize.winograd import winograd_engine
+    except (ImportError, OSError, RuntimeError) as error:  # the latter: numba finds no folder to keep its code in
+        raise _not_available("winograd", error, "numba") from error
+    return winograd_engine(backbone)
 
-        return mnn.mnn_engine(backbone)
+
+def _mnn(backbone: Backbone) -> Engine:
+    try:
+        from featurize.mnn import mnn_engine
     except ImportError as error:
-        raise UsageError(
-            f"the engine mnn is not available: {error}; pip install MNN onnx, or use --engine tensorflow"
-        ) from error
+        raise _not_available("mnn", error, "MNN onnx") from error
+    return mnn_engine(backbone)
+
+
+def _not_available(name: str, error: Exception, packages: str) -> UsageError:
+    return UsageError(f"the engine {name} is not available: {error}; pip install {packages}")
 
 
 REFERENCE = "tensorflow"
-ENGINES: dict[str, tuple[Callable[[Backbone], Engine], str]] = {
-    REFERENCE: (tensorflow_engine, "tensorflow"),
-    "mnn": (mnn_engine, "MNN"),
+ENGINES: dict[str, tuple[Callable[[Backbone], Engine], Callable[[], str]]] = {
+    REFERENCE: (tensorflow_engine, lambda: version("tensorflow")),
+    "winograd": (_winograd, lambda: "1"),  # of our own code: another number where its results are other ones
+    "mnn": (_mnn, lambda: version("MNN")),
 }
-"""Name -> what makes it, and the package whose version determines its numbers."""
+"""Name -> what makes it, and the version that determines its numbers; the reference, then the fastest first."""
 
 
 def default_batch_size(image_size: int) -> int:
@@ -133,29 +140,32 @@ def _fastest(backbone: Backbone, images: np.ndarray) -> Choice:
     reference = tensorflow_engine(backbone)
     if device := gpu():
         return Choice(reference, REFERENCE, version(REFERENCE), f"on the GPU {device}")
-    expected = reference(images)
-    running, errors, notes = {REFERENCE: reference}, {REFERENCE: 0.0}, []
-    for name, (make, _) in ENGINES.items():
-        if name == REFERENCE:
-            continue
+    expected, why = reference(images), []
+    for name in [name for name in ENGINES if name != REFERENCE]:
+        make, find_version = ENGINES[name]
         try:
             engine = make(backbone)
-            errors[name] = _agreement(engine(images), expected, name, backbone.layers)
-            running[name] = engine
-        except FrozenbenchError as error:
-            notes.append(str(error))
-    seconds = dict.fromkeys(running, np.inf)
-    for _ in range(ROUNDS if len(running) > 1 else 0):
-        for name, engine in running.items():
+            error = _agreement(engine(images), expected, name, backbone.layers)
+        except FrozenbenchError as problem:
+            why.append(f"not {name}: {problem}")
+            continue
+        ratio = _speed_ratio(engine, reference, images)
+        measured = f"{name} is {ratio:.2f} times as fast as {REFERENCE} here, relative error {error:.0e}"
+        if ratio > 1:
+            return Choice(engine, name, find_version(), measured)
+        why.append(measured)
+    return Choice(reference, REFERENCE, version(REFERENCE), "; ".join(why))
+
+
+def _speed_ratio(engine: Engine, reference: Engine, images: np.ndarray) -> float:
+    """How many times as fast the engine is, by the best of interleaved rounds."""
+    seconds = [np.inf, np.inf]
+    for _ in range(ROUNDS):
+        for place, run in enumerate((engine, reference)):
             began = time.perf_counter()
-            engine(images)
-            seconds[name] = min(seconds[name], time.perf_counter() - began)
-    best = min(running, key=lambda name: seconds[name])
-    for name in running:
-        if name != REFERENCE:
-            ratio = seconds[REFERENCE] / seconds[name]
-            notes.append(f"{name} is {ratio:.2f} times as fast as {REFERENCE}, relative error {errors[name]:.0e}")
-    return Choice(running[best], best, version(ENGINES[best][1]), "; ".join(notes))
+            run(images)
+            seconds[place] = min(seconds[place], time.perf_counter() - began)
+    return seconds[1] / seconds[0]
 
 
 def _checked(engine: Engine, name: str, backbone: Backbone) -> Engine:
@@ -167,7 +177,10 @@ def _checked(engine: Engine, name: str, backbone: Backbone) -> Engine:
         outputs = engine(images)
         if not agreed:
             few = [output[:CHECKED_IMAGES] for output in outputs]
-            _agreement(few, tensorflow_engine(backbone)(images[:CHECKED_IMAGES]), name, backbone.layers)
+            try:
+                _agreement(few, tensorflow_engine(backbone)(images[:CHECKED_IMAGES]), name, backbone.layers)
+            except BackboneError as error:
+                raise BackboneError(f"{error}; use --engine tensorflow") from error
             agreed = True
         return outputs
 
@@ -185,8 +198,7 @@ def _agreement(outputs: list[np.ndarray], expected: list[np.ndarray], name: str,
         error = float(np.linalg.norm(ours - reference) / max(float(np.linalg.norm(reference)), 1e-30))
         if not error < TOLERANCE:
             raise BackboneError(
-                f"{name} differs from {REFERENCE} by {error:.1e} at layer {layer}, expected less than "
-                f"{TOLERANCE:.0e}; use --engine tensorflow"
+                f"{name} differs from {REFERENCE} by {error:.1e} at layer {layer}, expected less than {TOLERANCE:.0e}"
             )
         largest = max(largest, error)
     return largest

@@ -26,10 +26,12 @@ from featurize.files import data_root, written_whole
 from featurize.frameworks import silenced
 from featurize.onnx_graph import INPUT, WRITER_VERSION, to_onnx
 
+with silenced(1):  # it prints what the processor can do
+    import MNN
+
 logger = logging.getLogger("frozenbench")
 CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 CONVERT_SECONDS = 600.0
-INSTEAD = "use --engine tensorflow"
 WINOGRAD_HINT, WINOGRAD_LEVEL = 3, 2  # MNN's HintMode.WINOGRAD_MEMORY_LEVEL
 
 
@@ -37,28 +39,25 @@ def mnn_engine(backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarray]]:
     """MNN on all physical cores, in float32: an `engine.Engine`.
 
     Raises:
-        ImportError: MNN is not here, or not for this processor.
         UsageError: the network has a layer that cannot be written as ONNX.
         BackboneError: MNN's converter does not take the network.
     """
-    with silenced(1):  # it prints what the processor can do
-        import MNN as mnn  # noqa: N811
     path = network_file(backbone)
     settings = {
-        "backend": mnn.expr.Backend.CPU,
+        "backend": MNN.expr.Backend.CPU,
         "precision": "high",
         "numThread": joblib.cpu_count(only_physical_cores=True),
     }
     with silenced(1):
-        runtime = mnn.nn.create_runtime_manager((settings,))
+        runtime = MNN.nn.create_runtime_manager((settings,))
         runtime.set_hint(WINOGRAD_HINT, WINOGRAD_LEVEL)
-        network = mnn.nn.load_module_from_file(str(path), [INPUT], list(backbone.layers), runtime_manager=runtime)
+        network = MNN.nn.load_module_from_file(str(path), [INPUT], list(backbone.layers), runtime_manager=runtime)
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         batch = preprocessed(images.astype(np.float32), backbone.preprocess).transpose(0, 3, 1, 2)  # (n, 3, h, w)
-        variable = mnn.expr.placeholder(list(batch.shape), mnn.expr.NCHW)
+        variable = MNN.expr.placeholder(list(batch.shape), MNN.expr.NCHW)
         variable.write(np.ascontiguousarray(batch))
-        outputs = [mnn.expr.convert(output, mnn.expr.NCHW).read() for output in network.onForward([variable])]
+        outputs = [MNN.expr.convert(output, MNN.expr.NCHW).read() for output in network.onForward([variable])]
         # The arrays are windows on MNN's memory, which the next batch overwrites.
         return [np.moveaxis(output, 1, -1).copy() for output in outputs]
 
@@ -106,8 +105,8 @@ def _converted(backbone: Backbone) -> bytes:
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=CONVERT_SECONDS)
         except subprocess.TimeoutExpired as error:
-            raise BackboneError(f"MNN's converter did not end within {CONVERT_SECONDS:.0f} s; {INSTEAD}") from error
+            raise BackboneError(f"MNN's converter did not end within {CONVERT_SECONDS:.0f} s") from error
         if done.returncode or not target.exists():
             said = (done.stdout + done.stderr).strip().splitlines() or [f"exit status {done.returncode}"]
-            raise BackboneError(f"MNN's converter does not take {backbone.name}: {said[-1][:200]}; {INSTEAD}")
+            raise BackboneError(f"MNN's converter does not take {backbone.name}: {said[-1][:200]}")
         return target.read_bytes()

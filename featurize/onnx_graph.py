@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from featurize.errors import UsageError
+from featurize.keras_graph import calls, image_source, unsupported
 
 INPUT = "images"
 OPSET = 15
@@ -36,16 +36,13 @@ def to_onnx(model: Any, layers: Sequence[str]) -> onnx.ModelProto:
         UsageError: a layer that cannot be written; the message names it.
     """
     graph = _Graph()
-    tensors = {(model.layers[0].name, 0): INPUT}  # an InputLayer, the only one
-    for entry in model.get_config()["layers"]:
-        layer = model.get_layer(entry["name"])
-        for call, node in enumerate(entry["inbound_nodes"]):
-            kind = type(layer).__name__
-            if kind not in WRITERS:
-                raise _unsupported(layer, f"layers of the kind {kind} are not")
-            inputs = [(tensors[_source(tensor["keras_history"])], tensor["shape"]) for tensor in _tensors(node)]
-            graph.names = (f"{layer.name}/{call}/{number}" for number in count())
-            tensors[layer.name, call] = WRITERS[kind](graph, layer, *inputs)
+    tensors = {image_source(model): INPUT}
+    for call in calls(model):
+        if call.kind not in WRITERS:
+            raise unsupported(call.layer, f"layers of the kind {call.kind} are not")
+        graph.names = ("/".join(map(str, (*call.output, number))) for number in count())
+        inputs = [(tensors[source], shape) for source, shape in call.inputs]
+        tensors[call.output] = WRITERS[call.kind](graph, call.layer, *inputs)
     for name in layers:
         graph.add("Identity", tensors[name, 0], output=name)
     images = helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, ["n", 3, "h", "w"])
@@ -88,7 +85,7 @@ class _Graph:
             return self.add("Relu", tensor)
         if name == "relu6":
             return self.add("Clip", tensor, self.constant(0), self.constant(6))
-        raise _unsupported(layer, f"the activation {name} is not")
+        raise unsupported(layer, f"the activation {name} is not")
 
 
 def _identity(graph: _Graph, layer: Any, tensor: Tensor) -> str:
@@ -111,7 +108,7 @@ def _convolution(graph: _Graph, layer: Any, tensor: Tensor) -> str:
 
 def _dense(graph: _Graph, layer: Any, tensor: Tensor) -> str:
     if len(tensor[1]) != 2:
-        raise _unsupported(layer, "a dense layer on maps is not")
+        raise unsupported(layer, "a dense layer on maps is not")
     weights = [graph.constant(weight.numpy()) for weight in layer.weights]
     return graph.activated(layer, graph.add("Gemm", tensor[0], *weights))
 
@@ -128,7 +125,7 @@ def _batch_normalization(graph: _Graph, layer: Any, tensor: Tensor) -> str:
 
 def _relu(graph: _Graph, layer: Any, tensor: Tensor) -> str:
     if layer.negative_slope or layer.threshold:
-        raise _unsupported(layer, "a ReLU with a slope or threshold is not")
+        raise unsupported(layer, "a ReLU with a slope or threshold is not")
     if layer.max_value is None:
         return graph.add("Relu", tensor[0])
     return graph.add("Clip", tensor[0], graph.constant(0), graph.constant(layer.max_value))
@@ -158,7 +155,7 @@ def _zero_padding(graph: _Graph, layer: Any, tensor: Tensor) -> str:
 
 def _add(graph: _Graph, layer: Any, *tensors: Tensor) -> str:
     if len({tuple(shape) for _, shape in tensors}) > 1:
-        raise _unsupported(layer, "a sum of maps of different shapes is not")
+        raise unsupported(layer, "a sum of maps of different shapes is not")
     output = tensors[0][0]
     for name, _ in tensors[1:]:
         output = graph.add("Add", output, name)
@@ -204,7 +201,7 @@ WRITERS: dict[str, Callable[..., str]] = {
 def _window(layer: Any) -> dict[str, Any]:
     """Kernel, strides and padding of a convolution or pooling. TensorFlow's `same` is ONNX's SAME_UPPER."""
     if layer.data_format != "channels_last":
-        raise _unsupported(layer, f"the data format {layer.data_format} is not")
+        raise unsupported(layer, f"the data format {layer.data_format} is not")
     size = getattr(layer, "pool_size", None) or layer.kernel_size
     return {
         "kernel_shape": size,
@@ -215,22 +212,4 @@ def _window(layer: Any) -> dict[str, Any]:
 
 def _check_channels_axis(layer: Any, axis: int, tensor: Tensor) -> None:
     if axis not in (-1, len(tensor[1]) - 1):
-        raise _unsupported(layer, f"the axis {axis} is not")
-
-
-def _source(history: Sequence[Any]) -> tuple[str, int]:
-    """Which layer's which call made a tensor: (layer's name, number of the call)."""
-    name, call, _ = history
-    return str(name), int(call)
-
-
-def _tensors(node: Any) -> list[dict[str, Any]]:
-    """The tensors that a call in a Keras configuration was given, wherever in its arguments they are."""
-    if isinstance(node, dict) and node.get("class_name") == "__keras_tensor__":
-        return [node["config"]]
-    parts = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]
-
-
-def _unsupported(layer: Any, what: str) -> UsageError:
-    return UsageError(f"layer {layer.name}: {what} supported by this engine; use --engine tensorflow")
+        raise unsupported(layer, f"the axis {axis} is not")

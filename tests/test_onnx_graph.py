@@ -103,5 +103,5 @@ def test_what_cannot_be_written_is_named(make: object, reason: str) -> None:
     keras = import_keras()
     image = keras.Input((11, 10, 3))
     model = keras.Model(image, make(keras.layers)(image))
-    with pytest.raises(UsageError, match=rf"layer odd: .*{reason}.* --engine tensorflow"):
+    with pytest.raises(UsageError, match=rf"layer odd: .*{reason}"):
         to_onnx(model, ["odd"])

@@ -1,0 +1,328 @@
+"""Winograd's 3 x 3 convolution in numba, its inner kernels written as vector code for LLVM.
+
+The algorithm is F(m x m, 3 x 3) of Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*
+(CVPR 2016): for each tile of m x m outputs, the (m + 2)^2 = K inputs d are transformed to B^T d B, each
+of the K numbers is a matrix product over the channels of its own, and A^T p A of the products are the
+outputs. That takes K multiplications where the definition takes 9 m^2: with m = 4, a quarter.
+
+A thread takes a few tiles at a time, so that they stay in its cache, through three phases:
+
+    gather    d -> B^T d B                                v (panels, K, ci x ROWS)
+    gemm      K products v[:, k] @ u[k]                   p (panels, K, co x ROWS)
+    scatter   A^T p A, bias, ReLU, 2 x 2 maxima           y (n, height, width, co)
+
+A panel holds ROWS tiles as (channels / LANES, ROWS, LANES), where the matrix product finds its numbers
+one after the other. Maps have a border of zeros and room for whole tiles, so that nothing here looks
+where an edge is. The order of all sums is fixed: a result depends neither on the batch nor on threads.
+
+numba compiles loops, but does not keep a block of sums in vector registers, on which the speed of a
+matrix product depends; so the three kernels say it in LLVM's own terms. They work on addresses and
+steps in bytes.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import config, njit, types
+from numba.extending import intrinsic
+
+_FEATURES = config.CPU_FEATURES or binding.get_host_cpu_features().flatten()  # type: ignore[attr-defined]
+AVX512 = "+avx512f" in _FEATURES
+LANES = 16 if AVX512 else 8  # numbers in a vector
+ROWS, COLS = (14, 2) if AVX512 else (6, 2)  # of sums: with COLS weights and an input, they fill the registers
+LINE, WIDTH = 4 * LANES, COLS * LANES  # a vector in bytes; the output channels that are computed together
+
+FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+VECTOR, BYTES = ir.VectorType(FLOAT, LANES), ir.IntType(8).as_pointer()
+FUSED = ("contract", "nsz")  # a product and a sum may be one instruction
+POINTS = (0, 1, -1, 2, -2)
+_intrinsic: Any = intrinsic
+_compiled: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
+
+
+def matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """B^T (m + 2, m + 2), G (m + 2, 3) and A^T (m, m + 2) of F(m, 3), for m = 2 or 4.
+
+    By Cook and Toom's interpolation at `POINTS` and infinity. For m = 1 all three are (1, 1): the
+    same phases then make an ordinary product of gathered inputs.
+    """
+    if m == 1:
+        return np.eye(1), np.eye(1), np.eye(1)
+    points = POINTS[: m + 1]
+    bt, g, at = np.zeros((m + 2, m + 2)), np.zeros((m + 2, 3)), np.zeros((m, m + 2))
+    for i, point in enumerate(points):
+        others = [other for other in points if other != point]
+        bt[i, :-1] = np.poly(others)[::-1]
+        g[i] = np.power(float(point), range(3)) / np.prod([point - other for other in others])
+        at[:, i] = np.power(float(point), range(m))
+    bt[-1] = np.poly(points)[::-1]
+    g[-1, -1] = at[-1, -1] = 1  # infinity
+    return bt, g, at
+
+
+def _sums_and_differences(size: int) -> np.ndarray:
+    """(size, size): for the pairs of points p and -p. Taken out of B^T and A^T, it halves what is left of them."""
+    result = np.eye(size)
+    for i in range(1, size - 2, 2):
+        result[i : i + 2, i : i + 2] = [[1, 1], [1, -1]]
+    return result
+
+
+def _constant(value: float) -> ir.Constant:
+    return ir.Constant(VECTOR, [ir.Constant(FLOAT, float(value))] * LANES)
+
+
+def _at(b: ir.IRBuilder, base: Any, *steps: tuple[int, Any]) -> Any:
+    """The address base + the sum of number * step."""
+    for number, step in steps:
+        base = b.add(base, b.mul(INT64(number), step))
+    return base
+
+
+def _load(b: ir.IRBuilder, address: Any, kind: Any = VECTOR) -> Any:
+    return b.load(b.inttoptr(address, kind.as_pointer()), align=4)
+
+
+def _store(b: ir.IRBuilder, value: Any, address: Any) -> None:
+    b.store(value, b.inttoptr(address, VECTOR.as_pointer()), align=4)
+
+
+def _prefetch(b: ir.IRBuilder, address: Any, *, write: bool) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [BYTES, INT32, INT32, INT32])
+    b.call(
+        b.module.declare_intrinsic("llvm.prefetch", [BYTES], kind),
+        [b.inttoptr(address, BYTES), INT32(int(write)), INT32(3), INT32(1)],
+    )
+
+
+def _larger(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+def _product(b: ir.IRBuilder, matrix: np.ndarray, vectors: Sequence[Any]) -> list[Any]:
+    """`matrix` @ `vectors`, without what zeros and a leading one save."""
+    result = []
+    for row in matrix:
+        terms = [(factor, vector) for factor, vector in zip(row, vectors, strict=True) if factor]
+        (factor, vector), *rest = sorted(terms, key=lambda term: term[0] != 1)
+        total = vector if factor == 1 else b.fmul(vector, _constant(factor), flags=FUSED)
+        for factor, vector in rest:
+            total = b.fadd(total, b.fmul(vector, _constant(factor), flags=FUSED), flags=FUSED)
+        result.append(total)
+    return result
+
+
+def _both_axes(grid: list[Any], *steps: Callable[[Any], list[Any]]) -> list[Any]:
+    for _ in range(2):
+        for step in steps:
+            grid = [step(line) for line in grid]
+        grid = list(zip(*grid, strict=True))
+    return grid
+
+
+def _forward(m: int) -> Any:
+    """The kernel of gather: B^T d B for LANES channels of a tile, from `source` to `target`."""
+    bt, _, _ = matrices(m)
+    n, mix = len(bt), _sums_and_differences(len(bt))
+    rest = np.linalg.inv(mix) @ bt
+
+    def code(context: Any, b: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        source, row, column, target, step = arguments
+        for i in range(n):
+            for j in range(n, n + m):  # the tile to the right is the next
+                _prefetch(b, _at(b, source, (i, row), (j, column)), write=False)
+        grid = [[_load(b, _at(b, source, (i, row), (j, column))) for j in range(n)] for i in range(n)]
+        grid = _both_axes(grid, lambda line: _product(b, rest, line), lambda line: _product(b, mix, line))
+        for k, value in enumerate(value for line in grid for value in line):
+            _store(b, value, _at(b, target, (k, step)))
+        return context.get_dummy_value()
+
+    return _intrinsic(lambda context, source, row, column, target, step: (types.void(*[types.intp] * 5), code))
+
+
+def _inverse(m: int, pool: bool) -> Any:
+    """The kernel of scatter: max(floor, bias + A^T p A) for LANES channels of a tile; if `pool`, its 2 x 2 maxima."""
+    _, _, at = matrices(m)
+    n, mix, size = at.shape[1], _sums_and_differences(at.shape[1]), m // 2 if pool else m
+    rest = at @ np.linalg.inv(mix)
+
+    def code(context: Any, b: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        source, step, bias, floor, target, row, column = arguments
+        for i in range(size):
+            for j in range(size, 2 * size):
+                _prefetch(b, _at(b, target, (i, row), (j, column)), write=True)
+        grid = [[_load(b, _at(b, source, (i * n + j, step))) for j in range(n)] for i in range(n)]
+        grid = _both_axes(grid, lambda line: _product(b, mix, line), lambda line: _product(b, rest, line))
+        if pool:
+            pairs = lambda line: zip(line[::2], line[1::2], strict=True)  # noqa: E731
+            grid = _both_axes(grid, lambda line: [_larger(b, x, y) for x, y in pairs(line)])
+        bias, floor = _load(b, bias), _load(b, floor)
+        for i, line in enumerate(grid):
+            for j, value in enumerate(line):
+                _store(b, _larger(b, floor, b.fadd(value, bias)), _at(b, target, (i, row), (j, column)))
+        return context.get_dummy_value()
+
+    return _intrinsic(
+        lambda context, source, step, bias, floor, target, row, column: (types.void(*[types.intp] * 7), code)
+    )
+
+
+def _sums_in_registers() -> Any:
+    """The kernel of gemm: c (COLS, ROWS, LANES) = a (blocks, ROWS, LANES) times w (blocks x LANES, WIDTH).
+
+    All ROWS x COLS sums stay in registers: Goto and van de Geijn, *Anatomy of High-Performance Matrix
+    Multiplication* (ACM TOMS 2008).
+    """
+
+    def code(context: Any, b: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
+        a, w, c, blocks = arguments
+        entry, body, done = b.block, b.append_basic_block("body"), b.append_basic_block("done")
+        b.branch(body)
+        b.position_at_end(body)
+        start = [INT64(0), a, w] + [_constant(0)] * (ROWS * COLS)
+        state = [b.phi(value.type) for value in start]
+        k, a, w, *sums = state
+        undefined, zeros = ir.Constant(VECTOR, ir.Undefined), ir.Constant(ir.VectorType(INT32, LANES), None)
+        for q in range(LANES):
+            weights = [_load(b, b.add(w, INT64((q * COLS + j) * LINE))) for j in range(COLS)]
+            for i in range(ROWS):
+                one = b.insert_element(undefined, _load(b, b.add(a, INT64(i * LINE + 4 * q)), FLOAT), INT32(0))
+                everywhere = b.shuffle_vector(one, undefined, zeros)
+                for j, weight in enumerate(weights, i * COLS):
+                    sums[j] = b.fadd(sums[j], b.fmul(everywhere, weight, flags=FUSED), flags=FUSED)
+        k = b.add(k, INT64(1))
+        following = [k, b.add(a, INT64(ROWS * LINE)), b.add(w, INT64(WIDTH * LINE)), *sums]
+        for phi, initial, value in zip(state, start, following, strict=True):
+            phi.add_incoming(initial, entry)
+            phi.add_incoming(value, body)
+        b.cbranch(b.icmp_signed("<", k, blocks), body, done)
+        b.position_at_end(done)
+        for i, value in enumerate(sums):
+            _store(b, value, b.add(c, INT64((i % COLS * ROWS + i // COLS) * LINE)))
+        return context.get_dummy_value()
+
+    return _intrinsic(lambda context, a, w, c, blocks: (types.void(*[types.intp] * 4), code))
+
+
+_multiply = _sums_in_registers()
+_forward1, _forward2, _forward4 = _forward(1), _forward(2), _forward(4)
+_inverse1, _inverse2, _inverse4 = _inverse(1, False), _inverse(2, False), _inverse(4, False)
+_inverse2_pool, _inverse4_pool = _inverse(2, True), _inverse(4, True)
+
+
+@_compiled()
+def _tile_addresses(x: np.ndarray, m: int, side: int, start: int, stop: int, out: np.ndarray) -> None:
+    """Addresses of ROWS tiles of x from `start` on, side x side in each map; beyond `stop`, the last one again."""
+    for i in range(ROWS):
+        tile = min(start + i, stop - 1)
+        image, row, column = tile // (side * side), tile // side % side, tile % side
+        out[i] = x.ctypes.data + image * x.strides[0] + row * m * x.strides[1] + column * m * x.strides[2]
+
+
+@_compiled()
+def _gather(x: np.ndarray, offsets: np.ndarray, m: int, side: int, start: int, stop: int, v: np.ndarray) -> None:
+    source, (_, row, column, _), step = np.empty(ROWS, np.intp), x.strides, v.strides[1]
+    for panel in range(-(-(stop - start) // ROWS)):
+        _tile_addresses(x, m, side, start + panel * ROWS, stop, source)
+        for i in range(ROWS):
+            for j in range(len(offsets)):
+                a, d = source[i] + offsets[j], v.ctypes.data + panel * v.strides[0] + (j * ROWS + i) * LINE
+                if m == 4:
+                    _forward4(a, row, column, d, step)
+                elif m == 2:
+                    _forward2(a, row, column, d, step)
+                else:
+                    _forward1(a, row, column, d, step)
+
+
+@_compiled()
+def _gemm(v: np.ndarray, u: np.ndarray, p: np.ndarray, panels: int) -> None:
+    for k in range(u.shape[0]):
+        for j in range(u.shape[1]):
+            for i in range(panels):
+                _multiply(
+                    v.ctypes.data + i * v.strides[0] + k * v.strides[1],
+                    u.ctypes.data + k * u.strides[0] + j * u.strides[1],
+                    p.ctypes.data + i * p.strides[0] + k * p.strides[1] + j * COLS * ROWS * LINE,
+                    u.shape[2] // LANES,
+                )
+
+
+@_compiled()
+def _scatter(
+    p: np.ndarray,
+    bias: np.ndarray,
+    floor: np.ndarray,
+    pool: bool,
+    y: np.ndarray,
+    m: int,
+    side: int,
+    start: int,
+    stop: int,
+) -> None:
+    target, (_, row, column, _), step = np.empty(ROWS, np.intp), y.strides, p.strides[1]
+    for panel in range(-(-(stop - start) // ROWS)):
+        _tile_addresses(y, m // 2 if pool else m, side, start + panel * ROWS, stop, target)
+        for i in range(ROWS):
+            for j in range(y.shape[3] // LANES):
+                a = p.ctypes.data + panel * p.strides[0] + (j * ROWS + i) * LINE
+                b, f, d = bias.ctypes.data + j * LINE, floor.ctypes.data, target[i] + row + column + j * LINE
+                if m == 4 and pool:
+                    _inverse4_pool(a, step, b, f, d, row, column)
+                elif m == 4:
+                    _inverse4(a, step, b, f, d, row, column)
+                elif m == 2 and pool:
+                    _inverse2_pool(a, step, b, f, d, row, column)
+                elif m == 2:
+                    _inverse2(a, step, b, f, d, row, column)
+                else:
+                    _inverse1(a, step, b, f, d, row, column)
+
+
+_MAPS = "f4[:,:,:,:]"
+
+
+@_compiled(f"void({_MAPS}, i8[:], {_MAPS}, f4[:], f4[:], b1, {_MAPS}, i8, i8, i8, i8, f4[:,:,:], f4[:,:,:])")
+def convolve(
+    x: np.ndarray,
+    offsets: np.ndarray,
+    u: np.ndarray,
+    bias: np.ndarray,
+    floor: np.ndarray,
+    pool: bool,
+    y: np.ndarray,
+    m: int,
+    side: int,
+    start: int,
+    stop: int,
+    v: np.ndarray,
+    p: np.ndarray,
+) -> None:
+    """Write some tiles of the inside of y: the convolution of x, its bias and ReLU, pooled or not.
+
+    Nothing is checked: wrong shapes read and write other memory.
+
+    Args:
+        x: input maps (n, H, W, ci) with a border of one zero, from the second row and column on.
+        offsets: where each LANES numbers of a tile's first pixel begin, in bytes.
+        u: transformed weights (K, co / WIDTH, ci, WIDTH).
+        bias: (co,).
+        floor: (LANES,), what no output is below: zeros are a ReLU, minus infinities none.
+        pool: whether to write the 2 x 2 maxima.
+        y: output maps (n, H', W', co), written from row and column 1 on.
+        m: outputs of a tile: 4, 2, or 1 where x has been arranged so that a tile is one product.
+        side: tiles in a row of a map, and in a column.
+        start: the first tile, counted over all maps.
+        stop: the last tile + 1.
+        v: work space (panels, K, at least ci x ROWS); so many panels are done at a time.
+        p: work space (panels, K, at least co x ROWS).
+    """
+    block = len(v) * ROWS
+    for first in range(start, stop, block):
+        last = min(first + block, stop)
+        _gather(x, offsets, m, side, first, last, v)
+        _gemm(v, u, p, -(-(last - first) // ROWS))
+        _scatter(p, bias, floor, pool, y, m, side, first, last)
