@@ -157,8 +157,7 @@ def _inverse(m: int, pool: bool) -> Any:
         grid = [[_load(b, _at(b, source, (i * n + j, step))) for j in range(n)] for i in range(n)]
         grid = _both_axes(grid, lambda line: _product(b, mix, line), lambda line: _product(b, rest, line))
         if pool:
-            pairs = lambda line: zip(line[::2], line[1::2], strict=True)  # noqa: E731
-            grid = _both_axes(grid, lambda line: [_larger(b, x, y) for x, y in pairs(line)])
+            grid = _both_axes(grid, lambda line: [_larger(b, *line[i : i + 2]) for i in range(0, m, 2)])
         bias, floor = _load(b, bias), _load(b, floor)
         for i, line in enumerate(grid):
             for j, value in enumerate(line):

@@ -6,10 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-import featurize
 from featurize import engine as engine_module
 from featurize.backbone import Backbone, load_backbone
-from featurize.engine import ENGINES, REFERENCE, Engine, choose_engine, default_batch_size, tensorflow_engine
+from featurize.engine import ENGINES, Engine, choose_engine, default_batch_size, tensorflow_engine
 from featurize.errors import BackboneError, UsageError
 
 IMAGES = np.random.default_rng(2).integers(0, 256, (64, 32, 32, 3), np.uint8)
@@ -144,15 +143,26 @@ def test_an_engine_that_is_named_must_be_there(network: Backbone, other: Callabl
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize("package", ["MNN", "onnx"])
-def test_without_mnn(package: str, network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] in (package, "featurize")]:
-        if name in ("featurize.mnn", "featurize.onnx_graph") or name.startswith(package):
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr(featurize, "mnn", raising=False)
+@pytest.mark.parametrize(("name", "package"), [("winograd", "numba"), ("mnn", "MNN"), ("mnn", "onnx")])
+def test_without_its_packages(name: str, package: str, network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = (package, "featurize.mnn", "featurize.onnx_graph", "featurize.winograd")
+    for module in [module for module in sys.modules if module.startswith(loaded)]:
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UsageError, match=rf"the engine mnn is not available: .*{package}.*; pip install MNN onnx"):
-        choose_engine(network, "mnn", IMAGES)
+    for other in set(ENGINES) - {name, "tensorflow"}:
+        monkeypatch.delitem(ENGINES, other)
+    with pytest.raises(UsageError, match=f"{name} is not available: .*{package}.*; pip install .*{package}.*; use"):
+        choose_engine(network, name, IMAGES)
     choice = choose_engine(network, "auto", IMAGES[:2])
     assert choice.name == "tensorflow"
-    assert "the engine mnn is not available" in choice.why
+    assert choice.why.startswith(f"not {name}: the engine {name} is not available")
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("name", ["winograd", "mnn"])
+def test_an_unknown_layer_is_named(name: str) -> None:
+    network = load_backbone("efficientnetb0", weights="random", image_size=32)
+    with pytest.raises(
+        UsageError, match="^layer (rescaling|normalization).*: .* supported by this engine; use --engine"
+    ):
+        choose_engine(network, name, IMAGES)
