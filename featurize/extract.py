@@ -180,7 +180,8 @@ def plan_extraction(
     why = "as asked for"
     if engine == "auto" and (there := _engine_there(path, spec)):
         engine, why = there, "as it was begun"
-    images = next(iter(dataset.splits.values())).images[:batch_size]
+    # Half a batch is enough to compare engines, whose memory is taken at the same time.
+    images = next(iter(dataset.splits.values())).images[: -(-batch_size // 2)]
     choice = choose_engine(backbone, engine, resized(images, spec.image_size, spec.resize), why)
     spec = replace(spec, engine=choice.name, engine_version=choice.version)
     return Plan(dataset, backbone, choice, spec, path, batch_size)

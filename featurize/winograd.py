@@ -72,9 +72,7 @@ def stages(model: Any, layers: Sequence[str]) -> list[Stage]:
         elif _is_pooling(call) and chain:
             chain.append(Stage(name, None, None, pool=True))
         else:
-            raise unsupported(
-                call.layer, f"a layer of the kind {call.kind} is not, with its settings and in its place,"
-            )
+            raise unsupported(call.layer, f"a {call.kind} with these settings here is not")
     return chain
 
 

@@ -44,7 +44,7 @@ def test_one_trace_serves_every_batch_size(network: Backbone) -> None:
     assert counting.calls == 1
 
 
-@pytest.mark.parametrize(("size", "batch"), [(16, 256), (32, 256), (64, 64), (96, 16), (224, 8), (1000, 8)])
+@pytest.mark.parametrize(("size", "batch"), [(16, 256), (32, 256), (64, 128), (96, 32), (224, 8), (1000, 8)])
 def test_default_batch_size(size: int, batch: int) -> None:
     assert default_batch_size(size) == batch
 
