@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
@@ -45,8 +45,8 @@ def choose_engine(backbone: Backbone, name: str, images: np.ndarray, why: str = 
     """What runs the backbone.
 
     `auto` takes the first of the others that knows the network, agrees with TensorFlow on `images`
-    and is faster on them; where there is none, or a GPU, TensorFlow. An engine that is named is
-    compared with TensorFlow on the first images that it is given.
+    and is faster on them; where there is none, or a GPU, TensorFlow. An engine that is named is made
+    and compared with TensorFlow when it is given its first images.
 
     Args:
         backbone: from `load_backbone`.
@@ -55,22 +55,15 @@ def choose_engine(backbone: Backbone, name: str, images: np.ndarray, why: str = 
         why: a named engine is chosen.
 
     Raises:
-        UsageError: no such engine, or it is not available, or does not know a layer.
-        BackboneError: the engine does not take the network; later, from the engine: it disagrees.
+        UsageError: no such engine; from the engine: it is not available, or does not know a layer.
+        BackboneError: from the engine: it does not take the network, or disagrees.
     """
     check_engine(name)
     if backbone.model is None:
         return Choice(_pixels, "", "", "")
     if name == "auto":
         return _fastest(backbone, images)
-    make, find_version = ENGINES[name]
-    try:
-        run = make(backbone)
-    except FrozenbenchError as error:
-        raise type(error)(f"{error}; use --engine tensorflow") from error
-    if name != REFERENCE:
-        run = _checked(run, name, backbone)
-    return Choice(run, name, find_version(), why)
+    return Choice(_on_demand(backbone, name), name, _version(name), why)
 
 
 def check_engine(name: str) -> None:
@@ -139,11 +132,11 @@ def default_batch_size(image_size: int) -> int:
 def _fastest(backbone: Backbone, images: np.ndarray) -> Choice:
     reference = tensorflow_engine(backbone)
     if device := gpu():
-        return Choice(reference, REFERENCE, version(REFERENCE), f"on the GPU {device}")
+        return Choice(reference, REFERENCE, _version(REFERENCE), f"on the GPU {device}")
     few = images[:CHECKED_IMAGES]
     expected, why = reference(few), []
     for name in [name for name in ENGINES if name != REFERENCE]:
-        make, find_version = ENGINES[name]
+        make, _ = ENGINES[name]
         try:
             engine = make(backbone)
             error = _agreement(engine(few), expected, name, backbone.layers)
@@ -153,9 +146,9 @@ def _fastest(backbone: Backbone, images: np.ndarray) -> Choice:
         ratio = _speed_ratio(engine, reference, images)
         measured = f"{name} is {ratio:.2f} times as fast as {REFERENCE} here, relative error {error:.0e}"
         if ratio > 1:
-            return Choice(engine, name, find_version(), measured)
+            return Choice(engine, name, _version(name), measured)
         why.append(measured)
-    return Choice(reference, REFERENCE, version(REFERENCE), "; ".join(why))
+    return Choice(reference, REFERENCE, _version(REFERENCE), "; ".join(why))
 
 
 def _speed_ratio(engine: Engine, reference: Engine, images: np.ndarray) -> float:
@@ -169,23 +162,31 @@ def _speed_ratio(engine: Engine, reference: Engine, images: np.ndarray) -> float
     return seconds[1] / seconds[0]
 
 
-def _checked(engine: Engine, name: str, backbone: Backbone) -> Engine:
-    """The engine, compared with TensorFlow on the first images it is given."""
-    agreed = False
+def _on_demand(backbone: Backbone, name: str) -> Engine:
+    """The engine, made, and compared with TensorFlow, when the first images come."""
+    made: list[Engine] = []
 
     def run(images: np.ndarray) -> list[np.ndarray]:
-        nonlocal agreed
-        outputs = engine(images)
-        if not agreed:
-            few = [output[:CHECKED_IMAGES] for output in outputs]
+        if not made:
+            make, _ = ENGINES[name]
+            few = images[:CHECKED_IMAGES]
             try:
-                _agreement(few, tensorflow_engine(backbone)(images[:CHECKED_IMAGES]), name, backbone.layers)
-            except BackboneError as error:
-                raise BackboneError(f"{error}; use --engine tensorflow") from error
-            agreed = True
-        return outputs
+                engine = make(backbone)
+                if name != REFERENCE:
+                    _agreement(engine(few), tensorflow_engine(backbone)(few), name, backbone.layers)
+            except FrozenbenchError as error:
+                raise type(error)(f"{error}; use --engine tensorflow") from error
+            made.append(engine)
+        return made[0](images)
 
     return run
+
+
+def _version(name: str) -> str:
+    try:
+        return ENGINES[name][1]()
+    except PackageNotFoundError as error:
+        raise UsageError(f"the engine {name} is not available: {error}; use --engine tensorflow") from error
 
 
 def _agreement(outputs: list[np.ndarray], expected: list[np.ndarray], name: str, layers: tuple[str, ...]) -> float:

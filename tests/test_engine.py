@@ -2,6 +2,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -129,6 +130,22 @@ def test_an_engine_that_is_named_is_checked_on_its_first_images(network: Backbon
     assert len(choice.run(IMAGES[:20])[0]) == 20
 
 
+def test_an_engine_that_is_named_is_made_when_it_is_needed(network: Backbone, other: Callable) -> None:
+    made = []
+    other(lambda backbone: made.append(backbone) or tensorflow_engine(backbone))
+    engine = choose_engine(network, "other", IMAGES).run
+    assert made == []
+    engine(IMAGES[:3])
+    engine(IMAGES[:3])
+    assert len(made) == 1
+
+
+def test_a_package_that_is_not_installed(network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "other", (identical, lambda: version("no-such-package")))
+    with pytest.raises(UsageError, match="the engine other is not available: .*no-such-package; use --engine"):
+        choose_engine(network, "other", IMAGES)
+
+
 def test_values_that_are_no_numbers_never_agree(network: Backbone, other: Callable) -> None:
     other(lambda backbone: lambda images: [part * np.nan for part in tensorflow_engine(backbone)(images)])
     assert choose_engine(network, "auto", IMAGES[:2]).name == "tensorflow"
@@ -136,8 +153,8 @@ def test_values_that_are_no_numbers_never_agree(network: Backbone, other: Callab
 
 def test_an_engine_that_is_named_must_be_there(network: Backbone, other: Callable) -> None:
     other(missing)
-    with pytest.raises(UsageError, match="not available"):
-        choose_engine(network, "other", IMAGES)
+    with pytest.raises(UsageError, match="not available: no module; use --engine tensorflow"):
+        choose_engine(network, "other", IMAGES).run(IMAGES)
     with pytest.raises(UsageError, match="--engine othr: did you mean other"):
         choose_engine(network, "othr", IMAGES)
 
@@ -152,7 +169,7 @@ def test_without_its_packages(name: str, package: str, network: Backbone, monkey
     for other in set(ENGINES) - {name, "tensorflow"}:
         monkeypatch.delitem(ENGINES, other)
     with pytest.raises(UsageError, match=f"{name} is not available: .*{package}.*; pip install .*{package}.*; use"):
-        choose_engine(network, name, IMAGES)
+        choose_engine(network, name, IMAGES).run(IMAGES)
     choice = choose_engine(network, "auto", IMAGES[:2])
     assert choice.name == "tensorflow"
     assert choice.why.startswith(f"not {name}: the engine {name} is not available")
