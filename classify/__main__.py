@@ -17,7 +17,6 @@ JSON_KEYS = (
     "model", "features", "train_rows", "test_rows", "seed", "accuracy", "accuracy_low", "accuracy_high", "macro_f1",
     "log_loss", "ece", "fit_seconds", "predict_ms_per_image", "iterations", "converged", "warnings",
 )  # fmt: skip
-VERSIONS_OF = ("frozenbench", "scikit-learn", "scikit-learn-intelex", "xgboost", "keras", "tensorflow", "numpy")
 
 
 @app.callback(invoke_without_command=True)
