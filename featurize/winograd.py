@@ -20,6 +20,9 @@ CACHE_BYTES = 600_000
 U_BYTES_PER_TILE = 250_000
 """But at least so many that each makes up for reading that much of u (measured)."""
 
+PARTS = 4
+"""So many parts of a pass for each thread."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -194,13 +197,26 @@ class _Network:
             out = y[..., left:right]
             convolve(x, offsets, part, bias, floor, each.stage.pool, out, m, in_row, first, last, v, p)
 
-        self._share(task, co if few else tiles, WIDTH if few else ROWS)
+        if few:
+            self._share(task, co, WIDTH, least=co)
+        else:
+            self._share(task, tiles, ROWS, least=block)
 
-    def _share(self, task: Callable[[int, int, int], None], size: int, unit: int = 1) -> None:
-        """Run task(thread, start, stop) for every thread's part of range(size)."""
-        cuts = [*(min(size, _up(size * thread // self.threads, unit)) for thread in range(self.threads)), size]
-        parts = [(thread, *cuts[thread : thread + 2]) for thread in range(self.threads)]
-        list(self.workers.map(lambda part: task(*part), [part for part in parts if part[1] < part[2]]))
+    def _share(self, task: Callable[[int, int, int], None], size: int, unit: int = 1, least: int = 1) -> None:
+        """Run task(thread, start, stop) for parts of range(size): multiples of `unit`, of `least` if there is enough.
+
+        A thread takes the next part when it has done one: another process, or our own decoding of the
+        next images, may hold one of them up.
+        """
+        step = _up(max(least, -(-size // (PARTS * self.threads))), unit)
+        step = min(step, _up(-(-size // self.threads), unit))
+        parts = iter([(start, min(start + step, size)) for start in range(0, size, step)])
+
+        def work(thread: int) -> None:
+            for start, stop in parts:
+                task(thread, start, stop)
+
+        list(self.workers.map(work, range(self.threads)))
 
     def _space(self, name: object, *shape: int) -> np.ndarray:
         """Work space of that name, kept and grown; LANES numbers more than its shape may be read."""

@@ -1,6 +1,6 @@
 """How fast is the frozen VGG16 here? Our engines, the whole pipeline, and what else could run it.
 
-    python tests/benchmarks/bench_engines.py --sizes 32,96,224 --rounds 5 --out analysis/output/bench
+    python tests/benchmarks/bench_engines.py --sizes 32,96,224 --rounds 3 --out analysis/output/bench
 
 Everything runs in this process on the same real images, one after the other in interleaved rounds;
 the table shows medians. `pip install torch openvino onnxruntime` adds these to the comparison. The
@@ -30,14 +30,15 @@ import numpy as np
 from featurize import load_backbone, load_dataset
 from featurize.backbone import Backbone, preprocessed
 from featurize.cache import library_versions
+from featurize.datasets import ImageDataset, Split
 from featurize.engine import ENGINES, REFERENCE, default_batch_size
 from featurize.errors import FrozenbenchError
 from featurize.extract import Plan, carry_out, plan_extraction
 from featurize.resize import resized
 
 THREADS = joblib.cpu_count(only_physical_cores=True)
-PASS_SECONDS = 3.0
-"""About how long one measurement of the fastest engine should take."""
+PASS_SECONDS, PIPELINE_SECONDS = 3.0, 20.0
+"""About how long one measurement of the fastest engine, and of the pipeline with it, should take."""
 BATCHES = (8, 16, 32, 64, 128, 256)
 PIXELS_AT_ONCE = 256 * 64**2
 """Largest batch that is tried, in pixels."""
@@ -168,6 +169,12 @@ def contenders(network: Backbone, folder: Path) -> dict[str, Forward]:
     return found
 
 
+def repeated(split: Split, count: int) -> Split:
+    """The split's images over and over, `count` of them."""
+    rows = np.arange(count) % len(split)
+    return Split(split.images[rows], split.labels[rows], np.arange(count))
+
+
 def pipeline(plan: Plan, folder: Path) -> None:
     """From the data set's images to a cache in a file."""
     path = folder / "x.h5"
@@ -179,20 +186,22 @@ def compare(size: int, rounds: int, folder: Path) -> dict[str, object]:
     """Images per second of everything that can run the network on images of one size."""
     network = load_backbone("vgg16", weights="random", image_size=size)
     running = contenders(network, folder)
-    dataset = load_dataset("sample").first(test=1)
-    images = resized(dataset.splits["train"].images[: BATCHES[-1]], size, "bicubic")
+    sample = load_dataset("sample").splits["train"]
+    images = resized(sample.images[: BATCHES[-1]], size, "bicubic")
     batches = {name: best_batch(run, images) for name, run in running.items()}
     here = [name for name in ENGINES if LABEL[name] in running]
     engine = min(here, key=lambda name: seconds(lambda: running[LABEL[name]](images[:64])))
     batch = default_batch_size(size)
     rate = batch / seconds(lambda: running[LABEL[engine]](images[:batch]))
-    count = batch * max(2, round(PASS_SECONDS * rate / batch))
-    dataset = dataset.first(train=count)
-    images = resized(dataset.splits["train"].images, size, "bicubic")
+    images = resized(repeated(sample, round(PASS_SECONDS * rate)).images, size, "bicubic")
+    dataset = ImageDataset(
+        "sample", load_dataset("sample").class_names, {"train": repeated(sample, round(PIPELINE_SECONDS * rate))}
+    )
     plan = plan_extraction(dataset, network, engine=engine, out=folder / "x.h5")
     pipeline(plan, folder)  # compares with TensorFlow once
     work = {name: partial(in_batches, run, images, batches[name]) for name, run in running.items()}
     work[END_TO_END] = partial(pipeline, plan, folder)
+    counts = {name: len(dataset.splits["train"]) if name == END_TO_END else len(images) for name in work}
     times: dict[str, list[float]] = {name: [] for name in work}
     peaks = [gemm_peak()]
     for number in range(rounds):
@@ -201,7 +210,7 @@ def compare(size: int, rounds: int, folder: Path) -> dict[str, object]:
         peaks.append(gemm_peak())
         print(f"{size} px: round {number + 1} of {rounds}", file=sys.stderr)
     peak, flop = statistics.median(peaks), gflop_per_image(network)
-    rates = {name: len(images) / statistics.median(values) for name, values in times.items()}
+    rates = {name: counts[name] / statistics.median(values) for name, values in times.items()}
     return {
         "size": size,
         "images": len(images),
@@ -257,7 +266,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default="32,96,224", help="image sizes, comma-separated")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("analysis/output/bench"))
     arguments = parser.parse_args()
     results = []
