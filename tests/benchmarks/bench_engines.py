@@ -243,6 +243,10 @@ def show(result: dict[str, Any]) -> None:
     print(f"end to end / engine {result['engine']} alone: {result['end_to_end_to_engine']:.3f}")
 
 
+def per_second(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 100 else f"{rate:.1f}/s"
+
+
 def plot(results: list[dict[str, Any]], path: Path) -> None:
     """Bars: images per second as a multiple of TensorFlow's, a panel for each size."""
     figure, panels = plt.subplots(
@@ -256,10 +260,11 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
             [row["ratio_to_tensorflow"] for row in rows],
             color=["#0072B2" if own else "#999999" for own in ours],
         )
-        axes.bar_label(bars, [f"{row['images_per_second']:.3g}/s" for row in rows], padding=3, fontsize=8)
+        axes.bar_label(bars, [per_second(row["images_per_second"]) for row in rows], padding=3, fontsize=8)
         axes.axvline(1, color="black", linewidth=0.8)
-        axes.set(title=f"{result['size']} x {result['size']} px", xlabel="times TensorFlow's images per second")
-        axes.margins(x=0.2)
+        axes.set(title=f"{result['size']} x {result['size']} px", xlabel="images per second, TensorFlow = 1")
+        axes.set_xlim(0, 1.3 * max(row["ratio_to_tensorflow"] for row in rows))
+        axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)
 
 
