@@ -11,7 +11,7 @@ from featurize import extract as extract_module
 from featurize.backbone import Backbone, load_backbone
 from featurize.cache import load_features, read_info
 from featurize.datasets import ImageDataset
-from featurize.engine import Choice, tensorflow_engine
+from featurize.engine import ENGINES, Choice, tensorflow_engine
 from featurize.errors import BackboneError, CacheError, CacheMismatchError, UsageError
 from featurize.extract import extract_features
 from featurize.pooling import pooled
@@ -231,3 +231,40 @@ def test_a_map_too_small_for_the_grid(tiny_network: Path, data_folder: Path) -> 
     with pytest.raises(UsageError, match="the layer's map is 2 x 2, too small for a 4 x 4 grid"):
         extract_features(make_dataset(6, 6), network, pool="grid4")
     assert not (data_folder / "features").exists()
+
+
+@pytest.fixture
+def other_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine `other` beside TensorFlow, and nothing is measured."""
+    monkeypatch.setitem(ENGINES, "other", (tensorflow_engine, lambda: "1.5"))
+    monkeypatch.setattr("featurize.engine._fastest", lambda *_: pytest.fail("engines are compared"))
+
+
+def test_auto_takes_the_engine_that_made_the_cache(network: Backbone, other_engine: None) -> None:
+    made = extract_features(make_dataset(6, 6), network, engine="other").info
+    assert (made.spec.engine, made.spec.engine_version, made.engine_choice) == ("other", "1.5", "as asked for")
+    again = extract_features(make_dataset(6, 6), network)
+    assert again.reused
+    assert again.info.spec == made.spec
+
+
+def test_auto_goes_on_with_the_engine_that_began(network: Backbone, other_engine: None) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(make_dataset(20, 6), network, engine="other", batch_size=8, progress=stop)
+    result = extract_features(make_dataset(20, 6), network, batch_size=8)
+    assert (result.info.spec.engine, result.info.engine_choice) == ("other", "as it was begun")
+    assert result.resumed_rows == 8
+
+
+def test_another_extraction_does_not_decide_the_engine(
+    network: Backbone, data_folder: Path, other_engine: None
+) -> None:
+    out = data_folder / "x.h5"
+    extract_features(make_dataset(6, 6), network, engine="other", out=out)
+    with pytest.raises(pytest.fail.Exception, match="engines are compared"):
+        extract_features(make_dataset(6, 6), network, pool="max", out=out)
+    with pytest.raises(CacheMismatchError, match="made with engine other, asked for tensorflow"):
+        extract_features(make_dataset(6, 6), network, engine="tensorflow", out=out)
