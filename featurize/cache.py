@@ -423,7 +423,7 @@ def began_with(path: Path) -> ExtractionSpec | None:
     """The specification of the cache at `path`, or of the unfinished extraction there; None where there is neither."""
     try:
         return read_info(path).spec if path.exists() else _plan(parts_folder(path))
-    except CacheError:
+    except (CacheError, OSError):  # said when it is to be used
         return None
 
 

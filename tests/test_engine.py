@@ -182,4 +182,4 @@ def test_an_unknown_layer_is_named(name: str) -> None:
     with pytest.raises(
         UsageError, match="^layer (rescaling|normalization).*: .* supported by this engine; use --engine"
     ):
-        choose_engine(network, name, IMAGES)
+        choose_engine(network, name, IMAGES).run(IMAGES[:2])
