@@ -256,8 +256,7 @@ def _aligned(*shape: int) -> np.ndarray:
 
 
 def _fill(x: np.ndarray, images: np.ndarray, preprocess: str, _: int, start: int, stop: int) -> None:
-    """Images as the first maps, with a border of zeros."""
-    x[start:stop] = 0
+    """Images as the first maps, inside a border that stays zero."""
     x[start:stop, 1:-1, 1:-1] = preprocessed(images[start:stop].astype(np.float32), preprocess)
 
 

@@ -16,6 +16,7 @@ from featurize.errors import BackboneError, CacheError, CacheMismatchError, Usag
 from featurize.extract import extract_features
 from featurize.pooling import pooled
 from featurize.resize import resized
+from featurize.shards import Shards
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +232,26 @@ def test_a_map_too_small_for_the_grid(tiny_network: Path, data_folder: Path) -> 
     with pytest.raises(UsageError, match="the layer's map is 2 x 2, too small for a 4 x 4 grid"):
         extract_features(make_dataset(6, 6), network, pool="grid4")
     assert not (data_folder / "features").exists()
+
+
+def test_one_failing_write_is_not_forgotten(
+    network: Backbone, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows are written beside the work: an error comes later than it happens, but it comes."""
+    write, calls = Shards.write, []
+
+    def fail_once(self: Shards, split: str, block: np.ndarray) -> None:
+        calls.append(len(block))
+        if len(calls) == 1:
+            raise OSError(5, "Input/output error")
+        write(self, split, block)
+
+    monkeypatch.setattr(Shards, "write", fail_once)
+    monkeypatch.setattr(extract_module, "SHARD_SECONDS", 0.0)
+    with pytest.raises(CacheError, match="could not be written: .*Input/output error"):
+        extract_features(make_dataset(40, 6), network, batch_size=8)
+    assert len(calls) == 1
+    assert not list((data_folder / "features").glob("*.h5"))
 
 
 @pytest.fixture

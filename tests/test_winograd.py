@@ -142,6 +142,25 @@ def test_what_lies_in_its_memory_does_not_matter(network: Backbone) -> None:
     np.testing.assert_array_equal(engine(pictures)[1], alone)
 
 
+@pytest.mark.parametrize("size", [32, 33])
+def test_nothing_is_written_outside_of_its_memory(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    guards = []
+
+    def guarded(*shape: int) -> np.ndarray:
+        count = int(np.prod(shape))
+        memory = np.full(count + 100_000, 123, np.float32)
+        memory[:count] = 0
+        guards.append(memory[count:])
+        return memory[:count].reshape(shape)
+
+    monkeypatch.setattr(winograd, "_aligned", guarded)
+    engine = winograd_engine(load_backbone("vgg16", weights="random", layers=VGG16_LAYERS, image_size=size))
+    for count in (1, 5, 3):
+        engine(images(count, size))
+    assert guards
+    assert all((guard == 123).all() for guard in guards)
+
+
 def test_with_the_vectors_of_other_processors() -> None:
     """AVX2 only: another process, because the kernels are made for one length of vectors."""
     script = """
