@@ -3,7 +3,6 @@
 What is faster than TensorFlow is used only where it gives the same numbers.
 """
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from featurize.backbone import Backbone, preprocessed
 from featurize.errors import BackboneError, FrozenbenchError, UsageError, suggestion
 from featurize.frameworks import import_keras
 
-logger = logging.getLogger("frozenbench")
 Engine = Callable[[np.ndarray], list[np.ndarray]]
 """uint8 (n, size, size, 3) RGB -> one float32 activation per tapped layer: (n, h, w, c) or (n, c)."""
 

@@ -152,8 +152,7 @@ def plan_extraction(
     What is there at its path, finished or not, settles the engine for `auto`: it stays the same.
 
     Raises:
-        UsageError: an unknown option, or an engine that is not available or does not know a layer.
-        BackboneError: the engine does not take the network.
+        UsageError: an unknown option, or an engine that is not installed.
     """
     if backbone.model is None:
         pool = "flatten"
@@ -221,7 +220,8 @@ def carry_out(plan: Plan, *, overwrite: bool = False, progress: Progress = lambd
     Raises:
         CacheMismatchError: the path holds a cache made by other choices.
         CacheError: the cache cannot be written.
-        BackboneError: a vector is not finite.
+        UsageError: the engine asked for does not know a layer.
+        BackboneError: a vector is not finite, or the engine asked for does not give TensorFlow's numbers.
     """
     path, spec, dataset = plan.path, plan.spec, plan.dataset
     if info := _reusable(path, spec, overwrite):

@@ -19,7 +19,6 @@ CACHE_BYTES = 600_000
 """A thread takes as many tiles at a time as fit into its share of the cache beside some of u (measured)."""
 U_BYTES_PER_TILE = 250_000
 """But at least so many that each makes up for reading that much of u (measured)."""
-
 PARTS = 4
 """So many parts of a pass for each thread."""
 

@@ -45,8 +45,8 @@ PIXELS_AT_ONCE = 256 * 64**2
 
 LABEL = {name: "TensorFlow, tf.function" if name == REFERENCE else f"engine {name}" for name in ENGINES}
 END_TO_END = "end to end, into HDF5"
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE")
-"""Environment variables that hold oneDNN and OpenBLAS to older instructions."""
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")
+"""Environment variables that hold oneDNN, OpenBLAS and numba to older instructions."""
 PACKAGES = ("tensorflow", "keras", "mnn", "numpy", "openvino", "onnxruntime", "torch")
 
 Forward = Callable[[np.ndarray], object]
