@@ -5,7 +5,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -27,6 +27,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weight_decay: decoupled, of the kernels.
         epochs: passes over the training rows.
         batch_size: rows per step.
+        class_weight: `balanced`, or None.
         random_state: seed of initialisation, dropout and order.
 
     Attributes:
@@ -48,6 +49,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         weight_decay: float = 1e-2,
         epochs: int = 20,
         batch_size: int = 256,
+        class_weight: Any = None,
         random_state: Any = None,
     ) -> None:
         self.hidden = hidden
@@ -58,6 +60,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.weight_decay = weight_decay
         self.epochs = epochs
         self.batch_size = batch_size
+        self.class_weight = class_weight
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -75,12 +78,13 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         steps = -(-len(X) // self.batch_size)
         model = self._build(X.shape[1], len(self.classes_), steps, random)
         onehot = np.eye(len(self.classes_), dtype=np.float32)[targets]
+        weights = compute_sample_weight(self.class_weight, y).astype(np.float32)
         self.loss_curve_ = []
         for _ in range(self.epochs):
             model.reset_metrics()
             order = random.permutation(len(X))
             for rows in np.array_split(order, steps):
-                loss = model.train_on_batch(X[rows], onehot[rows])
+                loss = model.train_on_batch(X[rows], onehot[rows], weights[rows])
             self.loss_curve_.append(float(np.ravel(loss)[0]))
         first, last = (layer for layer in model.layers if layer.weights)
         self.coefs_ = [first.kernel.numpy(), last.kernel.numpy()]

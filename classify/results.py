@@ -1,13 +1,18 @@
 """A run: what one head gave on one feature cache, and the directory that keeps it.
 
+data/runs/<features>/test-openings.jsonl    a line for every time the test split was looked at
 data/runs/<features>/<head>-<hash>/
     result.json            a RunResult: what was run, the metrics, the cost
-    predictions.parquet    id, label, predicted and, where the head has them, p_<class>
+    predictions.parquet    id, label, predicted, p_<class>
+    head.skops             the fitted head
+    README.md              the model card
 """
 
 import json
 import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -16,19 +21,31 @@ from featurize.errors import DataError, UsageError
 from featurize.files import data_root
 
 logger = logging.getLogger("frozenbench")
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RESULT = "result.json"
 PREDICTIONS = "predictions.parquet"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One row of the comparison; see `classify.evaluate.Evaluation` for the figures."""
+    """One row of the comparison.
+
+    What was run: `model` to `tuned`; the figures: those of `classify.metrics.Metrics`; the
+    cost and how the fit went: those of `classify.evaluate.FittedHead`.
+
+    Attributes:
+        source: where images and backbone were loaded from, to rebuild the extractor.
+        parameters: the head's settings, tuned or not.
+        tuned: search trials behind the settings; 0 for the head's defaults.
+        test_opened: how often heads had been measured on this cache's test split, this time included.
+        head_sha256: of head.skops; empty where the head was not kept.
+    """
 
     model: str
     features: str
     fingerprint: str
     spec: dict[str, Any]
+    source: dict[str, Any]
     dataset: str
     weights: str
     class_names: list[str]
@@ -38,18 +55,28 @@ class RunResult:
     test_rows: int
     test_digest: str
     seed: int
+    class_weight: str | None
     parameters: dict[str, Any]
+    tuned: int
     accuracy: float
     accuracy_low: float
     accuracy_high: float
     macro_f1: float
-    log_loss: float | None
-    ece: float | None
+    macro_f1_low: float
+    macro_f1_high: float
+    recall: dict[str, list[float] | None]
+    support: dict[str, int]
+    log_loss: float
+    brier: float
+    ece: float
+    reliability: list[dict[str, float]]
+    test_opened: int
     fit_seconds: float
     predict_ms_per_image: float
     iterations: int | None
     converged: bool | None
     warnings: list[str]
+    head_sha256: str
     versions: dict[str, str]
     machine: str
     finished: str
@@ -80,13 +107,9 @@ def runs_folder() -> Path:
     return data_root() / "runs"
 
 
-def write_run(run_dir: Path, result: RunResult, predictions: Any) -> None:
-    """Write a run directory whole or not at all, replacing an older one.
-
-    Args:
-        run_dir: its final path.
-        result: goes to `result.json`.
-        predictions: a pandas DataFrame, a row per test image; goes to `predictions.parquet`.
+@contextmanager
+def new_run(run_dir: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes the run directory when the block ends well, replacing an older one.
 
     Raises:
         OSError: the disk is full or the folder cannot be written to.
@@ -95,11 +118,43 @@ def write_run(run_dir: Path, result: RunResult, predictions: Any) -> None:
     with tempfile.TemporaryDirectory(prefix=".", dir=run_dir.parent, ignore_cleanup_errors=True) as temporary:
         made = Path(temporary) / run_dir.name
         made.mkdir()
-        predictions.to_parquet(made / PREDICTIONS, index=False)
-        (made / RESULT).write_text(json.dumps(asdict(result), indent=2, allow_nan=False) + "\n", "utf-8")
+        yield made
         if run_dir.exists():
             run_dir.replace(Path(temporary) / "replaced")
         made.replace(run_dir)
+
+
+def write_result(folder: Path, result: RunResult, predictions: Any) -> None:
+    """Write what the analysis reads.
+
+    Args:
+        folder: of the run, see `new_run`.
+        result: goes to `result.json`.
+        predictions: a pandas DataFrame, a row per test image; goes to `predictions.parquet`.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written to.
+    """
+    predictions.to_parquet(folder / PREDICTIONS, index=False)
+    (folder / RESULT).write_text(json.dumps(asdict(result), indent=2, allow_nan=False) + "\n", "utf-8")
+
+
+def read_predictions(run_dir: Path) -> Any:
+    """What a run predicted, a pandas DataFrame with a row per test image: id, label, predicted, p_<class>.
+
+    Raises:
+        DataError: there is no such file, or it is damaged.
+    """
+    import pandas as pd
+
+    path = run_dir / PREDICTIONS
+    try:
+        table = pd.read_parquet(path)
+        if missing := {"id", "label", "predicted"} - set(table.columns):
+            raise ValueError(f"it has no column {missing.pop()}")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be used: {error}") from error
+    return table
 
 
 def load_runs(folder: Path) -> tuple[dict[Path, RunResult], list[tuple[Path, str]]]:

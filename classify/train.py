@@ -1,120 +1,225 @@
 """The loop of stage 2: feature cache -> head -> evaluation -> run directory."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from classify.evaluate import Evaluation, fit_and_evaluate, plain_parameters
+import numpy as np
+
+from classify.card import CARD, model_card
+from classify.checks import check_overlap, check_train
+from classify.evaluate import Evaluation, FittedHead, evaluate_head, fit_head, plain_parameters
 from classify.heads import Task, make_head
-from classify.results import RunResult, write_run
+from classify.persist import HEAD, save_head
+from classify.results import RunResult, new_run, write_result
+from classify.time_limit import HeadTimeoutError, within
+from classify.tuning import tune
 from featurize.cache import CacheInfo, Features, library_versions, load_features
-from featurize.errors import DataError
+from featurize.errors import DataError, UsageError
 
 logger = logging.getLogger("frozenbench")
 VERSIONS_OF = ("frozenbench", "scikit-learn", "scikit-learn-intelex", "xgboost", "keras", "tensorflow", "numpy")
+OPENINGS = "test-openings.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One head on one cache.
+
+    Attributes:
+        model: a key of `HEADS`.
+        info: the cache, from `read_info`.
+        layers: use only these layers' columns; empty for all.
+        rows: train on so many rows, of all classes in their proportions; None for all.
+        seed: for whatever is random: in the head, of the rows, of the search.
+        class_weight: `balanced`, or None.
+        trials: of the search for settings; 0 for the head's defaults.
+        threads: how many.
+    """
+
+    model: str
+    info: CacheInfo
+    layers: tuple[str, ...] = ()
+    rows: int | None = None
+    seed: int = 0
+    class_weight: str | None = None
+    trials: int = 0
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        """The run directory's name: the head, and eight digits that stand for all that makes the run what it is."""
+        task = Task(self.rows or self.info.rows["train"], self.info.dim, self.seed, 1, self.class_weight)
+        steps = [[type(step).__name__, plain_parameters(step)] for _, step in make_head(self.model, task).steps]
+        layers = self.layers or [columns.name for columns in self.info.layers]
+        content = [self.info.spec.fingerprint, layers, self.model, self.rows, self.seed, self.trials, steps]
+        digest = hashlib.sha256(json.dumps([*content, self.class_weight], sort_keys=True).encode()).hexdigest()
+        return f"{self.model}-{digest[:8]}"
 
 
 def train_heads(
-    names: Sequence[str],
-    info: CacheInfo,
-    runs: Path,
-    layers: tuple[str, ...] = (),
-    seed: int = 0,
-    jobs: int = 1,
-    *,
-    force: bool = False,
-) -> dict[Path, RunResult]:
-    """Fit and evaluate heads on one cache and keep each as a run.
+    jobs: Iterable[Job], runs: Path, *, time_limit: float | None = None, force: bool = False, keep_heads: bool = True
+) -> tuple[dict[Path, RunResult], list[str]]:
+    """Fit and evaluate heads, and keep each as a run.
 
     Args:
-        names: keys of `HEADS`.
-        info: the cache, from `read_info`.
+        jobs: what to train.
         runs: the folder of all runs.
-        layers: use only these layers' columns; empty for all.
-        seed: for whatever is random in a head.
-        jobs: threads.
+        time_limit: seconds for each head, its search included; it then runs in a process of its own.
         force: run again what is already there.
+        keep_heads: save the fitted heads with their runs.
 
     Returns:
-        The result of each head by its run directory, reused ones included.
+        The result of each head by its run directory, reused ones included, and a line for each head
+        that was stopped at the limit.
 
     Raises:
         FrozenbenchError: the features or a head cannot be used; runs finished before are kept.
     """
-    used = layers or tuple(columns.name for columns in info.layers)
-    splits: list[Features] = []
-    results = {}
-    for name in names:
-        run_dir = runs / info.path.stem / f"{name}-{_run_hash(info, used, name, seed)}"
+    results, stopped = {}, []
+    for job in jobs:
+        run_dir = runs / job.info.path.stem / job.name
         if run_dir.exists() and not force:
             try:
                 results[run_dir] = RunResult.read(run_dir)
-                logger.info("%s on %s: already there", name, info.path.stem)
+                logger.info("%s on %s: already there", job.model, job.info.path.stem)
                 continue
             except DataError as error:
                 logger.warning("%s; running it again", error)
-        splits = splits or [load_features(info.path, split, layers) for split in ("train", "test")]
-        train, test = splits
-        logger.info("%s on %s: %s x %s", name, info.path.stem, f"{len(train.y):,}", f"{train.x.shape[1]:,}")
-        evaluation = fit_and_evaluate(name, train, test, seed=seed, jobs=jobs)
-        for warning in evaluation.warnings:
-            logger.warning("%s: %s", name, warning)
-        result = _as_result(name, info, train, test, seed, used, evaluation)
-        write_run(run_dir, result, _predictions_table(test, evaluation))
+        train = training_rows(job)
+        found = check_train(train)
+        logger.info("%s on %s: %s x %s", job.model, job.info.path.stem, f"{len(train.y):,}", f"{train.x.shape[1]:,}")
+        try:
+            fitted = within(
+                time_limit, searched_and_fitted, job, run_dir.parent, what=f"{job.model} on {run_dir.parent.name}"
+            )
+        except HeadTimeoutError as error:
+            logger.warning(error)
+            stopped.append(str(error))
+            continue
+        test, opened = open_test_split(job, run_dir.parent)
+        found += [*check_overlap(train, test), *fitted.warnings]
+        evaluation = evaluate_head(fitted, test)
+        for warning in found:
+            logger.warning("%s: %s", job.model, warning)
+        result = _as_result(job, len(train.y), fitted, evaluation, opened, found)
+        with new_run(run_dir) as folder:
+            if keep_heads:
+                result = dataclasses.replace(result, head_sha256=save_head(fitted.head, folder / HEAD))
+            (folder / CARD).write_text(model_card(result), "utf-8")
+            write_result(folder, result, _predictions_table(test, evaluation))
         results[run_dir] = result
-    return results
+    return results, stopped
 
 
-def _run_hash(info: CacheInfo, layers: tuple[str, ...], name: str, seed: int) -> str:
-    """Eight digits that stand for everything that makes a run what it is."""
-    head = make_head(name, Task(info.rows["train"], info.dim, seed=seed))
-    steps = [step for _, step in head.steps] if hasattr(head, "steps") else [head]
-    settings = [[type(step).__name__, plain_parameters(step)] for step in steps]
-    content = [info.spec.fingerprint, layers, name, seed, settings]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+def searched_and_fitted(job: Job, studies: Path) -> FittedHead:
+    """Search the head's settings, if that is asked for, and fit it with them; the test split stays closed."""
+    train = training_rows(job)
+    rows, dim = train.x.shape
+    task = Task(rows, dim, job.seed, job.threads, job.class_weight)
+    settings = tune(job.model, train, job.trials, task, studies).settings if job.trials else {}
+    return fit_head(job.model, train, settings=settings, seed=job.seed, jobs=job.threads, class_weight=job.class_weight)
+
+
+def training_rows(job: Job) -> Features:
+    """The rows that a job trains on.
+
+    Raises:
+        UsageError: it asks for more rows than there are.
+        CacheError: the cache cannot be used.
+    """
+    train = _training_split(job.info.path, job.info.spec.fingerprint, job.layers)
+    if job.rows is None:
+        return train
+    if job.rows > len(train.y):
+        raise UsageError(
+            f"--train-size {job.rows:,}: {job.info.path} holds {len(train.y):,} training images; use fewer, or make a "
+            "cache of more images with python -m featurize"
+        )
+    rows = np.sort(stratified_order(train.y, job.seed)[: job.rows])
+    return dataclasses.replace(train, x=train.x[rows], y=train.y[rows], ids=train.ids[rows])
+
+
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """An order of all rows, (n,), whose every beginning holds the classes in their proportions, to within a row.
+
+    The r-th of the c rows of a class, in random order, comes at (r + 1/2) / c of the way. Subsets
+    that begin the same order are nested: what a learning curve adds is added to what was there.
+    """
+    random = np.random.default_rng(seed)
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.lexsort((random.permutation(len(labels)), place))
+
+
+def open_test_split(job: Job, folder: Path) -> tuple[Features, int]:
+    """The test features, and how often they have been opened, this time included.
+
+    The only way to them in this package. Each opening is a line of a file in the folder of the
+    cache's runs: whoever picks the best of many runs sees among how many.
+    """
+    test = load_features(job.info.path, "test", job.layers)
+    folder.mkdir(parents=True, exist_ok=True)
+    line = {"time": _now(), "run": job.name, "fingerprint": job.info.spec.fingerprint}
+    with (folder / OPENINGS).open("a+", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+        file.seek(0)
+        opened = sum(job.info.spec.fingerprint in other for other in file)
+    return test, opened
+
+
+@functools.lru_cache(1)
+def _training_split(path: Path, fingerprint: str, layers: tuple[str, ...]) -> Features:
+    """Read once for all heads; the fingerprint tells a cache from one that took its place."""
+    return load_features(path, "train", layers)
 
 
 def _as_result(
-    name: str,
-    info: CacheInfo,
-    train: Features,
-    test: Features,
-    seed: int,
-    layers: tuple[str, ...],
-    evaluation: Evaluation,
+    job: Job, rows: int, fitted: FittedHead, evaluation: Evaluation, opened: int, found: list[str]
 ) -> RunResult:
     """Everything that is to be remembered of a run."""
+    info = job.info
+    columns = [each for each in info.layers if not job.layers or each.name in job.layers]
     return RunResult(
-        model=name,
+        model=job.model,
         features=info.path.stem,
         fingerprint=info.spec.fingerprint,
-        spec=dataclasses.asdict(info.spec),
+        spec=json.loads(info.spec.to_json()),
+        source=info.source,
         dataset=info.dataset,
         weights=info.weights,
         class_names=list(info.class_names),
-        layers=list(layers),
-        dim=train.x.shape[1],
-        train_rows=len(train.y),
-        test_rows=len(test.y),
+        layers=[each.name for each in columns],
+        dim=sum(each.stop - each.start for each in columns),
+        train_rows=rows,
+        test_rows=len(evaluation.predicted),
         test_digest=info.digests["test"],
-        seed=seed,
-        parameters=evaluation.parameters,
-        **evaluation.metrics,  # type: ignore[arg-type]
-        fit_seconds=evaluation.fit_seconds,
+        seed=job.seed,
+        class_weight=job.class_weight,
+        parameters=fitted.parameters,
+        tuned=job.trials,
+        **dataclasses.asdict(evaluation.metrics),
+        test_opened=opened,
+        fit_seconds=fitted.seconds,
         predict_ms_per_image=evaluation.predict_ms_per_image,
-        iterations=evaluation.iterations,
-        converged=evaluation.converged,
-        warnings=list(evaluation.warnings),
+        iterations=fitted.iterations,
+        converged=fitted.converged,
+        warnings=found,
+        head_sha256="",
         versions=library_versions(VERSIONS_OF),
         machine=f"{os.cpu_count()} cores, {platform.machine()}",
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        finished=_now(),
     )
 
 
@@ -123,7 +228,10 @@ def _predictions_table(test: Features, evaluation: Evaluation) -> Any:
     import pandas as pd
 
     table = pd.DataFrame({"id": test.ids, "label": test.y, "predicted": evaluation.predicted})
-    if evaluation.probabilities is not None:
-        for column, name in enumerate(test.class_names):
-            table[f"p_{name}"] = evaluation.probabilities[:, column]
+    for column, name in enumerate(test.class_names):
+        table[f"p_{name}"] = evaluation.probabilities[:, column]
     return table
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

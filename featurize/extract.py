@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from featurize.backbone import Backbone
+from featurize.backbone import Backbone, load_backbone
 from featurize.cache import (
     CacheInfo,
     Columns,
@@ -29,7 +29,7 @@ from featurize.cache import (
     read_info,
 )
 from featurize.datasets import ImageDataset, Split
-from featurize.engine import ENGINES, Choice, choose_engine, default_batch_size, gpu
+from featurize.engine import ENGINES, REFERENCE, Choice, choose_engine, default_batch_size, gpu
 from featurize.errors import BackboneError, CacheError, UsageError
 from featurize.pooling import check_pool, mirrored, pooled
 from featurize.resize import check_kernel, resized
@@ -42,15 +42,12 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """An extraction that is settled in every respect and not begun; made by `plan_extraction`."""
+class Extractor:
+    """What turns images into vectors: a backbone, the engine that runs it, and every other choice."""
 
-    dataset: ImageDataset
     backbone: Backbone
     engine: Choice
     spec: ExtractionSpec
-    path: Path
-    batch_size: int
 
     def vectors(self, images: Any) -> list[np.ndarray]:
         """uint8 images (n, h, w, 3) of any size -> vectors (n, d) of the stored type, one array per tapped layer."""
@@ -65,6 +62,15 @@ class Plan:
             ]
         with np.errstate(over="ignore"):  # what is too large for float16 is found when it is looked for
             return [part.astype(spec.dtype, copy=False) for part in parts]
+
+
+@dataclass(frozen=True)
+class Plan(Extractor):
+    """An extraction that is settled in every respect and not begun; made by `plan_extraction`."""
+
+    dataset: ImageDataset
+    path: Path
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -183,7 +189,52 @@ def plan_extraction(
     images = next(iter(dataset.splits.values())).images[: -(-batch_size // 2)]
     choice = choose_engine(backbone, engine, resized(images, spec.image_size, spec.resize), why)
     spec = replace(spec, engine=choice.name, engine_version=choice.version)
-    return Plan(dataset, backbone, choice, spec, path, batch_size)
+    return Plan(backbone, choice, spec, dataset, path, batch_size)
+
+
+def recorded_backbone(spec: ExtractionSpec, source: dict[str, Any]) -> Backbone:
+    """The backbone that a cache was made with, loaded again.
+
+    Args:
+        spec: the cache's specification.
+        source: where the cache says that its backbone was loaded from.
+
+    Raises:
+        BackboneError: the weights cannot be loaded, or are no longer those of the cache.
+        UsageError: the backbone is no longer there.
+    """
+    try:
+        name, weights, seed = str(source["backbone"]), str(source["weights"]), int(source["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BackboneError(
+            f"the record does not say where {spec.backbone} was loaded from ({error!r}); make the features again with "
+            "python -m featurize"
+        ) from error
+    backbone = load_backbone(
+        name, weights=weights, layers=spec.layers, image_size=spec.image_size, preprocess=spec.preprocess, seed=seed
+    )
+    if backbone.weights_digest != spec.weights_digest:
+        raise BackboneError(
+            f"the weights at {weights} of {name} are no longer those that made the features: they have the digest "
+            f"{backbone.weights_digest}, expected {spec.weights_digest}; put the old ones back, or make the features "
+            "again with python -m featurize"
+        )
+    return backbone
+
+
+def recorded_extractor(backbone: Backbone, spec: ExtractionSpec, engine: str = "") -> Extractor:
+    """The extractor that a cache was made with, or the same by another engine.
+
+    Args:
+        backbone: from `recorded_backbone`.
+        spec: the cache's specification.
+        engine: one of `engine.ENGINES`; the cache's own when not given.
+
+    Raises:
+        UsageError: the engine is not available.
+    """
+    no_images = np.empty((0, spec.image_size, spec.image_size, 3), np.uint8)  # only `auto` looks at them
+    return Extractor(backbone, choose_engine(backbone, engine or spec.engine or REFERENCE, no_images), spec)
 
 
 def _engine_there(path: Path, spec: ExtractionSpec) -> str:
@@ -266,7 +317,7 @@ def carry_out(plan: Plan, *, overwrite: bool = False, progress: Progress = lambd
             images_per_second=(total - resumed) / seconds,
             device=_device(spec.engine),
             engine_choice=plan.engine.why,
-            source={"data": dataset.source, **plan.backbone.source},
+            source={"data": dataset.source, "image_shape": _image_shape(dataset), **plan.backbone.source},
         )
     return Extraction(read_info(path), reused=False, resumed_rows=resumed)
 
@@ -329,6 +380,11 @@ def default_name(dataset: ImageDataset, backbone: Backbone, spec: ExtractionSpec
     if spec.dtype != "float32":
         parts.append(spec.dtype)
     return "-".join(parts) + ".h5"
+
+
+def _image_shape(dataset: ImageDataset) -> tuple[int, ...]:
+    """Height and width of the data set's own images."""
+    return np.asarray(next(iter(dataset.splits.values())).images[:1]).shape[1:3]
 
 
 def _columns(plan: Plan) -> list[Columns]:

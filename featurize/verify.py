@@ -4,11 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from featurize.backbone import load_backbone
 from featurize.cache import CacheInfo, load_features, read_info
 from featurize.datasets import load_dataset
-from featurize.errors import CacheError
-from featurize.extract import plan_extraction
+from featurize.errors import BackboneError, CacheError
+from featurize.extract import recorded_backbone, recorded_extractor
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3}  # relative; engines leave the last bits to the batch size
 
@@ -47,34 +46,18 @@ def _recomputed(info: CacheInfo, count: int, seed: int) -> list[str]:
         for name, digest in info.digests.items()
         if dataset.splits[name].digest != digest
     ]
-    spec = info.spec
-    backbone = load_backbone(
-        str(info.source["backbone"]),
-        weights=str(info.source["weights"]),
-        layers=spec.layers,
-        image_size=spec.image_size,
-        preprocess=spec.preprocess,
-        seed=int(info.source["seed"]),
-    )
-    if backbone.weights_digest != spec.weights_digest:
-        return [*problems, f"{info.path}: the weights at {info.source['weights']} are no longer those of the cache"]
-    plan = plan_extraction(
-        dataset,
-        backbone,
-        pool=spec.pool,
-        resize=spec.resize,
-        flip=spec.flip,
-        engine=spec.engine or "auto",
-        dtype=spec.dtype,
-        out=info.path,
-    )
+    try:
+        backbone = recorded_backbone(info.spec, info.source)
+    except BackboneError as problem:
+        return [*problems, f"{info.path}: {problem}"]
+    extractor = recorded_extractor(backbone, info.spec)
     random = np.random.default_rng(seed)
     for name, split in dataset.splits.items():
         features = load_features(info.path, name)
         rows = np.sort(random.choice(len(split), min(count, len(split)), replace=False))
-        again = np.concatenate(plan.vectors(split.images[rows]), axis=1).astype(np.float32)
+        again = np.concatenate(extractor.vectors(split.images[rows]), axis=1).astype(np.float32)
         error = np.linalg.norm(again - features.x[rows], axis=1)
-        wrong = error > TOLERANCE[spec.dtype] * np.maximum(np.linalg.norm(again, axis=1), 1e-30)
+        wrong = error > TOLERANCE[info.spec.dtype] * np.maximum(np.linalg.norm(again, axis=1), 1e-30)
         problems += [
             f"{info.path}: the {name} vector of image {split.ids[row]} comes out otherwise" for row in rows[wrong]
         ]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_dataset, write_tiny_cache
 from test_cache import put
@@ -83,7 +84,7 @@ def test_from_images_to_the_comparison(images: Path, data_folder: Path, tmp_path
         "fit_seconds", "predict_ms_per_image", "converged", "run_dir",
     } <= set(runs[0])  # fmt: skip
     for run in runs:
-        assert sorted(os.listdir(run["run_dir"])) == ["predictions.parquet", "result.json"]
+        assert sorted(os.listdir(run["run_dir"])) == ["README.md", "head.skops", "predictions.parquet", "result.json"]
 
     reused = command("classify", "--model", "logreg,dummy", "--json")
     assert json.loads(reused.stdout) == {"runs": runs}
@@ -183,11 +184,62 @@ def test_a_cache_of_other_choices(images: Path, tmp_path: Path) -> None:
         (["--features", "README.md"], 1, ["README.md is not a feature cache of frozenbench"]),
         (["--model", "svn"], 2, ["--model svn: no such head", "did you mean svm"]),
         (["--model", ""], 2, ["--model names no head"]),
+        (["--class-weight", "equal"], 2, ["--class-weight equal: expected none or balanced"]),
+        (["--train-size", "10,0"], 2, ["--train-size 0: expected whole numbers from 1 on"]),
+        (["--train-size", "10%"], 2, ["--train-size 10%"]),
+        (["--seed", "a"], 2, ["--seed a: expected whole numbers from 0 on"]),
+        (["--seed", ","], 2, ["--seed names no seed"]),
+        (["predict", "absent", "x.png"], 1, ["absent", "result.json"]),
     ],
 )
 def test_bad_requests_to_classify(arguments: list[str], code: int, parts: list[str], data_folder: Path) -> None:
     failed(command("classify", *arguments), code, *parts)
     assert not data_folder.exists()
+
+
+def test_a_learning_curve(cache: Path) -> None:
+    done = command("classify", "--model", "logreg", "--train-size", "12,60", "--seed", "0,1", "--json", "--no-save")
+    runs = json.loads(done.stdout)["runs"]
+    assert sorted((run["train_rows"], run["seed"]) for run in runs) == [(12, 0), (12, 1), (60, 0), (60, 1)]
+    assert not list(cache.parent.parent.glob("runs/*/*/head.skops"))
+    failed(command("classify", "--train-size", "121"), 2, "--train-size 121", "holds 120 training images")
+    table = command("classify", "list").stdout
+    assert "logreg (seed 1)" in table
+    assert "share a letter do not differ significantly" in table
+
+
+def test_a_head_that_is_stopped(cache: Path, data_folder: Path) -> None:
+    words = ["classify", "--model", "stack", "--time-limit", "0.5"]
+    failed(command(*words), 1, "stack on tiny-net was stopped after 0.5 seconds", "--time-limit")
+    assert not list(data_folder.glob("runs/*/*"))
+    failed(command("classify", "--time-limit", "0"), 2, "--time-limit 0")
+
+
+def test_fewer_rows_of_a_class_than_folds(cache: Path) -> None:
+    failed(command("classify", "--model", "stack", "--train-size", "6"), 1, "needs 5 training images of each class; ant has 2")
+
+
+def test_predict(images: Path, data_folder: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    command("featurize", "--data", str(images), "--backbone", "pixels", "--image-size", "8")
+    [run] = json.loads(command("classify", "--model", "logreg", "--json").stdout)["runs"]
+    pictures = np.load(images)["x_test"]
+    table = pd.read_parquet(Path(run["run_dir"]) / "predictions.parquet")
+    paths = []
+    for number in range(3):
+        paths.append(str(tmp_path / f"{number}.png"))
+        Image.fromarray(pictures[number]).save(paths[-1])
+    (tmp_path / "no.png").write_text("no image")
+    done = command("classify", "predict", run["run_dir"], *paths, str(tmp_path / "no.png"), "--json")
+    answer = json.loads(done.stdout)
+    assert [item["file"] for item in answer["predictions"]] == paths
+    assert [item["file"] for item in answer["skipped"]] == [str(tmp_path / "no.png")]
+    for item, row in zip(answer["predictions"], table.itertuples(), strict=False):
+        assert item["probability"] == pytest.approx(getattr(row, f"p_{item['label']}"), abs=1e-5)
+    failed(command("classify", "predict", run["run_dir"], str(tmp_path / "no.png")), 1, "no.png")
+    (Path(run["run_dir"]) / "head.skops").write_bytes(b"x")
+    failed(command("classify", "predict", run["run_dir"], paths[0]), 1, "is not the head that was saved")
 
 
 def test_bad_features(cache: Path, data_folder: Path) -> None:

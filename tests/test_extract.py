@@ -13,7 +13,7 @@ from featurize.cache import load_features, read_info
 from featurize.datasets import ImageDataset
 from featurize.engine import ENGINES, Choice, tensorflow_engine
 from featurize.errors import BackboneError, CacheError, CacheMismatchError, UsageError
-from featurize.extract import extract_features
+from featurize.extract import extract_features, recorded_backbone, recorded_extractor
 from featurize.pooling import pooled
 from featurize.resize import resized
 from featurize.shards import Shards
@@ -77,6 +77,30 @@ def test_flipped_grids_keep_their_place(network: Backbone) -> None:
     cells = theirs.reshape(6, 2, 2, 6)[:, :, ::-1].reshape(6, 24)
     np.testing.assert_allclose(ours, cells, rtol=1e-4, atol=1e-6)
     assert not np.allclose(ours, theirs, rtol=1e-3)
+
+
+def test_an_extractor_is_rebuilt_from_the_record(network: Backbone) -> None:
+    dataset = make_dataset(size=10)
+    info = extract_features(dataset, network, flip=True, pool="grid2").info
+    assert info.source["image_shape"] == [10, 10]
+    extractor = recorded_extractor(recorded_backbone(info.spec, info.source), info.spec)
+    again = extractor.vectors(dataset.splits["test"].images[:5])
+    np.testing.assert_allclose(np.concatenate(again, axis=1), load_features(info.path, "test").x[:5], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": None}, "does not say where tinynet was loaded from"),
+        ({"seed": "x"}, "does not say where tinynet was loaded from"),
+        ({"weights": "random"}, "the weights at random of .*tinynet.keras are no longer .* expected [0-9a-f]{64}"),
+    ],
+)
+def test_a_backbone_that_cannot_be_loaded_again(network: Backbone, changes: dict, message: str) -> None:
+    info = extract_features(make_dataset(), network).info
+    source = {key: value for key, value in {**info.source, **changes}.items() if value is not None}
+    with pytest.raises(BackboneError, match=message):
+        recorded_backbone(info.spec, source)
 
 
 def test_the_same_request_reuses_the_cache(network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from classify.results import RunResult, load_runs, write_run
+from classify.results import RunResult, load_runs, new_run, read_predictions, write_result
 from featurize.errors import DataError
 
 PREDICTIONS = pd.DataFrame({"id": [5, 6, 7], "label": [0, 1, 2], "predicted": [0, 1, 1]})
@@ -18,6 +18,7 @@ def make_result(**changes: object) -> RunResult:
         "features": "tiny-vgg16-imagenet-64px-block3_pool-grid2",
         "fingerprint": "f" * 64,
         "spec": {"backbone": "vgg16", "image_size": 64},
+        "source": {"data": "tiny"},
         "dataset": "tiny",
         "weights": "imagenet",
         "class_names": ["ant", "bee", "cow"],
@@ -27,23 +28,38 @@ def make_result(**changes: object) -> RunResult:
         "test_rows": 1000,
         "test_digest": "ab" * 32,
         "seed": 0,
+        "class_weight": None,
         "parameters": {"C": 0.01},
+        "tuned": 0,
         "accuracy": 0.715,
         "accuracy_low": 0.686,
         "accuracy_high": 0.742,
         "macro_f1": 0.714,
+        "macro_f1_low": 0.685,
+        "macro_f1_high": 0.741,
+        "recall": {"ant": [0.7, 0.65, 0.75], "bee": [0.72, 0.67, 0.77], "cow": None},
+        "support": {"ant": 500, "bee": 500, "cow": 0},
         "log_loss": 0.85,
+        "brier": 0.4,
         "ece": 0.042,
+        "reliability": [{"rows": 1000, "confidence": 0.757, "accuracy": 0.715}],
+        "test_opened": 1,
         "fit_seconds": 1.5,
         "predict_ms_per_image": 0.01,
         "iterations": 80,
         "converged": True,
         "warnings": [],
+        "head_sha256": "",
         "versions": {"numpy": "2"},
         "machine": "2 cores",
         "finished": "2026-01-01T00:00:00+00:00",
     }
     return RunResult(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def write_run(run_dir: Path, result: RunResult, predictions: pd.DataFrame) -> None:
+    with new_run(run_dir) as folder:
+        write_result(folder, result, predictions)
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -52,7 +68,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert RunResult.read(run_dir) == make_result()
     assert sorted(os.listdir(run_dir)) == ["predictions.parquet", "result.json"]
     assert os.listdir(run_dir.parent) == [run_dir.name]
-    pd.testing.assert_frame_equal(pd.read_parquet(run_dir / "predictions.parquet"), PREDICTIONS)
+    pd.testing.assert_frame_equal(read_predictions(run_dir), PREDICTIONS)
 
 
 def test_a_run_is_replaced_whole(tmp_path: Path) -> None:
@@ -96,7 +112,7 @@ def test_damaged_runs_are_left_out(tmp_path: Path, text: str) -> None:
 
 def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "tiny" / "old-1", make_result(schema_version=0), PREDICTIONS)
-    with pytest.raises(DataError, match="layout version 0, expected 1"):
+    with pytest.raises(DataError, match="layout version 0, expected 2"):
         RunResult.read(tmp_path / "tiny" / "old-1")
 
 

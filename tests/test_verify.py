@@ -104,7 +104,9 @@ def test_other_weights(cache: Path, network: Path) -> None:
     model = keras.models.load_model(network)
     model.get_layer("early").bias.assign([1.0, 0, 0, 0])
     model.save(network)
-    assert any("the weights at imagenet are no longer" in problem for problem in verify(cache, recompute=1))
+    (problem,) = verify(cache, recompute=1)
+    assert f"the weights at imagenet of {network} are no longer" in problem
+    assert f"expected {header_of(cache)['spec']['weights_digest']}" in problem
 
 
 def test_images_that_are_gone(cache: Path, images: Path) -> None:

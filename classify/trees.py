@@ -1,0 +1,93 @@
+"""The XGBoost head in scikit-learn's estimator contract, with the trees kept as bytes."""
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+
+class BoostedTrees(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Gradient-boosted trees (Chen and Guestrin, XGBoost, 2016) on histograms of the features.
+
+    Args:
+        n_estimators: rounds; each adds a tree per class.
+        learning_rate: weight of a tree.
+        max_depth: of a tree.
+        max_bin: steps into which a feature's values are sorted.
+        min_child_weight: least weight of the rows in a leaf.
+        reg_lambda: L2 penalty of the leaves.
+        subsample: share of the rows that a tree sees.
+        colsample_bynode: share of the features that a split may use.
+        class_weight: `balanced`, or None.
+        n_jobs: threads.
+        random_state: seed of the two shares.
+
+    Attributes:
+        classes_: the labels, (K,).
+        ubj_: the trees in XGBoost's UBJSON, uint8.
+        n_features_in_: d.
+    """
+
+    def __init__(
+        self,
+        n_estimators: int = 300,
+        learning_rate: float = 0.1,
+        max_depth: int = 4,
+        max_bin: int = 64,
+        min_child_weight: float = 1.0,
+        reg_lambda: float = 1.0,
+        subsample: float = 0.8,
+        colsample_bynode: float = 0.25,
+        class_weight: Any = None,
+        n_jobs: int = 1,
+        random_state: Any = None,
+    ) -> None:
+        self.n_estimators = n_estimators
+        self.learning_rate = learning_rate
+        self.max_depth = max_depth
+        self.max_bin = max_bin
+        self.min_child_weight = min_child_weight
+        self.reg_lambda = reg_lambda
+        self.subsample = subsample
+        self.colsample_bynode = colsample_bynode
+        self.class_weight = class_weight
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train on X (n, d) and y (n,).
+
+        Raises:
+            ValueError: X is not finite, or y holds fewer than two classes.
+        """
+        from xgboost import XGBClassifier
+
+        X, y = validate_data(self, X, y, dtype=np.float32)
+        check_classification_targets(y)
+        self.classes_, targets = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"the training rows hold one class only: {self.classes_[0]}")
+        settings = {name: value for name, value in self.get_params().items() if name != "class_weight"}
+        trees = XGBClassifier(tree_method="hist", **settings)
+        trees.fit(X, targets, sample_weight=compute_sample_weight(self.class_weight, targets))
+        self.ubj_ = np.frombuffer(trees.get_booster().save_raw("ubj"), np.uint8)
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities, float32 (n, K)."""
+        import xgboost
+
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        booster = xgboost.Booster({"nthread": self.n_jobs})
+        booster.load_model(bytearray(self.ubj_))
+        probabilities = np.asarray(booster.inplace_predict(X))
+        return probabilities if probabilities.ndim == 2 else np.stack([1 - probabilities, probabilities], axis=1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable label of each row, (n,)."""
+        probabilities = self.predict_proba(X)  # first, so that an unfitted head says so
+        return np.asarray(self.classes_[probabilities.argmax(axis=1)])

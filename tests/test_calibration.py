@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from conftest import make_dataset, make_vectors
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from classify import calibration
+from classify.calibration import TemperatureCalibrated, best_temperature
+from classify.metrics import expected_calibration_error, reliability_bins
+from classify.svm import RBFSVM, LinearSVM
+
+DATASET = make_dataset(600, 3000)
+X, Y = make_vectors(DATASET.splits["train"], noise=2.5) / 3, DATASET.splits["train"].labels
+X_TEST, Y_TEST = make_vectors(DATASET.splits["test"], noise=2.5, seed=1) / 3, DATASET.splits["test"].labels
+
+
+@parametrize_with_checks([TemperatureCalibrated(LinearSVM(), random_state=0)])
+def test_the_estimator_contract_of_scikit_learn(estimator: object, check: object) -> None:
+    check(estimator)  # type: ignore[operator]
+
+
+def test_the_temperature_is_the_one_that_the_scores_were_multiplied_by() -> None:
+    random = np.random.default_rng(0)
+    scores = random.normal(size=(20_000, 4))
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    labels = (shares.cumsum(axis=1) < random.random((len(shares), 1))).sum(axis=1)
+    for scale in (0.2, 1, 7):
+        assert best_temperature(scale * scores, labels) == pytest.approx(scale, rel=0.05)
+
+
+@pytest.mark.parametrize("estimator", [RBFSVM(), LinearSVM(C=1.0)])
+def test_confidence_is_about_accuracy(estimator: object) -> None:
+    head = TemperatureCalibrated(estimator, random_state=0).fit(X, Y)
+    probabilities = head.predict_proba(X_TEST)
+    calibrated = expected_calibration_error(reliability_bins(Y_TEST, probabilities))
+    head.temperature_ = 0.2
+    sharp = expected_calibration_error(reliability_bins(Y_TEST, head.predict_proba(X_TEST)))
+    assert calibrated < 0.08 < sharp
+    np.testing.assert_array_equal(head.predict(X_TEST), head.estimator_.predict(X_TEST))
+
+
+def test_the_temperature_is_fitted_on_rows_that_were_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of labels without any meaning a flexible kernel knows nothing: the probabilities are level."""
+    noise = np.random.default_rng(0).permutation(Y)
+    head = TemperatureCalibrated(RBFSVM(), random_state=0).fit(X, noise)
+    assert (head.predict(X) == noise).mean() > 0.8
+    assert head.predict_proba(X_TEST).max(axis=1).mean() < 0.45
+
+
+def test_many_rows_take_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = []
+    fit = LogisticRegression.fit
+    monkeypatch.setattr(LogisticRegression, "fit", lambda self, x, y: fitted.append(len(x)) or fit(self, x, y))
+    TemperatureCalibrated(LogisticRegression(), random_state=0).fit(X, Y)
+    monkeypatch.setattr(calibration, "ROWS_FOR_ONE_FOLD", 500)
+    TemperatureCalibrated(LogisticRegression(), random_state=0).fit(X, Y)
+    assert fitted == [600, 480, 480, 480, 480, 480, 600, 480]
+
+
+def test_a_class_of_one_row_leaves_the_scores_as_they_are() -> None:
+    rows = [0, 1, 2, 3, 4, 6, 7]  # the third class has one of them
+    head = TemperatureCalibrated(LinearSVM(), random_state=0).fit(X[rows], Y[rows])
+    assert head.temperature_ == 1
