@@ -90,7 +90,7 @@ def mlp(task: Task) -> Any:
     """A hidden layer of ReLU with dropout, trained with Keras."""
     from classify.mlp import MLPHead
 
-    return _standardised(MLPHead(class_weight=task.class_weight, random_state=task.seed))
+    return _standardised(MLPHead(class_weight=task.class_weight, n_jobs=task.jobs, random_state=task.seed))
 
 
 def knn(task: Task) -> Any:

@@ -9,7 +9,7 @@ from sklearn.utils import check_random_state, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from featurize.frameworks import import_keras
+from featurize.frameworks import import_keras, limit_threads
 
 
 class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -28,6 +28,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         epochs: passes over the training rows.
         batch_size: rows per step.
         class_weight: `balanced`, or None.
+        n_jobs: threads of TensorFlow, which takes them from whoever in a process uses it first.
         random_state: seed of initialisation, dropout and order.
 
     Attributes:
@@ -41,15 +42,16 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        hidden: int = 1024,
+        hidden: int = 1536,
         input_dropout: float = 0.2,
         dropout: float = 0.5,
-        label_smoothing: float = 0.1,
+        label_smoothing: float = 0.03,
         learning_rate: float = 3e-3,
         weight_decay: float = 1e-2,
-        epochs: int = 20,
-        batch_size: int = 256,
+        epochs: int = 15,
+        batch_size: int = 512,
         class_weight: Any = None,
+        n_jobs: int = 1,
         random_state: Any = None,
     ) -> None:
         self.hidden = hidden
@@ -61,6 +63,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.epochs = epochs
         self.batch_size = batch_size
         self.class_weight = class_weight
+        self.n_jobs = n_jobs
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -106,6 +109,7 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _build(self, dim: int, classes: int, steps: int, random: np.random.RandomState) -> Any:
         keras = import_keras()
+        limit_threads(self.n_jobs)
         seeds = [int(seed) for seed in random.randint(2**31 - 1, size=4)]
         initialiser = keras.initializers.GlorotUniform
         model = keras.Sequential(

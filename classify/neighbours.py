@@ -20,7 +20,8 @@ class Neighbours(KNeighborsClassifier):  # type: ignore[misc]
     """
 
     def __init__(self, n_neighbors: int = 20, class_weight: Any = None, n_jobs: int = 1) -> None:
-        super().__init__(n_neighbors, n_jobs=n_jobs)
+        # In few dimensions scikit-learn would keep a tree, whose indices nothing checks when it is loaded.
+        super().__init__(n_neighbors, algorithm="brute", n_jobs=n_jobs)
         self.class_weight = class_weight
 
     def fit(self, X: Any, y: Any) -> Self:

@@ -21,6 +21,7 @@ HEAD = "head.skops"
 TRUSTED = (
     "classify.calibration.TemperatureCalibrated",
     "classify.heads.clipped_log",
+    "classify.heads.leading",
     "classify.heads.signed_root",
     "classify.mlp.MLPHead",
     "classify.neighbours.Neighbours",

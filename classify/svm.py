@@ -192,6 +192,7 @@ def _solver(rows: int, jobs: int) -> Callable[..., Any]:
 
 @functools.cache
 def say_that_it_is_slow() -> None:
+    """Warn of it, once."""
     logger.warning(
         "svm: scikit-learn's own solver takes many minutes on this many images; "
         "where there are wheels of it, pip install scikit-learn-intelex brings a faster one"

@@ -216,7 +216,7 @@ def fold_scores(
             raise FloatingPointError("its probabilities are not finite")
         columns = np.searchsorted(head.classes_, train.y[held])
         right += int((probabilities.argmax(axis=1) == columns).sum())
-        likelihood = probabilities[np.arange(len(held)), columns] / probabilities.sum(axis=1)
+        likelihood = probabilities[np.arange(len(held)), columns]
         loss -= float(np.log(np.maximum(likelihood, np.finfo(np.float64).eps)).sum())
         rows += len(held)
         yield right / rows, loss / rows

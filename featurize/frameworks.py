@@ -6,7 +6,7 @@ Importing them takes seconds, so nothing here is imported before a network is re
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 
 from featurize.errors import BackboneError
@@ -33,6 +33,15 @@ def import_keras() -> ModuleType:
             f"Keras runs on {keras.backend.backend()}, expected tensorflow; unset KERAS_BACKEND and try again"
         )
     return keras
+
+
+def limit_threads(jobs: int) -> None:
+    """Let TensorFlow use so many threads, if nothing in this process has used it yet: it cannot change them later."""
+    import tensorflow
+
+    with suppress(RuntimeError):
+        tensorflow.config.threading.set_intra_op_parallelism_threads(jobs)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
 
 
 @contextmanager

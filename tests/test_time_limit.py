@@ -20,7 +20,6 @@ import pytest
 from classify.time_limit import HeadTimeoutError, within
 from featurize.errors import HeadError, UsageError
 
-
 LONG = 300.0  # more than any of this takes on a busy machine
 
 

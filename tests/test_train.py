@@ -160,9 +160,7 @@ def test_a_head_that_takes_too_long_is_stopped_and_the_others_go_on(
 
 
 def test_a_limit_that_is_kept_changes_nothing(job: Job, tmp_path: Path) -> None:
-    plain, limited = (
-        train_heads([job], tmp_path / str(limit), time_limit=limit)[0].values() for limit in (None, 120)
-    )
+    plain, limited = (train_heads([job], tmp_path / str(limit), time_limit=limit)[0].values() for limit in (None, 120))
     assert [result.head_sha256 for result in plain] == [result.head_sha256 for result in limited]
 
 

@@ -73,7 +73,8 @@ def test_a_search(train: Features, folder: Path, caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize("name", [name for name in HEADS if name in SPACES])
 def test_every_head_with_a_space_can_be_searched(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    smaller = {"xgboost": {"n_estimators": 10}, "mlp": {"epochs": 4}}.get(name, {})
+    trees = "final_estimator__boostedtrees__n_estimators"
+    smaller = {"xgboost": {trees: 10}, "mlp": {"epochs": 4}}.get(name, {})
     real = HEADS[name]
 
     def quick(task: Task) -> Any:
@@ -146,7 +147,9 @@ def tune_until_killed(path: Path, folder: Path, trials: int) -> None:
     tune("logreg", train, 100, task_of(train), folder)
 
 
-def test_a_killed_search_goes_on_to_the_same_end(cache: Path, train: Features, folder: Path) -> None:
+def test_a_killed_search_goes_on_to_the_same_end(
+    cache: Path, train: Features, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for trials in (4, 5):  # of the second process
         process = multiprocessing.get_context("spawn").Process(
             target=tune_until_killed, args=(cache, folder / "killed", trials)
@@ -160,6 +163,7 @@ def test_a_killed_search_goes_on_to_the_same_end(cache: Path, train: Features, f
     with study.open("a") as file:
         file.write('{"op_code":4,"worker')
     Path(f"{study}.lock").symlink_to(study)
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waits for a lock that nobody holds"))
     resumed = tune("logreg", train, 12, task_of(train), folder / "killed")
     straight = tune("logreg", train, 12, task_of(train), folder / "straight")
     assert resumed.study.name == straight.study.name
@@ -175,6 +179,7 @@ def test_another_problem_has_another_study(train: Features, folder: Path) -> Non
         ("logreg", train, {}),
         ("knn", half, {}),
         ("knn", relabelled, {}),
+        ("knn", dataclasses.replace(train, ids=train.ids[::-1].copy()), {}),
         ("knn", dataclasses.replace(train, fingerprint="0" * 64), {}),
         ("knn", dataclasses.replace(train, layers=train.layers[:1]), {}),
         ("knn", train, {"folds": 4}),
@@ -250,9 +255,9 @@ def test_bad_trials_are_given_up_early(
     def scripted(*args: Any) -> Iterator[tuple[float, float]]:
         number = len(folds_fitted)
         folds_fitted.append(0)
-        for _ in range(3):
+        for accuracy in {6: (0.5, 0.9, 0.9), 7: (0.7, 0.8, 0.85)}.get(number, (0.6, 0.7, 0.9)):
             folds_fitted[-1] += 1
-            yield (0.9 if number != 6 else 0.5), 1.0
+            yield accuracy, 1.0
 
     monkeypatch.setattr("classify.tuning.fold_scores", scripted)
     with caplog.at_level(logging.INFO, "frozenbench"):
@@ -260,6 +265,7 @@ def test_bad_trials_are_given_up_early(
     assert folds_fitted == [3, 3, 3, 3, 3, 3, 1, 3]
     assert (result.pruned, result.failed, result.trials_done, result.score) == (1, 0, 8, 0.9)
     assert trials_in(result.study)[6].state == optuna.trial.TrialState.PRUNED
+    assert trials_in(result.study)[7].state == optuna.trial.TrialState.COMPLETE  # there is nothing left to spare
     assert "trial 7 of 8: 50.00% after 1 of 3 folds, given up, best 90.00%" in caplog.text
 
 
@@ -344,11 +350,13 @@ def test_interrupting_a_trial_loses_it_only(train: Features, folder: Path, monke
     assert len(trials_in(study)) == 1
 
 
-@pytest.mark.parametrize(("rows_of_bee", "folds"), [(2, 3), (0, 3), (4, 5)])
-def test_fewer_rows_of_a_class_than_folds(rows_of_bee: int, folds: int, train: Features, folder: Path) -> None:
-    rows = np.concatenate([np.flatnonzero(train.y != 1), np.flatnonzero(train.y == 1)[:rows_of_bee]])
-    few = dataclasses.replace(train, x=train.x[rows], y=train.y[rows], ids=train.ids[rows])
-    message = rf"logreg cannot be tuned: class bee has {rows_of_bee} training rows, .* the {folds} folds; use more"
+@pytest.mark.parametrize(("label", "rows", "folds"), [(1, 2, 3), (1, 0, 3), (2, 0, 3), (0, 4, 5)])
+def test_fewer_rows_of_a_class_than_folds(label: int, rows: int, folds: int, train: Features, folder: Path) -> None:
+    kept = np.concatenate([np.flatnonzero(train.y != label), np.flatnonzero(train.y == label)[:rows]])
+    few = dataclasses.replace(train, x=train.x[kept], y=train.y[kept], ids=train.ids[kept])
+    message = (
+        rf"logreg cannot be tuned: class {CLASSES[label]} has {rows} training rows, .* the {folds} folds; use more"
+    )
     with pytest.raises(HeadError, match=message) as caught:
         tune("logreg", few, 2, task_of(few), folder, folds)
     assert "\n" not in str(caught.value)
