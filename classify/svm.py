@@ -72,17 +72,20 @@ class RBFSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Each class's margin over the others, summed over its pairs: float32 (n, K), or of the second of two (n,)."""
+        """What each class loses its pairs by, summed: float32 (n, K), none above 0; of two classes, see `_of_two`.
+
+        The class that wins all its pairs has 0. Measured: as accurate as libsvm's count of the pairs
+        won, and of all sums tried the one that gives the best probabilities.
+        """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
-        pairs = _pairs(len(self.classes_))
-        against = np.zeros((len(pairs), len(self.classes_)), np.float32)
-        for pair, (one, other) in enumerate(pairs):
-            against[pair, one], against[pair, other] = 1, -1
         rows = max(1, BLOCK_BYTES // (4 * len(self.support_vectors_)))
-        blocks = [self.pair_margins(X[start : start + rows]) for start in range(0, len(X), rows)]
-        # Beyond the margin a pair has little more to say: sums of plain margins made worse probabilities.
-        return _of_two(np.tanh(np.concatenate(blocks)) @ against)
+        margins = np.concatenate([self.pair_margins(X[start : start + rows]) for start in range(0, len(X), rows)])
+        scores = np.zeros((len(X), len(self.classes_)), np.float32)
+        for (one, other), margin in zip(_pairs(len(self.classes_)), margins.T, strict=True):
+            scores[:, one] += np.minimum(margin, 0)
+            scores[:, other] -= np.maximum(margin, 0)
+        return _of_two(scores)
 
     def predict(self, X: Any) -> np.ndarray:
         """The label with the largest margin, (n,)."""
@@ -121,7 +124,7 @@ class LinearSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n_features_in_: d.
     """
 
-    def __init__(self, C: float = 1e-3, class_weight: Any = None, max_iter: int = 1000, tol: float = 1e-4) -> None:
+    def __init__(self, C: float = 1e-3, class_weight: Any = None, max_iter: int = 1000, tol: float = 1e-3) -> None:
         self.C = C
         self.class_weight = class_weight
         self.max_iter = max_iter

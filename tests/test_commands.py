@@ -217,7 +217,7 @@ def test_a_head_that_is_stopped(cache: Path, data_folder: Path) -> None:
 
 def test_fewer_rows_of_a_class_than_folds(cache: Path) -> None:
     done = command("classify", "--model", "stack", "--train-size", "6")
-    failed(done, 1, "needs 5 training images of each class; ant has 2")
+    failed(done, 1, "needs 3 training images of each class; ant has 2")
 
 
 def test_predict(images: Path, data_folder: Path, tmp_path: Path) -> None:
