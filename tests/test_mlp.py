@@ -57,3 +57,27 @@ def test_a_fitted_head_needs_no_tensorflow() -> None:
     )
     payload = pickle.dumps((head, X_TEST, head.predict_proba(X_TEST)))
     subprocess.run([sys.executable, "-c", code], input=payload, check=True)
+
+
+def test_the_threads_reach_tensorflow() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import numpy as np, tensorflow as tf; from classify.mlp import MLPHead;"
+        "MLPHead(hidden=2, epochs=1, n_jobs=3).fit(np.eye(4, dtype='f'), [0, 1, 0, 1]);"
+        "assert tf.config.threading.get_intra_op_parallelism_threads() == 3"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_balanced_weights_reach_the_loss() -> None:
+    rows = np.concatenate([np.flatnonzero(Y == 0), np.flatnonzero(Y == 1)[:5], np.flatnonzero(Y == 2)[:5]])
+    shares = [
+        MLPHead(hidden=16, epochs=10, class_weight=weight, random_state=0)
+        .fit(X[rows], Y[rows])
+        .predict_proba(X_TEST)
+        .mean(axis=0)
+        for weight in (None, "balanced")
+    ]
+    assert shares[1][0] < shares[0][0] - 0.1

@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import gc
 import itertools
 import logging
@@ -42,6 +43,13 @@ def pids_in(path: Path) -> list[int]:
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
+def end_all(path: Path) -> None:
+    """Leave nothing running after a test that failed."""
+    for pid in pids_in(path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def append(path: Path, number: int) -> None:
     with path.open("a") as file:
         file.write(f"{number}\n")
@@ -82,23 +90,28 @@ def hold_the_interpreter(path: Path) -> None:
 
 
 @pytest.mark.parametrize("endless", [refuse_to_end, sleep_long, multiply_long, hold_the_interpreter])
-def test_an_endless_fit_is_really_ended(endless: Callable[[Path], None], tmp_path: Path) -> None:
+def test_an_endless_fit_is_really_ended(
+    endless: Callable[[Path], None], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     limit, processes = 1.5, 3 if endless is refuse_to_end else 1
     pids: list[int] = []
     while len(pids) < processes:  # until the child had the time to begin, on a busy machine
         limit *= 2
+        path = tmp_path / str(limit)
+        request.addfinalizer(functools.partial(end_all, path))
         began = time.monotonic()
         with pytest.raises(
             HeadTimeoutError, match=r"^svm was stopped after \d+ seconds.*a larger --time-limit"
         ) as caught:
-            within(limit, endless, tmp_path / str(limit), what="svm")
+            within(limit, endless, path, what="svm")
         assert limit <= time.monotonic() - began < limit + 3
         assert "\n" not in str(caught.value)
-        pids = pids_in(tmp_path / str(limit))
+        pids = pids_in(path)
         for pid in pids[processes - 1 :]:
             with pytest.raises(ProcessLookupError):  # the child itself is not even a zombie
                 os.kill(pid, 0)
         assert all(ended(pid) for pid in pids)
+        path.unlink(missing_ok=True)
 
 
 def test_a_limit_shorter_than_the_start_of_the_child() -> None:
@@ -244,18 +257,17 @@ def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen, Path]]:
         time.sleep(0.05)
     yield process, pids
     process.kill()
+    end_all(pids)  # first, as they hold the standard error that is read to its end here
     process.communicate()
-    for pid in pids_in(pids):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_child_does_not_outlive_its_parent(running: tuple[subprocess.Popen, Path], number: int) -> None:
     process, pids = running
     process.send_signal(number)
-    _, errors = process.communicate(timeout=LONG)
+    _, errors = process.communicate(timeout=60)
     if number == signal.SIGINT:
         assert errors.rstrip().endswith("KeyboardInterrupt")
         assert errors.count("Traceback") == 1
     assert all(ended(pid) for pid in pids_in(pids))
+    pids.unlink()
