@@ -80,4 +80,4 @@ def test_balanced_weights_reach_the_loss() -> None:
         .mean(axis=0)
         for weight in (None, "balanced")
     ]
-    assert shares[1][0] < shares[0][0] - 0.1
+    assert shares[1][0] < 0.95 * shares[0][0]

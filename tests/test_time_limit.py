@@ -249,7 +249,13 @@ def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen, Path]]:
     """A script that waits for an endless child, and the file with the processes below it."""
     script, pids = tmp_path / "script.py", tmp_path / "pids"
     script.write_text(SCRIPT.format(path=[str(Path(__file__).parent)], pids=str(pids)))
-    process = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, script],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in the background with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until = time.monotonic() + LONG
     while len(pids_in(pids)) < 3:
         assert process.poll() is None
