@@ -36,19 +36,15 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "xgboost": [
         {},
         {TREES + "n_estimators": 150},
-        {TREES + "max_depth": 2},
         {TREES + "max_depth": 6},
-        {TREES + "max_bin": 256},
         {"pca__n_components": 128},
         PLAIN,
     ],
     "mlp": [
         {},
         {"mlphead__hidden": 768},
-        {"mlphead__dropout": 0.3},
         {"mlphead__input_dropout": 0.4},
         {"mlphead__label_smoothing": 0.1},
-        {"mlphead__epochs": 30},
         PLAIN,
     ],
 }
