@@ -33,7 +33,7 @@ class BoostedTrees(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        n_estimators: int = 300,
+        n_estimators: int = 600,
         learning_rate: float = 0.1,
         max_depth: int = 4,
         max_bin: int = 64,
