@@ -1,3 +1,4 @@
+import atexit
 import contextlib
 import functools
 import gc
@@ -132,6 +133,16 @@ def test_what_the_function_leaves_behind_is_ended_too(tmp_path: Path) -> None:
     assert all(ended(pid) for pid in pids_in(tmp_path / "pids"))
 
 
+def promise(path: Path) -> None:
+    atexit.register(path.touch)
+    atexit.register(time.sleep, 0.3)  # which comes first
+
+
+def test_a_child_that_is_done_may_tidy_up(tmp_path: Path) -> None:
+    within(LONG, promise, tmp_path / "kept")
+    assert (tmp_path / "kept").exists()
+
+
 def where() -> tuple[int, int]:
     return os.getpid(), os.getpgrp()
 
@@ -175,6 +186,7 @@ def log() -> None:
 
 def test_what_the_child_logs_is_logged_here(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "frozenbench"):
+        caplog.handler.setLevel(logging.NOTSET)  # the child is to know what is wanted
         within(LONG, log)
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
     assert caplog.records[0].getMessage() == "epoch 1 of 20"
@@ -234,28 +246,38 @@ def test_a_limit_that_is_no_time(seconds: float) -> None:
 
 
 SCRIPT = """
-import sys
+import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
 from classify.time_limit import within
 from test_time_limit import refuse_to_end
 if __name__ == "__main__":
     within(500, refuse_to_end, Path({pids!r}))
+else:  # the child, before it does anything
+    Path({pids!r}).touch()
+    time.sleep({start})
 """
+
+
+def start(tmp_path: Path, seconds_to_start: float) -> tuple[subprocess.Popen, Path]:
+    """A script that waits for an endless child, and the file with the processes below it."""
+    script, pids = tmp_path / "script.py", tmp_path / "pids"
+    script.write_text(SCRIPT.format(path=[str(Path(__file__).parent)], pids=str(pids), start=seconds_to_start))
+    process = subprocess.Popen(
+        [sys.executable, script],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell starts what runs in the background with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    return process, pids
 
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen, Path]]:
     """A script that waits for an endless child, and the file with the processes below it."""
-    script, pids = tmp_path / "script.py", tmp_path / "pids"
-    script.write_text(SCRIPT.format(path=[str(Path(__file__).parent)], pids=str(pids)))
-    process = subprocess.Popen(
-        [sys.executable, script],
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell starts what runs in the background with Ctrl-C ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process, pids = start(tmp_path, 0)
     until = time.monotonic() + LONG
     while len(pids_in(pids)) < 3:
         assert process.poll() is None
@@ -277,3 +299,15 @@ def test_the_child_does_not_outlive_its_parent(running: tuple[subprocess.Popen, 
         assert errors.count("Traceback") == 1
     assert all(ended(pid) for pid in pids_in(pids))
     pids.unlink()
+
+
+def test_ctrl_c_while_the_child_starts(tmp_path: Path) -> None:
+    process, pids = start(tmp_path, 2)
+    until = time.monotonic() + LONG
+    while not pids.exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the child as well
+    _, errors = process.communicate(timeout=60)
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert errors.count("Traceback") == 1
