@@ -59,12 +59,7 @@ def within(seconds: float | None, function: Callable[..., Any], *args: Any, what
     connection, childs_end = context.Pipe()
     child = context.Process(target=_work, args=(childs_end, logger.getEffectiveLevel()), name=what)
     began = time.monotonic()
-    # Until the child has a group of its own, Ctrl-C would reach it too and make it print a traceback.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        child.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    child.start()
     childs_end.close()
     try:
         connection.send((function, args))

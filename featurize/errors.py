@@ -8,6 +8,7 @@ FrozenbenchError            exit 1: the work failed
 ├── CacheError              a feature cache is missing, damaged or cannot be written
 │   └── CacheMismatchError  a feature cache was made by other choices than the ones asked for
 └── HeadError               a head cannot be trained on these features
+    └── HeadTimeoutError    a head was stopped at its time limit (classify/time_limit.py)
 
 Every message says what happened, where, what was expected and what to do next, in one line.
 """
