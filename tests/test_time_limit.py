@@ -299,15 +299,3 @@ def test_the_child_does_not_outlive_its_parent(running: tuple[subprocess.Popen, 
         assert errors.count("Traceback") == 1
     assert all(ended(pid) for pid in pids_in(pids))
     pids.unlink()
-
-
-def test_ctrl_c_while_the_child_starts(tmp_path: Path) -> None:
-    process, pids = start(tmp_path, 2)
-    until = time.monotonic() + LONG
-    while not pids.exists():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the child as well
-    _, errors = process.communicate(timeout=60)
-    assert errors.rstrip().endswith("KeyboardInterrupt")
-    assert errors.count("Traceback") == 1
