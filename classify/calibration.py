@@ -6,17 +6,18 @@ from typing import Any, Self
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from classify.estimator import ProbabilisticClassifier, training_data
 
 FOLDS = 5
 ROWS_FOR_ONE_FOLD = 10_000
 SHARPEST = 1e3
 
 
-class TemperatureCalibrated(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class TemperatureCalibrated(ProbabilisticClassifier):
     """Probabilities for a classifier that only has scores (Guo et al., On Calibration of Modern Neural Networks, 2017).
 
     The classifier is fitted on all rows. Beside it, it is fitted on four fifths of them, and the
@@ -29,7 +30,7 @@ class TemperatureCalibrated(ClassifierMixin, BaseEstimator):  # type: ignore[mis
 
     Attributes:
         classes_: the labels, (K,).
-        estimator_: the classifier, fitted on all rows.
+        estimator_: the classifier, fitted on all rows and labels 0..K-1.
         temperature_: what the scores are divided by; 1 where a class has a single row.
         n_features_in_: d.
     """
@@ -44,11 +45,9 @@ class TemperatureCalibrated(ClassifierMixin, BaseEstimator):  # type: ignore[mis
         Raises:
             ValueError: X is not finite, or y holds fewer than two classes.
         """
-        X, y = validate_data(self, X, y, dtype=np.float32)
-        check_classification_targets(y)
-        self.estimator_ = clone(self.estimator).fit(X, y)
-        self.classes_ = self.estimator_.classes_
-        self.temperature_ = self._held_out_temperature(X, y)
+        X, targets = training_data(self, X, y)
+        self.estimator_ = clone(self.estimator).fit(X, targets)
+        self.temperature_ = self._held_out_temperature(X, targets)
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -59,24 +58,16 @@ class TemperatureCalibrated(ClassifierMixin, BaseEstimator):  # type: ignore[mis
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities, (n, K)."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, reset=False)
-        return softmax(_scores(self.estimator_, X) / self.temperature_, axis=1)
+        return softmax(_scores(self, X) / self.temperature_, axis=1)
 
-    def predict(self, X: Any) -> np.ndarray:
-        """The most probable label of each row, (n,)."""
-        probabilities = self.predict_proba(X)  # first, so that an unfitted classifier says so
-        return np.asarray(self.classes_[probabilities.argmax(axis=1)])
-
-    def _held_out_temperature(self, X: np.ndarray, y: np.ndarray) -> np.float32:
-        targets = np.searchsorted(self.classes_, y)
+    def _held_out_temperature(self, X: np.ndarray, targets: np.ndarray) -> np.float32:
         folds = min(FOLDS, int(np.bincount(targets).min()))
         if folds < 2:
             return np.float32(1)
-        split = StratifiedKFold(folds, shuffle=True, random_state=self.random_state).split(X, y)
+        split = StratifiedKFold(folds, shuffle=True, random_state=self.random_state).split(X, targets)
         scores, labels = [], []
-        for fitted, held_out in islice(split, folds if len(y) <= ROWS_FOR_ONE_FOLD else 1):
-            scores.append(_scores(clone(self.estimator).fit(X[fitted], y[fitted]), X[held_out]))
+        for fitted, held_out in islice(split, folds if len(targets) <= ROWS_FOR_ONE_FOLD else 1):
+            scores.append(_scores(clone(self.estimator).fit(X[fitted], targets[fitted]), X[held_out]))
             labels.append(targets[held_out])
         return best_temperature(np.concatenate(scores), np.concatenate(labels))
 

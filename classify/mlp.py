@@ -4,15 +4,14 @@ from typing import Any, Self
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state, compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from classify.estimator import ProbabilisticClassifier, training_data
 from featurize.frameworks import import_keras, limit_threads
 
 
-class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class MLPHead(ProbabilisticClassifier):
     """A perceptron with one hidden ReLU layer, on features that are already standardised.
 
     AdamW with a short warm-up and cosine decay (Loshchilov and Hutter, 2019), dropout on the
@@ -72,16 +71,12 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: X is not finite, or y holds fewer than two classes.
         """
-        X, y = validate_data(self, X, y, dtype=np.float32)
-        check_classification_targets(y)
-        self.classes_, targets = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"the training rows hold one class only: {self.classes_[0]}")
+        X, targets = training_data(self, X, y)
         random = check_random_state(self.random_state)
         steps = -(-len(X) // self.batch_size)
         model = self._build(X.shape[1], len(self.classes_), steps, random)
         onehot = np.eye(len(self.classes_), dtype=np.float32)[targets]
-        weights = compute_sample_weight(self.class_weight, y).astype(np.float32)
+        weights = compute_sample_weight(self.class_weight, targets).astype(np.float32)
         self.loss_curve_ = []
         for _ in range(self.epochs):
             model.reset_metrics()
@@ -101,11 +96,6 @@ class MLPHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X = validate_data(self, X, dtype=np.float32, reset=False)
         hidden = np.maximum(X @ self.coefs_[0] + self.intercepts_[0], 0)
         return np.asarray(softmax(hidden @ self.coefs_[1] + self.intercepts_[1], axis=1))
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The most probable label of each row, (n,)."""
-        probabilities = self.predict_proba(X)  # first, so that an unfitted head says so
-        return np.asarray(self.classes_[probabilities.argmax(axis=1)])
 
     def _build(self, dim: int, classes: int, steps: int, random: np.random.RandomState) -> Any:
         keras = import_keras()

@@ -12,8 +12,9 @@ from scipy.optimize import minimize
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
+
+from classify.estimator import training_data
 
 logger = logging.getLogger("frozenbench")
 MANY_ROWS = 10_000
@@ -56,18 +57,15 @@ class RBFSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: X is not finite, or y holds fewer than two classes.
         """
-        X, y = validate_data(self, X, y, dtype=np.float32)
-        check_classification_targets(y)
+        X, targets = training_data(self, X, y)
         self.gamma_ = self.width / X.shape[1]
         solver = _solver(len(X), self.n_jobs)
-        svc = solver(C=self.C, gamma=self.gamma_, class_weight=self.class_weight, cache_size=CACHE_MB).fit(X, y)
-        self.classes_ = svc.classes_
+        svc = solver(C=self.C, gamma=self.gamma_, class_weight=self.class_weight, cache_size=CACHE_MB).fit(X, targets)
         self.support_ = np.asarray(svc.support_)
         self.support_vectors_ = X[self.support_]
         # scikit-learn turns the sign round where there is one pair only.
         sign = -1 if len(self.classes_) == 2 else 1
-        owner = np.searchsorted(self.classes_, y[self.support_])
-        self.pair_coef_ = sign * _by_pair(np.asarray(svc.dual_coef_, np.float32), owner)
+        self.pair_coef_ = sign * _by_pair(np.asarray(svc.dual_coef_, np.float32), targets[self.support_])
         self.pair_intercept_ = sign * np.asarray(svc.intercept_, np.float32)
         return self
 
@@ -136,13 +134,9 @@ class LinearSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: X is not finite, or y holds fewer than two classes.
         """
-        X, y = validate_data(self, X, y, dtype=np.float32)
-        check_classification_targets(y)
-        self.classes_, targets = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"the training rows hold one class only: {self.classes_[0]}")
+        X, targets = training_data(self, X, y)
         signs = np.where(targets[:, None] == np.arange(len(self.classes_)), 1, -1).astype(np.float32)  # (n, K)
-        weights = self.C * compute_sample_weight(self.class_weight, y).astype(np.float32)[:, None]
+        weights = self.C * compute_sample_weight(self.class_weight, targets).astype(np.float32)[:, None]
 
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
             parameters = flat.reshape(X.shape[1] + 1, -1).astype(np.float32)

@@ -145,8 +145,13 @@ def training_rows(job: Job) -> Features:
             f"--train-size {job.rows:,}: {job.info.path} holds {len(train.y):,} training images; use fewer, or make a "
             "cache of more images with python -m featurize"
         )
-    rows = np.sort(stratified_order(train.y, job.seed)[: job.rows])
-    return dataclasses.replace(train, x=train.x[rows], y=train.y[rows], ids=train.ids[rows])
+    return stratified_subset(train, job.rows, job.seed)
+
+
+def stratified_subset(features: Features, rows: int, seed: int) -> Features:
+    """So many rows, of all classes in their proportions, in their order; all of them where there are fewer."""
+    chosen = np.sort(stratified_order(features.y, seed)[:rows])
+    return dataclasses.replace(features, x=features.x[chosen], y=features.y[chosen], ids=features.ids[chosen])
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:

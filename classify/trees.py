@@ -3,13 +3,13 @@
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from classify.estimator import ProbabilisticClassifier, training_data
 
-class BoostedTrees(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+
+class BoostedTrees(ProbabilisticClassifier):
     """Gradient-boosted trees (Chen and Guestrin, XGBoost, 2016) on histograms of the features.
 
     Args:
@@ -65,11 +65,7 @@ class BoostedTrees(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         from xgboost import XGBClassifier
 
-        X, y = validate_data(self, X, y, dtype=np.float32)
-        check_classification_targets(y)
-        self.classes_, targets = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"the training rows hold one class only: {self.classes_[0]}")
+        X, targets = training_data(self, X, y)
         settings = {name: value for name, value in self.get_params().items() if name != "class_weight"}
         trees = XGBClassifier(tree_method="hist", **settings)
         trees.fit(X, targets, sample_weight=compute_sample_weight(self.class_weight, targets))
@@ -86,8 +82,3 @@ class BoostedTrees(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         booster.load_model(bytearray(self.ubj_))
         probabilities = np.asarray(booster.inplace_predict(X))
         return probabilities if probabilities.ndim == 2 else np.stack([1 - probabilities, probabilities], axis=1)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The most probable label of each row, (n,)."""
-        probabilities = self.predict_proba(X)  # first, so that an unfitted head says so
-        return np.asarray(self.classes_[probabilities.argmax(axis=1)])

@@ -34,6 +34,7 @@ ORDER = [
     "featurize.verify",
     "featurize",
     "featurize.__main__",
+    "classify.estimator",
     "classify.mlp",
     "classify.calibration",
     "classify.svm",

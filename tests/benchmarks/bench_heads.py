@@ -9,7 +9,6 @@ prediction of 10,000 rows, the RBF SVM against scikit-learn's, and a large matri
 """
 
 import argparse
-import dataclasses
 import os
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from classify.heads import HEADS, Task, make_head
-from classify.train import stratified_order
+from classify.train import stratified_subset
 from classify.tuning import fold_scores
 from featurize.cache import Features, load_features
 
@@ -50,12 +49,6 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def first_rows(features: Features, rows: int, seed: int = 0) -> Features:
-    """So many rows, of all classes in their proportions."""
-    chosen = np.sort(stratified_order(features.y, seed)[:rows])
-    return dataclasses.replace(features, x=features.x[chosen], y=features.y[chosen], ids=features.ids[chosen])
-
-
 def cross_validated(train: Features, heads: list[str]) -> Iterator[tuple[str, dict[str, Any], float, float, float]]:
     """Head, settings, accuracy 0..1 and log loss over all folds, and seconds."""
     parts = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(train.x, train.y))
@@ -69,7 +62,7 @@ def cross_validated(train: Features, heads: list[str]) -> Iterator[tuple[str, di
 def compare_settings(caches: list[Path], rows: int, heads: list[str]) -> None:
     """Print a row per head, setting and cache."""
     for cache in caches:
-        train = first_rows(load_features(cache, "train"), rows)
+        train = stratified_subset(load_features(cache, "train"), rows, seed=0)
         print(f"\n{cache.stem}: {len(train.y):,} x {train.x.shape[1]:,}, {FOLDS} folds\n")
         print("| head | setting | accuracy % | log loss | s |\n|---|---|---|---|---|")
         for name, settings, accuracy, loss, seconds in cross_validated(train, heads):
@@ -88,7 +81,7 @@ def gemm_gflops(size: int = 4096) -> float:
 
 def compare_speed(cache: Path, rows: int, heads: list[str]) -> None:
     """Print what each head's fit and prediction take, and the RBF SVM's beside scikit-learn's."""
-    train = first_rows(load_features(cache, "train"), rows)
+    train = stratified_subset(load_features(cache, "train"), rows, seed=0)
     test = np.resize(train.x, (10_000, train.x.shape[1]))
     print(f"{len(train.y):,} x {train.x.shape[1]:,}, {JOBS} threads, matrix product {gemm_gflops():.0f} GFLOP/s\n")
     print("| head | fit s | predict 10,000 s |\n|---|---|---|")
@@ -99,7 +92,7 @@ def compare_speed(cache: Path, rows: int, heads: list[str]) -> None:
         fitted = time.perf_counter()
         head.predict_proba(test)
         print(f"| {name} | {fitted - began:.1f} | {time.perf_counter() - fitted:.2f} |", flush=True)
-    compare_svms(first_rows(train, 10_000))
+    compare_svms(stratified_subset(train, 10_000, seed=0))
 
 
 def compare_svms(train: Features) -> None:
