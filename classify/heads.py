@@ -24,6 +24,7 @@ class Task:
     """What a head is built for: `rows` x `dim` training features, a seed, a number of threads, class weights.
 
     `class_weight` is `balanced`, which gives every class the same weight however many rows it has, or None.
+    `mirror` is that of the features.
     """
 
     rows: int
@@ -31,6 +32,7 @@ class Task:
     seed: int = 0
     jobs: int = 1
     class_weight: str | None = None
+    mirror: np.ndarray | None = None
 
 
 def logreg(task: Task) -> Any:
@@ -87,10 +89,12 @@ def xgboost(task: Task) -> Any:
 
 
 def mlp(task: Task) -> Any:
-    """A hidden layer of ReLU with dropout, trained with Keras."""
+    """A hidden layer of ReLU with dropout, trained with Keras, on mirrored images too where their vectors are known."""
     from classify.mlp import MLPHead
 
-    return _standardised(MLPHead(class_weight=task.class_weight, n_jobs=task.jobs, random_state=task.seed))
+    return _standardised(
+        MLPHead(mirror=task.mirror, class_weight=task.class_weight, n_jobs=task.jobs, random_state=task.seed)
+    )
 
 
 def knn(task: Task) -> Any:

@@ -24,8 +24,10 @@ class MLPHead(ProbabilisticClassifier):
         label_smoothing: probability mass spread over all classes, 0..1.
         learning_rate: the largest one, reached after the warm-up.
         weight_decay: decoupled, of the kernels.
-        epochs: passes over the training rows.
+        epochs: passes over the training rows, and, with `mirror`, over their mirrored images too.
         batch_size: rows per step.
+        mirror: the order of columns, (d,), in which a row is that of the mirrored image. Training
+            then sees both, and a prediction is the mean of both. None for no such order.
         class_weight: `balanced`, or None.
         n_jobs: threads of TensorFlow, which takes them from whoever in a process uses it first.
         random_state: seed of initialisation, dropout and order.
@@ -49,6 +51,7 @@ class MLPHead(ProbabilisticClassifier):
         weight_decay: float = 1e-2,
         epochs: int = 15,
         batch_size: int = 512,
+        mirror: Any = None,
         class_weight: Any = None,
         n_jobs: int = 1,
         random_state: Any = None,
@@ -61,6 +64,7 @@ class MLPHead(ProbabilisticClassifier):
         self.weight_decay = weight_decay
         self.epochs = epochs
         self.batch_size = batch_size
+        self.mirror = mirror
         self.class_weight = class_weight
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -73,16 +77,21 @@ class MLPHead(ProbabilisticClassifier):
         """
         X, targets = training_data(self, X, y)
         random = check_random_state(self.random_state)
-        steps = -(-len(X) // self.batch_size)
+        images = len(X) * (1 if self.mirror is None else 2)
+        steps = -(-images // self.batch_size)
         model = self._build(X.shape[1], len(self.classes_), steps, random)
         onehot = np.eye(len(self.classes_), dtype=np.float32)[targets]
         weights = compute_sample_weight(self.class_weight, targets).astype(np.float32)
         self.loss_curve_ = []
         for _ in range(self.epochs):
             model.reset_metrics()
-            order = random.permutation(len(X))
-            for rows in np.array_split(order, steps):
-                loss = model.train_on_batch(X[rows], onehot[rows], weights[rows])
+            for batch in np.array_split(random.permutation(images), steps):
+                rows = batch % len(X)
+                inputs = X[rows]
+                if self.mirror is not None:
+                    turned = batch >= len(X)
+                    inputs[turned] = inputs[turned][:, self.mirror]
+                loss = model.train_on_batch(inputs, onehot[rows], weights[rows])
             self.loss_curve_.append(float(np.ravel(loss)[0]))
         first, last = (layer for layer in model.layers if layer.weights)
         self.coefs_ = [first.kernel.numpy(), last.kernel.numpy()]
@@ -94,6 +103,11 @@ class MLPHead(ProbabilisticClassifier):
         """Class probabilities, float32 (n, K)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
+        if self.mirror is None:
+            return self._forward(X)
+        return (self._forward(X) + self._forward(X[:, self.mirror])) / np.float32(2)
+
+    def _forward(self, X: np.ndarray) -> np.ndarray:
         hidden = np.maximum(X @ self.coefs_[0] + self.intercepts_[0], 0)
         return np.asarray(softmax(hidden @ self.coefs_[1] + self.intercepts_[1], axis=1))
 

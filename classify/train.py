@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 from collections.abc import Iterable
@@ -125,7 +126,7 @@ def searched_and_fitted(job: Job, studies: Path) -> FittedHead:
     """Search the head's settings, if that is asked for, and fit it with them; the test split stays closed."""
     train = training_rows(job)
     rows, dim = train.x.shape
-    task = Task(rows, dim, job.seed, job.threads, job.class_weight)
+    task = Task(rows, dim, job.seed, job.threads, job.class_weight, train.mirror)
     settings = tune(job.model, train, job.trials, task, studies).settings if job.trials else {}
     return fit_head(job.model, train, settings=settings, seed=job.seed, jobs=job.threads, class_weight=job.class_weight)
 
@@ -206,7 +207,7 @@ def _as_result(
         weights=info.weights,
         class_names=list(info.class_names),
         layers=[each.name for each in columns],
-        dim=sum(each.stop - each.start for each in columns),
+        dim=sum(math.prod(each.shape) for each in columns),
         train_rows=rows,
         test_rows=len(evaluation.predicted),
         test_digest=info.digests["test"],

@@ -260,7 +260,10 @@ def _distribution(values: Around | Between | OneOf, default: Any) -> "BaseDistri
 def _identity(
     name: str, head: Any, train: Features, task: Task, folds: int, space: dict[str, "BaseDistribution"]
 ) -> str:
-    """64 hexadecimal digits that stand for all that a trial's score depends on, but for libraries and threads."""
+    """64 hexadecimal digits that stand for all that a trial's score depends on, but for libraries and threads.
+
+    The mirror's columns are the features' own.
+    """
     from optuna.distributions import distribution_to_json
 
     content = {
@@ -269,7 +272,7 @@ def _identity(
         "features": train.fingerprint,
         "layers": [columns.name for columns in train.layers],
         "rows": hashlib.sha256(train.ids.tobytes() + train.y.tobytes()).hexdigest(),
-        "task": {key: value for key, value in dataclasses.asdict(task).items() if key != "jobs"},
+        "task": {key: value for key, value in dataclasses.asdict(task).items() if key not in ("jobs", "mirror")},
         "folds": folds,
         "space": {key: distribution_to_json(distribution) for key, distribution in space.items()},
     }

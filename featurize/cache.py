@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import platform
 import shutil
 from collections.abc import Iterator, Sequence
@@ -39,11 +40,20 @@ REMAKE = "make it again with python -m featurize ... --overwrite"
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns `start` to `stop` (exclusive) hold the vector of the layer `name`."""
+    """The columns `start` to `stop` (exclusive) hold the vector of the layer `name`.
+
+    `shape` is (rows, columns, channels) of the cells that the vector was pooled to, or (d,) where
+    nothing is left of the place.
+    """
 
     name: str
     start: int
-    stop: int
+    shape: tuple[int, ...]
+
+    @property
+    def stop(self) -> int:
+        """The column after the last one."""
+        return self.start + math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -104,6 +114,8 @@ class Features:
         class_names: K names.
         fingerprint: of the cache that they come from.
         layers: which columns belong to which layer.
+        mirror: int64 (d,), which column holds each number of the mirrored image: its vector is
+            `x[:, mirror]`. None where that is not so, or no different from `x`.
     """
 
     x: np.ndarray
@@ -112,6 +124,7 @@ class Features:
     class_names: tuple[str, ...]
     fingerprint: str
     layers: tuple[Columns, ...]
+    mirror: np.ndarray | None = None
 
 
 def features_folder() -> Path:
@@ -310,7 +323,16 @@ def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Feature
             f"{path}: /{split}/labels run from {labels.min()} to {labels.max()}, expected 0 to "
             f"{len(info.class_names) - 1}; {REMAKE}"
         )
-    return Features(x, labels, ids, info.class_names, info.spec.fingerprint, _shifted(chosen))
+    columns = _shifted(chosen)
+    return Features(
+        x,
+        labels,
+        ids,
+        info.class_names,
+        info.spec.fingerprint,
+        columns,
+        _mirror(columns) if info.spec.flip else None,
+    )
 
 
 @contextmanager
@@ -347,14 +369,18 @@ def _parse_header(path: Path, header: Any, size: int) -> tuple[CacheInfo, dict[s
     spec = ExtractionSpec.from_json(json.dumps(header["spec"]))
     if spec.fingerprint != header["fingerprint"]:
         raise ValueError("its fingerprint does not belong to its specification")
-    layers = tuple(Columns(str(c["name"]), int(c["start"]), int(c["stop"])) for c in header["layers"])
+    layers = tuple(Columns(str(c["name"]), int(c["start"]), tuple(map(int, c["shape"]))) for c in header["layers"])
     if [columns.start for columns in layers] != [0, *(columns.stop for columns in layers[:-1])]:
         raise ValueError("its layers' columns do not follow one another")
-    if tuple(columns.name for columns in layers) != spec.layers or any(c.stop <= c.start for c in layers):
+    if tuple(columns.name for columns in layers) != spec.layers or any(min(c.shape) < 1 for c in layers):
         raise ValueError("its layers are not those of its specification")
     if spec.dtype not in ("float32", "float16"):
         raise ValueError(f"its type is {spec.dtype}, expected float32 or float16")
+    if any(len(columns.shape) not in (1, 3) for columns in layers):
+        raise ValueError("a layer's shape is neither (rows, columns, channels) nor (length,)")
     dim, item = layers[-1].stop, np.dtype(spec.dtype).itemsize
+    if dim * item > size:
+        raise ValueError("one vector alone is larger than the file")
     arrays = {
         str(name): {str(part): int(at) for part, at in places.items()} for name, places in header["arrays"].items()
     }
@@ -488,10 +514,21 @@ def _shifted(chosen: Sequence[Columns]) -> tuple[Columns, ...]:
     """The same blocks, side by side from column 0."""
     result, start = [], 0
     for columns in chosen:
-        stop = start + columns.stop - columns.start
-        result.append(Columns(columns.name, start, stop))
-        start = stop
+        result.append(Columns(columns.name, start, columns.shape))
+        start = result[-1].stop
     return tuple(result)
+
+
+def _mirror(layers: Sequence[Columns]) -> np.ndarray | None:
+    """The columns in the order in which a vector of mirror-averaged cells holds the mirrored image's, if it is another.
+
+    Mirroring the image swaps the two vectors that are averaged, each mirrored: the cells change
+    places from left to right, and nothing else happens.
+    """
+    order = np.arange(layers[-1].stop)
+    parts = [order[columns.start : columns.stop].reshape(columns.shape) for columns in layers]
+    mirrored = np.concatenate([(part[:, ::-1] if part.ndim == 3 else part).ravel() for part in parts])
+    return None if (mirrored == order).all() else mirrored
 
 
 def _difference(what: str, there: ExtractionSpec, asked: ExtractionSpec) -> str:

@@ -51,6 +51,11 @@ class Extractor:
 
     def vectors(self, images: Any) -> list[np.ndarray]:
         """uint8 images (n, h, w, 3) of any size -> vectors (n, d) of the stored type, one array per tapped layer."""
+        with np.errstate(over="ignore"):  # what is too large for float16 is found when it is looked for
+            return [each.reshape(len(each), -1).astype(self.spec.dtype, copy=False) for each in self.cells(images)]
+
+    def cells(self, images: Any) -> list[np.ndarray]:
+        """What the vectors are made of: float32 (n, rows, columns, c), or (n, c) where nothing is left of the place."""
         spec = self.spec
         images = resized(images, spec.image_size, spec.resize)
         parts = [pooled(activation, spec.pool) for activation in self.engine.run(images)]
@@ -60,8 +65,7 @@ class Extractor:
                 (part + pooled(mirrored(other), spec.pool)) / np.float32(2)
                 for part, other in zip(parts, mirror, strict=True)
             ]
-        with np.errstate(over="ignore"):  # what is too large for float16 is found when it is looked for
-            return [part.astype(spec.dtype, copy=False) for part in parts]
+        return parts
 
 
 @dataclass(frozen=True)
@@ -391,9 +395,9 @@ def _columns(plan: Plan) -> list[Columns]:
     """Each layer's columns, from the vectors of the first image."""
     columns, start = [], 0
     first = next(iter(plan.dataset.splits.values())).images[:1]
-    for layer, part in zip(plan.spec.layers, plan.vectors(first), strict=True):
-        columns.append(Columns(layer, start, start + part.shape[1]))
-        start += part.shape[1]
+    for layer, cells in zip(plan.spec.layers, plan.cells(first), strict=True):
+        columns.append(Columns(layer, start, cells.shape[1:]))
+        start = columns[-1].stop
     return columns
 
 

@@ -1,4 +1,4 @@
-"""From a layer's activation to a vector per image."""
+"""From a layer's activation to the few cells that become a vector per image."""
 
 import itertools
 
@@ -20,26 +20,26 @@ def pooled(activation: np.ndarray, pool: str) -> np.ndarray:
 
     Args:
         activation: float32 (n, h, w, c), or (n, c), which is returned as it is.
-        pool: `avg` or `max` over the whole map -> (n, c); `grid2` or `grid4`, averages over a 2 x 2
-            or 4 x 4 grid of cells, row-major -> (n, 4 c) or (n, 16 c); `flatten` -> (n, h w c).
-            Where the cells do not divide the map they overlap by a row or column (adaptive average
-            pooling: cell i spans floor(i h / g) to ceil((i + 1) h / g)).
+        pool: `avg` or `max` over the whole map -> (n, c); `grid2` or `grid4`, averages over a grid of
+            g x g cells -> (n, g, g, c); `flatten`, the whole map. Where the cells do not divide the
+            map they overlap by a row or column (adaptive average pooling: cell i spans floor(i h / g)
+            to ceil((i + 1) h / g)).
 
     Returns:
-        float32 (n, d).
+        float32 (n, c) or (n, rows, columns, c).
 
     Raises:
         UsageError: the map is smaller than the grid.
     """
     if activation.ndim == 2:
         return activation
-    count, height, width, _ = activation.shape
+    _, height, width, _ = activation.shape
     if pool == "avg":
         return activation.mean(axis=(1, 2))
     if pool == "max":
         return activation.max(axis=(1, 2))
     if pool == "flatten":
-        return activation.reshape(count, -1)
+        return activation
     cells = int(pool.removeprefix("grid"))
     if min(height, width) < cells:
         raise UsageError(
@@ -50,7 +50,7 @@ def pooled(activation: np.ndarray, pool: str) -> np.ndarray:
         activation[:, top:bottom, left:right].mean(axis=(1, 2))
         for (top, bottom), (left, right) in itertools.product(_cells(height, cells), _cells(width, cells))
     ]
-    return np.concatenate(parts, axis=1)
+    return np.stack(parts, axis=1).reshape(len(activation), cells, cells, -1)
 
 
 def mirrored(activation: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from featurize.spec import ExtractionSpec
 
 FACTS = {"seconds": 1.0, "images_per_second": 180.0, "device": "CPU", "source": {}}
 CLASSES = ("ant", "bee", "cow")
-LAYERS = (Columns("early", 0, 10), Columns("late", 10, 16))
+LAYERS = (Columns("early", 0, (10,)), Columns("late", 10, (1, 2, 3)))
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ def test_other_tools_can_read_it(cache: Path) -> None:
         np.testing.assert_array_equal(file["test/labels"][:], load_features(cache, "test").y)
         assert file["train/labels"].dtype == np.int64
         assert file["train/ids"][0] == 1000
-        assert json.loads(file.attrs["layers"])[1] == {"name": "late", "start": 10, "stop": 16}
+        assert json.loads(file.attrs["layers"])[1] == {"name": "late", "start": 10, "shape": [1, 2, 3]}
         assert json.loads(file.attrs["class_names"]) == ["ant", "bee", "cow"]
         assert json.loads(file.attrs["spec"])["backbone"] == "tinynet"
         assert {"schema_version", "fingerprint", "dataset", "weights", "versions", "device"} <= set(file.attrs)
@@ -69,6 +69,15 @@ def test_a_choice_of_layers(cache: Path) -> None:
         load_features(cache, "test", ["lat"])
     with pytest.raises(UsageError, match="has no split val; it has train, test"):
         load_features(cache, "val")
+
+
+def test_the_columns_of_the_mirrored_image(tmp_path: Path) -> None:
+    """Cells of 1 x 2 with three channels, behind ten columns without a place, change sides."""
+    path = write_tiny_cache(tmp_path / "flip.h5", flip=True)
+    assert load_features(path, "train").mirror.tolist() == [*range(10), 13, 14, 15, 10, 11, 12]
+    assert load_features(path, "test", ["late"]).mirror.tolist() == [3, 4, 5, 0, 1, 2]
+    assert load_features(path, "test", ["early"]).mirror is None
+    assert load_features(write_tiny_cache(tmp_path / "plain.h5"), "train").mirror is None
 
 
 def test_float16_is_stored_small_and_read_as_float32(tmp_path: Path) -> None:
@@ -241,7 +250,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
         write_partly(tmp_path / "file" / "cache.h5", 120)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a cache", bytes(10_000), MAGIC, MAGIC + b" 1\n", MAGIC + b" 1 x\n"])
+@pytest.mark.parametrize("content", [b"", b"not a cache", bytes(10_000), MAGIC, MAGIC + b" 2\n", MAGIC + b" 2 x\n"])
 def test_something_else(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.h5"
     path.write_bytes(content)
@@ -255,8 +264,8 @@ def test_no_such_cache(tmp_path: Path) -> None:
 
 
 def test_another_layout_version(cache: Path) -> None:
-    cache.write_bytes(cache.read_bytes().replace(MAGIC + b" 1 ", MAGIC + b" 9 "))
-    with pytest.raises(CacheError, match="layout version 9, expected 1"):
+    cache.write_bytes(cache.read_bytes().replace(MAGIC + b" 2 ", MAGIC + b" 9 "))
+    with pytest.raises(CacheError, match="layout version 9, expected 2"):
         read_info(cache)
 
 
@@ -309,10 +318,16 @@ FAR = {"features": 10**12, "labels": 10**12, "ids": 10**12}
         {"spec": {}},
         bad_spec(dtype="float64"),
         {"layers": []},
-        {"layers": [{"name": "early", "start": 0, "stop": 16}]},
-        {"layers": [{"name": "early", "start": 0, "stop": 10}, {"name": "late", "start": 11, "stop": 17}]},
-        {"layers": [{"name": "early", "start": 0, "stop": 0}, {"name": "late", "start": 0, "stop": 16}]},
+        {"layers": [{"name": "early", "start": 0, "shape": [16]}]},
+        {"layers": [{"name": "early", "start": 0, "shape": [10]}, {"name": "late", "start": 11, "shape": [6]}]},
+        {"layers": [{"name": "early", "start": 0, "shape": [0]}, {"name": "late", "start": 0, "shape": [16]}]},
+        {"layers": [{"name": "early", "start": 0, "shape": [2, 5]}, {"name": "late", "start": 10, "shape": [6]}]},
+        {"layers": [{"name": "early", "start": 0, "shape": []}, {"name": "late", "start": 1, "shape": [6]}]},
         {"rows": {"train": 10**15, "test": 60}},
+        {
+            "rows": {"train": 0, "test": 0},
+            "layers": [{"name": "early", "start": 0, "shape": [10**9]}, {"name": "late", "start": 10**9, "shape": [6]}],
+        },
         {"rows": {"train": -1, "test": 60}},
         {"arrays": {"train": FAR, "test": FAR}},
         {"arrays": {"train": {"features": -8, "labels": 0, "ids": 0}}},

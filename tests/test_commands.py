@@ -63,7 +63,7 @@ def test_from_images_to_the_comparison(images: Path, data_folder: Path, tmp_path
     cache = data_folder / "features" / "mine-pixels-8px.h5"
     assert facts["path"] == str(cache)
     assert facts["splits"] == {"test": {"rows": 15}, "train": {"rows": 30}}
-    assert facts["layers"] == [{"name": "pixels", "start": 0, "stop": 192}]
+    assert facts["layers"] == [{"name": "pixels", "start": 0, "shape": [8, 8, 3]}]
     assert (facts["dim"], facts["image_size"], facts["backbone"], facts["weights"]) == (192, 8, "pixels", "none")
     assert (facts["reused"], facts["resumed_rows"]) == (False, 0)
     assert {"fingerprint", "engine", "seconds", "images_per_second"} <= set(facts)

@@ -71,6 +71,17 @@ def test_the_seed_reaches_the_heads_that_draw() -> None:
         assert not np.array_equal(*probabilities)
 
 
+@pytest.mark.parametrize("name", ["mlp", "stack"])
+def test_the_mirror_reaches_the_mlp(name: str) -> None:
+    mirror = np.arange(X.shape[1])[::-1]
+    given = [
+        value
+        for key, value in make_head(name, Task(*X.shape, mirror=mirror)).get_params().items()
+        if key.endswith("mlphead__mirror")
+    ]
+    assert given == [mirror]
+
+
 def test_signed_root() -> None:
     x = np.array([[-4, -0.0, 0, 9]], np.float32)
     np.testing.assert_array_equal(heads.signed_root(x), [[-2, 0, 0, 3]])

@@ -41,6 +41,48 @@ def test_training_leaves_the_global_generators_alone() -> None:
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
+MIRROR = np.arange(X.shape[1])[::-1]
+
+
+def test_mirrored_rows_are_trained_on() -> None:
+    """Its own forward pass, without the mean over both sides, is as good on mirrored rows as on the others."""
+    for mirror, learned in ((MIRROR, True), (None, False)):
+        head = MLPHead(hidden=32, epochs=30, learning_rate=1e-2, mirror=mirror, random_state=0).fit(X, Y)
+        head.mirror = None
+        accuracy = (head.predict(X_TEST[:, MIRROR]) == DATASET.splits["test"].labels).mean()
+        assert (accuracy > 0.75) == learned, accuracy
+
+
+def test_a_row_and_its_mirrored_row_are_the_same_to_it() -> None:
+    head = MLPHead(hidden=8, epochs=2, mirror=MIRROR, random_state=0).fit(X, Y)
+    sides = head.predict_proba(X_TEST), head.predict_proba(X_TEST[:, MIRROR])
+    np.testing.assert_allclose(*sides, rtol=1e-5)
+    np.testing.assert_allclose(sides[0].sum(axis=1), 1, rtol=1e-5)
+    head.mirror = None
+    assert not np.allclose(sides[0], head.predict_proba(X_TEST), rtol=1e-2)
+
+
+def test_with_a_mirror_an_epoch_has_each_row_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    build = MLPHead._build
+
+    def recorded(*args: object) -> object:
+        model = build(*args)
+        step = model.train_on_batch
+        model.train_on_batch = lambda x, y, w: seen.append((x, y)) or step(x, y, w)
+        return model
+
+    monkeypatch.setattr(MLPHead, "_build", recorded)
+    MLPHead(hidden=2, epochs=1, batch_size=64, mirror=MIRROR, random_state=0).fit(X, Y)
+    assert len(seen) == -(-2 * len(X) // 64)
+    inputs, labels = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+    both = np.concatenate([X, X[:, MIRROR]])
+    order, expected = np.lexsort(inputs.T), np.lexsort(both.T)
+    np.testing.assert_array_equal(inputs[order], both[expected])
+    np.testing.assert_array_equal(labels.argmax(axis=1)[order], np.tile(Y, 2)[expected])
+    assert (inputs[:16, 0] != both[:16, 0]).any()  # shuffled
+
+
 def test_one_class_only() -> None:
     with pytest.raises(ValueError, match="one class only: 2"):
         MLPHead().fit(X, np.full(len(X), 2))

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import hashlib
 import os
@@ -44,6 +45,13 @@ def test_every_head_comes_back_the_same(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict(X_TEST), head.predict(X_TEST))
     np.testing.assert_array_equal(loaded.classes_, head.classes_)
     assert save_head(loaded, path) == digest
+
+
+def test_an_mlp_with_a_mirror_comes_back_the_same(tmp_path: Path) -> None:
+    head, path = make_head("mlp", dataclasses.replace(TASK, mirror=np.arange(16)[::-1])).fit(X, Y), tmp_path / "h"
+    loaded = load_head(path, save_head(head, path))
+    np.testing.assert_array_equal(loaded[-1].mirror, np.arange(16)[::-1])
+    np.testing.assert_array_equal(loaded.predict_proba(X_TEST), head.predict_proba(X_TEST))
 
 
 @pytest.mark.parametrize("name", ["logreg", "svm", "xgboost", "mlp"])

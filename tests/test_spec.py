@@ -20,7 +20,7 @@ CHANGES = {
     "dtype": "float16",
     "engine": "other",
     "engine_version": "1",
-    "schema_version": 2,
+    "schema_version": 3,
 }
 
 
@@ -51,5 +51,5 @@ def test_other_json_is_refused(text: str) -> None:
 def test_the_fingerprint_is_that_of_the_first_release() -> None:
     """A fingerprint that changes without a change of SCHEMA_VERSION would orphan every cache."""
     spec = ExtractionSpec("d", "vgg16", "w", ("a", "b"), "avg", 32, "bicubic", False, "caffe", "float32", "e", "1")
-    assert json.loads(spec.to_json())["schema_version"] == 1
-    assert spec.fingerprint == "28fffb5a5a54001c952e9f41424abc7e72dc35599ac6564ad96a321fd73c4247"
+    assert json.loads(spec.to_json())["schema_version"] == 2
+    assert spec.fingerprint == "4547c30fd53e56a2489a0f0141971d8bbf688b6632c83e3d0ecfb84f132b268f"

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import h5py
@@ -91,7 +92,7 @@ def test_a_permuted_label_file_or_a_changed_image(images: Path, network: Path, n
 
 def test_a_vector_that_comes_out_otherwise(cache: Path) -> None:
     header = header_of(cache)
-    dim, item = header["layers"][-1]["stop"], np.dtype(header["spec"]["dtype"])
+    dim, item = sum(math.prod(columns["shape"]) for columns in header["layers"]), np.dtype(header["spec"]["dtype"])
     put(cache, "test/features", 4 * dim + 1, np.array([9], item).tobytes())
     problems = verify(cache, recompute=12)
     assert len(problems) == 1

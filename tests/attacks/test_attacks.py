@@ -16,6 +16,7 @@ import pytest
 from featurize.cache import MAGIC, load_features, read_info
 from featurize.datasets import load_npz
 from featurize.errors import CacheError, DataError
+from featurize.spec import SCHEMA_VERSION
 
 SECRET = b"the content of another file"
 
@@ -71,7 +72,7 @@ def test_hostile_hdf5(tmp_path: Path, make: Callable[[h5py.File, Path], None], s
     with h5py.File(path, "w", userblock_size=512) as file:
         make(file, tmp_path / "secret")
     if sealed:  # with a right seal, and a header that is no header
-        first = MAGIC + b" 1 512\n"
+        first = MAGIC + f" {SCHEMA_VERSION} 512\n".encode()
         content = path.read_bytes()
         behind = b'{"spec": {}}'.ljust(512 - len(first) - 65, b"\n") + content[512:]
         path.write_bytes(first + hashlib.sha256(behind).hexdigest().encode() + b"\n" + behind)

@@ -51,11 +51,12 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 
 def cross_validated(train: Features, heads: list[str]) -> Iterator[tuple[str, dict[str, Any], float, float, float]]:
     """Head, settings, accuracy 0..1 and log loss over all folds, and seconds."""
+    task = Task(*train.x.shape, jobs=JOBS, mirror=train.mirror)
     parts = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(train.x, train.y))
     for name in heads:
         for settings in VARIANTS[name]:
             began = time.perf_counter()
-            *_, (accuracy, loss) = fold_scores(name, settings, train, parts, Task(*train.x.shape, jobs=JOBS))
+            *_, (accuracy, loss) = fold_scores(name, settings, train, parts, task)
             yield name, settings, accuracy, loss, time.perf_counter() - began
 
 
@@ -86,7 +87,7 @@ def compare_speed(cache: Path, rows: int, heads: list[str]) -> None:
     print(f"{len(train.y):,} x {train.x.shape[1]:,}, {JOBS} threads, matrix product {gemm_gflops():.0f} GFLOP/s\n")
     print("| head | fit s | predict 10,000 s |\n|---|---|---|")
     for name in heads:
-        head = make_head(name, Task(*train.x.shape, jobs=JOBS))
+        head = make_head(name, Task(*train.x.shape, jobs=JOBS, mirror=train.mirror))
         began = time.perf_counter()
         head.fit(train.x, train.y)
         fitted = time.perf_counter()
