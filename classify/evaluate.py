@@ -25,6 +25,7 @@ class FittedHead:
         seconds: wall time of the fit.
         iterations: of the solver, or None.
         converged: whether the solver stopped by its own criterion; None for a fixed budget.
+        history: what happened in each epoch, of a head that is trained in epochs.
         warnings: what the libraries warned of, each once.
         parameters: the settings of the pipeline's last step.
         jobs: threads that it was fitted with, and is to predict with.
@@ -35,6 +36,7 @@ class FittedHead:
     seconds: float
     iterations: int | None
     converged: bool | None
+    history: dict[str, list[float]]
     warnings: tuple[str, ...]
     parameters: dict[str, Any]
     jobs: int
@@ -119,6 +121,7 @@ def fit_head(
         seconds=seconds,
         iterations=int(np.max(machine.n_iter_)) if hasattr(machine, "n_iter_") else None,
         converged=not stopped_early if iterative or stopped_early else None,
+        history=getattr(machine, "history_", {}),
         warnings=tuple(dict.fromkeys(f"{item.category.__name__}: {item.message}" for item in caught)),
         parameters=plain_parameters(last),
         jobs=jobs,

@@ -36,7 +36,8 @@ class MLPHead(ProbabilisticClassifier):
         classes_: the labels, (K,).
         coefs_: kernels, float32 (d, hidden) and (hidden, K).
         intercepts_: biases, float32 (hidden,) and (K,).
-        loss_curve_: mean training loss of each epoch.
+        history_: of each epoch the mean `loss` and the `accuracy`, 0..1, of the training rows as they
+            pass, dropout on.
         n_iter_: epochs done.
         n_features_in_: d.
     """
@@ -82,7 +83,7 @@ class MLPHead(ProbabilisticClassifier):
         model = self._build(X.shape[1], len(self.classes_), steps, random)
         onehot = np.eye(len(self.classes_), dtype=np.float32)[targets]
         weights = compute_sample_weight(self.class_weight, targets).astype(np.float32)
-        self.loss_curve_ = []
+        self.history_: dict[str, list[float]] = {"loss": [], "accuracy": []}
         for _ in range(self.epochs):
             model.reset_metrics()
             for batch in np.array_split(random.permutation(images), steps):
@@ -91,8 +92,9 @@ class MLPHead(ProbabilisticClassifier):
                 if self.mirror is not None:
                     turned = batch >= len(X)
                     inputs[turned] = inputs[turned][:, self.mirror]
-                loss = model.train_on_batch(inputs, onehot[rows], weights[rows])
-            self.loss_curve_.append(float(np.ravel(loss)[0]))
+                measured = model.train_on_batch(inputs, onehot[rows], weights[rows])
+            for name, value in zip(self.history_, measured, strict=True):
+                self.history_[name].append(float(value))
         first, last = (layer for layer in model.layers if layer.weights)
         self.coefs_ = [first.kernel.numpy(), last.kernel.numpy()]
         self.intercepts_ = [first.bias.numpy(), last.bias.numpy()]
@@ -140,5 +142,5 @@ class MLPHead(ProbabilisticClassifier):
         )
         optimizer.exclude_from_weight_decay(var_names=["bias"])
         loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
-        model.compile(optimizer, loss)
+        model.compile(optimizer, loss, metrics=["accuracy"])
         return model

@@ -21,7 +21,7 @@ from featurize.errors import DataError, UsageError
 from featurize.files import data_root
 
 logger = logging.getLogger("frozenbench")
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RESULT = "result.json"
 PREDICTIONS = "predictions.parquet"
 
@@ -38,7 +38,11 @@ class RunResult:
         parameters: the head's settings, tuned or not.
         tuned: search trials behind the settings; 0 for the head's defaults.
         test_opened: how often heads had been measured on this cache's test split, this time included.
+        extraction_seconds: what the features of one image took.
+        history: of a head that is trained in epochs, what its estimator's `history_` says of each.
         head_sha256: of head.skops; empty where the head was not kept.
+        head_bytes: the size of that file; 0 where there is none.
+        cache: the path of the features as it was given.
     """
 
     model: str
@@ -71,12 +75,16 @@ class RunResult:
     ece: float
     reliability: list[dict[str, float]]
     test_opened: int
+    extraction_seconds: float
     fit_seconds: float
     predict_ms_per_image: float
     iterations: int | None
     converged: bool | None
+    history: dict[str, list[float]]
     warnings: list[str]
     head_sha256: str
+    head_bytes: int
+    cache: str
     versions: dict[str, str]
     machine: str
     finished: str

@@ -115,7 +115,9 @@ def train_heads(
         result = _as_result(job, len(train.y), fitted, evaluation, opened, found)
         with new_run(run_dir) as folder:
             if keep_heads:
-                result = dataclasses.replace(result, head_sha256=save_head(fitted.head, folder / HEAD))
+                digest = save_head(fitted.head, folder / HEAD)
+                size = (folder / HEAD).stat().st_size
+                result = dataclasses.replace(result, head_sha256=digest, head_bytes=size)
             (folder / CARD).write_text(model_card(result), "utf-8")
             write_result(folder, result, _predictions_table(test, evaluation))
         results[run_dir] = result
@@ -217,12 +219,16 @@ def _as_result(
         tuned=job.trials,
         **dataclasses.asdict(evaluation.metrics),
         test_opened=opened,
+        extraction_seconds=1 / info.images_per_second,
         fit_seconds=fitted.seconds,
         predict_ms_per_image=evaluation.predict_ms_per_image,
         iterations=fitted.iterations,
         converged=fitted.converged,
+        history=fitted.history,
         warnings=found,
         head_sha256="",
+        head_bytes=0,
+        cache=str(info.path),
         versions=library_versions(VERSIONS_OF),
         machine=f"{os.cpu_count()} cores, {platform.machine()}",
         finished=_now(),

@@ -30,8 +30,10 @@ def test_prediction_is_the_networks_own_forward_pass(monkeypatch: pytest.MonkeyP
 
 def test_the_loss_falls_and_is_kept() -> None:
     head = MLPHead(hidden=16, epochs=12, learning_rate=1e-2, random_state=0).fit(X, Y)
-    assert head.n_iter_ == len(head.loss_curve_) == 12
-    assert head.loss_curve_[-1] < 0.8 * head.loss_curve_[0]
+    assert head.n_iter_ == 12
+    assert {name: len(values) for name, values in head.history_.items()} == {"loss": 12, "accuracy": 12}
+    assert head.history_["loss"][-1] < 0.8 * head.history_["loss"][0]
+    assert 0 < head.history_["accuracy"][0] < head.history_["accuracy"][-1] <= 1
 
 
 def test_training_leaves_the_global_generators_alone() -> None:

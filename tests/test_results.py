@@ -44,12 +44,16 @@ def make_result(**changes: object) -> RunResult:
         "ece": 0.042,
         "reliability": [{"rows": 1000, "confidence": 0.757, "accuracy": 0.715}],
         "test_opened": 1,
+        "extraction_seconds": 0.002,
         "fit_seconds": 1.5,
         "predict_ms_per_image": 0.01,
         "iterations": 80,
         "converged": True,
+        "history": {},
         "warnings": [],
         "head_sha256": "",
+        "head_bytes": 0,
+        "cache": "data/features/tiny-vgg16-imagenet-64px-block3_pool-grid2.h5",
         "versions": {"numpy": "2"},
         "machine": "2 cores",
         "finished": "2026-01-01T00:00:00+00:00",
@@ -112,7 +116,7 @@ def test_damaged_runs_are_left_out(tmp_path: Path, text: str) -> None:
 
 def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "tiny" / "old-1", make_result(schema_version=0), PREDICTIONS)
-    with pytest.raises(DataError, match="layout version 0, expected 2"):
+    with pytest.raises(DataError, match="layout version 0, expected 3"):
         RunResult.read(tmp_path / "tiny" / "old-1")
 
 
