@@ -1,126 +1,254 @@
-"""Runs as tables: comparison.csv with every figure, comparison.md to be read."""
+"""Runs as tables: comparison.csv with every figure, comparison.md and comparison.tex to be read."""
 
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from classify.results import RunResult
+from classify.compare import compare
+from classify.results import RunResult, read_predictions
 from featurize.files import written_whole
 
 COLUMNS = [
-    "dataset", "test_set", "features", "backbone", "weights", "model", "seed", "dim", "train_rows", "test_rows",
-    "accuracy", "accuracy_low", "accuracy_high", "macro_f1", "log_loss", "ece", "fit_seconds",
-    "predict_ms_per_image", "iterations", "converged", "run_dir",
+    "dataset", "test_set", "kind", "features", "backbone", "weights", "layers", "model", "seed", "class_weight",
+    "tuned", "dim", "train_rows", "test_rows", "accuracy", "accuracy_low", "accuracy_high", "macro_f1", "macro_f1_low",
+    "macro_f1_high", "log_loss", "brier", "ece", "fit_seconds", "extraction_seconds", "predict_ms_per_image",
+    "iterations", "converged", "head_bytes", "fingerprint", "run_dir",
 ]  # fmt: skip
-CONTROL = "pixels"
+HEAD = ["test_set", "features", "layers", "model", "class_weight"]
+TIED = "†"
+LEGEND = (
+    f"In bold: the most accurate. {TIED}: not significantly less accurate. Heads that share a letter do not differ "
+    "significantly (exact McNemar tests on the same test images, Holm's correction over all pairs, 5%). Percentages "
+    "are rounded to what their intervals support."
+)
+TEXT_COLUMNS = ("features", "head", "group")  # the others hold numbers, to be set on the right
+ESCAPES = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        TIED: r"$^{\dagger}$",
+    }
+)
 
 
 def comparison(runs: Mapping[Path, RunResult]) -> pd.DataFrame:
     """One row per run with the columns `COLUMNS`, test sets apart, best first.
 
     `test_set` names the test images: the data set's name and the first digits of their digest.
-    Accuracy, its bounds, macro F1 and calibration error are in 0..1.
+    `kind` is what the head works on: `pretrained` or `random` (a network with such weights), `pixels`,
+    or `scratch` (the images themselves, by a network that is trained on them). `features` is the name
+    of the vectors; where one name stands for several kinds of vectors, their layers or the first
+    digits of their fingerprints are added. Accuracy, macro F1, their bounds and the calibration error
+    are in 0..1; `extraction_seconds` is for one image.
     """
     rows = [
         {
             **vars(result),
             "test_set": f"{result.dataset}-{result.test_digest[:8]}",
+            "kind": _kind(result),
             "backbone": result.spec["backbone"],
             "features": result.features.removeprefix(f"{result.dataset}-"),
+            "layers": "+".join(result.layers),
+            "class_weight": result.class_weight or "none",
             "run_dir": path.as_posix(),
         }
         for path, result in runs.items()
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
+    for column, mark in (("layers", table["layers"]), ("fingerprint", table["fingerprint"].str[:6])):
+        several = table.groupby(["test_set", "features"])[column].transform("nunique") > 1
+        table["features"] = table["features"].where(~several, table["features"] + " (" + mark + ")")
     order = ["dataset", "test_set", "accuracy", "features", "model", "seed", "run_dir"]
     return table.sort_values(order, ascending=[True, True, False, True, True, True, True], ignore_index=True)
 
 
-def transfer_gain(table: pd.DataFrame) -> pd.DataFrame:
-    """What features are worth over raw pixels, for runs of one test set.
+def headline(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs to be shown together: of each head on the same features one, best first.
 
-    Returns a row per head and kind of features, for heads that also ran on `pixels` with as many
-    training images: `model`, `features`, `accuracy`, `pixels`, `gain` (all in 0..1), best gain first.
+    It is the one with the most training images, then with the longest search, then with the lowest
+    seed. Heads with default settings and searched ones, with class weights and without, stand apart.
+
+    Args:
+        table: from `comparison`, or some of its rows.
     """
-    keys = ["model", "train_rows"]
-    best = table.sort_values("accuracy", ascending=False).drop_duplicates([*keys, "features"])
-    control = best[best["backbone"] == CONTROL].drop_duplicates(keys)
-    pairs = best[best["backbone"] != CONTROL].merge(
-        control[[*keys, "accuracy"]].rename(columns={"accuracy": "pixels"}), on=keys
+    chosen = (
+        table.assign(searched=table["tuned"] > 0)
+        .sort_values(["train_rows", "tuned", "seed", "run_dir"], ascending=[False, False, True, True])
+        .drop_duplicates([*HEAD, "searched"])
     )
-    pairs["gain"] = pairs["accuracy"] - pairs["pixels"]
-    return pairs.sort_values(["gain", "model", "features"], ascending=[False, True, True], ignore_index=True)[
-        ["model", "features", "accuracy", "pixels", "gain"]
-    ]
+    return table.loc[sorted(chosen.index)].reset_index(drop=True)
+
+
+def with_groups(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one test set with the column `group`: those that share a letter do not differ significantly.
+
+    Raises:
+        DataError: the predictions of a run cannot be read, or are not of the same test images.
+    """
+    groups = compare({run_dir: read_predictions(Path(run_dir)) for run_dir in rows["run_dir"]}).groups
+    return rows.assign(group=rows["run_dir"].map(groups))
+
+
+def head_name(row: Any) -> str:
+    """The head of a row of `comparison`, with what sets it apart from its defaults."""
+    marks = [*(["tuned"] if row.tuned else []), *(["balanced"] if row.class_weight != "none" else [])]
+    return row.model + (f" ({', '.join(marks)})" if marks else "")
+
+
+def decimals(low: float, high: float) -> int:
+    """How many decimals of a percentage its interval supports.
+
+    The last digit shown has the place of the first digit of the interval's half-width: none for 2.8
+    points, one for 0.9, two for 0.05; three at most. One where the interval has no width.
+
+    Args:
+        low: the interval's lower bound, as a share (0..1) or difference of shares.
+        high: the upper bound.
+    """
+    half = 50 * (high - low)  # points
+    return min(max(-math.floor(math.log10(half)), 0), 3) if half > 0 else 1
+
+
+def rounded(value: float, low: float, high: float) -> str:
+    """A share (0..1) in percent, without the sign, to the decimals that its interval supports."""
+    return f"{100 * value:.{decimals(low, high)}f}"
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A share (0..1) and its bounds in percent, such as `72 (69 to 74)`."""
+    return f"{rounded(value, low, high)} ({rounded(low, low, high)} to {rounded(high, low, high)})"
+
+
+def readable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `with_groups` as text under headings; the accuracy of those tied with the best is marked `TIED`."""
+    best = rows["accuracy"].max()
+    letters = _letters("".join(rows.loc[rows["accuracy"] == best, "group"]))
+    return pd.DataFrame(
+        [
+            {
+                "features": row.features,
+                "head": head_name(row) + (" (not converged)" if row.converged is False else ""),
+                "train images": f"{row.train_rows:,}",
+                "accuracy % (95% interval)": with_interval(row.accuracy, row.accuracy_low, row.accuracy_high)
+                + (f" {TIED}" if row.accuracy < best and letters & _letters(row.group) else ""),
+                "group": row.group,
+                "macro F1 % (95% interval)": with_interval(row.macro_f1, row.macro_f1_low, row.macro_f1_high),
+                "log loss": "-" if pd.isna(row.log_loss) else f"{row.log_loss:.3f}",
+                "ECE %": "-" if pd.isna(row.ece) else f"{100 * row.ece:.1f}",
+                "fit s": f"{row.fit_seconds:.1f}",
+                "extract ms/image": f"{1000 * row.extraction_seconds:.2f}",
+                "predict ms/image": f"{row.predict_ms_per_image:.3f}",
+                "vector": f"{row.dim:,}",
+                "size MB": f"{row.head_bytes / 1e6:.1f}" if row.head_bytes else "-",
+            }
+            for row in rows.itertuples()
+        ]
+    )
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The comparison as GitHub-flavoured Markdown, a section for each test set."""
-    sections = ["# Comparison"]
-    for _, rows in table.groupby("test_set", sort=False):
-        first = rows.iloc[0]
-        sections.append(f"## {first['dataset']}: {first['test_rows']:,} test images")
-        sections.append(
-            _markdown_table(
-                ["features", "head", "train images", "accuracy % (95% interval)", "macro F1 %", "log loss", "ECE %",
-                 "fit s", "predict ms/image", "vector"],
-                [
-                    [
-                        row.features,
-                        row.model + (" (not converged)" if row.converged is False else ""),
-                        f"{row.train_rows:,}",
-                        f"{_percent(row.accuracy)} ({_percent(row.accuracy_low)} to {_percent(row.accuracy_high)})",
-                        _percent(row.macro_f1),
-                        "-" if pd.isna(row.log_loss) else f"{row.log_loss:.3f}",
-                        "-" if pd.isna(row.ece) else _percent(row.ece),
-                        f"{row.fit_seconds:.1f}",
-                        f"{row.predict_ms_per_image:.3f}",
-                        f"{row.dim:,}",
-                    ]
-                    for row in rows.itertuples()
-                ],
-            )
-        )  # fmt: skip
-        gain = transfer_gain(rows)
-        if len(gain):
-            sections.append("### What the features are worth: the same head on raw pixels")
-            sections.append(
-                _markdown_table(
-                    ["head", "features", "accuracy %", "on raw pixels %", "gain, points"],
-                    [
-                        [
-                            row.model,
-                            row.features,
-                            _percent(row.accuracy),
-                            _percent(row.pixels),
-                            _points(row.gain),
-                        ]
-                        for row in gain.itertuples()
-                    ],
-                )
-            )
-    return "\n\n".join(sections) + "\n"
+    """The headline rows of a comparison as GitHub-flavoured Markdown, a section for each test set.
+
+    Raises:
+        DataError: the predictions of a run cannot be used.
+    """
+    return _markdown(_parts(table))
 
 
 def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
-    """Write comparison.csv and comparison.md; returns their paths."""
-    paths = [folder / "comparison.csv", folder / "comparison.md"]
-    texts = [table.to_csv(index=False, lineterminator="\n"), markdown(table)]
-    for path, text in zip(paths, texts, strict=True):
-        with written_whole(path) as temporary:
+    """Write comparison.csv (all runs), comparison.md and comparison.tex (the headline runs); returns their paths.
+
+    The LaTeX file needs the packages booktabs and graphicx.
+
+    Raises:
+        DataError: the predictions of a run cannot be used; nothing is written.
+    """
+    parts = _parts(table)
+    texts = {
+        "comparison.csv": table.to_csv(index=False, lineterminator="\n"),
+        "comparison.md": _markdown(parts),
+        "comparison.tex": _latex(parts),
+    }
+    for name, text in texts.items():
+        with written_whole(folder / name) as temporary:
             temporary.write_text(text, "utf-8")
-    return paths
+    return [folder / name for name in texts]
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+def _kind(result: RunResult) -> str:
+    if result.model == "cnn":
+        return "scratch"
+    if result.spec["backbone"] == "pixels":
+        return "pixels"
+    return "random" if result.weights.startswith("random") else "pretrained"
 
 
-def _points(gain: float) -> str:
-    return f"{100 * gain:+.1f}"
+def _letters(group: str) -> set[str]:
+    """The letters of a group; from the 27th on they are numbered."""
+    return set(re.findall(r"[a-z]\d*", group))
 
 
-def _markdown_table(headings: list[str], rows: list[list[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _parts(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The headline rows of each test set, with groups."""
+    return [with_groups(rows) for _, rows in headline(table).groupby("test_set", sort=False)]
+
+
+def _title(rows: pd.DataFrame) -> str:
+    return f"{rows['dataset'].iloc[0]}: {rows['test_rows'].iloc[0]:,} test images"
+
+
+def _cells(rows: pd.DataFrame, bold: str, cell: Any) -> list[list[str]]:
+    """The readable rows, each cell as `cell` writes it, the best accuracies set in bold by a format."""
+    shown = readable(rows)
+    best = rows["accuracy"].max()
+    accuracy = list(shown.columns).index("accuracy % (95% interval)")
+    lines = []
+    for value, texts in zip(rows["accuracy"], shown.to_numpy().tolist(), strict=True):
+        line = [cell(text) for text in texts]
+        if value == best:
+            line[accuracy] = bold.format(line[accuracy])
+        lines.append(line)
+    return [[cell(heading) for heading in shown.columns], *lines]
+
+
+def _markdown(parts: list[pd.DataFrame]) -> str:
+    sections = ["# Comparison"]
+    for rows in parts:
+        heading, *lines = _cells(rows, "**{}**", lambda text: text.replace("|", "\\|").replace("<", "&lt;"))
+        lines = [heading, ["---"] * len(heading), *lines]
+        sections += [f"## {_title(rows)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    return "\n\n".join([*sections, LEGEND]) + "\n"
+
+
+def _latex(parts: list[pd.DataFrame]) -> str:
+    sections = ["% needs \\usepackage{booktabs,graphicx}"]
+    for rows in parts:
+        heading, *lines = _cells(rows, r"\textbf{{{}}}", lambda text: text.translate(ESCAPES))
+        sections.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    r"\centering",
+                    rf"\caption{{{_title(rows).translate(ESCAPES)}. {LEGEND.translate(ESCAPES)}}}",
+                    r"\resizebox{\linewidth}{!}{%",
+                    rf"\begin{{tabular}}{{{''.join('l' if name in TEXT_COLUMNS else 'r' for name in heading)}}}",
+                    r"\toprule",
+                    " & ".join(heading) + r" \\",
+                    r"\midrule",
+                    *(" & ".join(line) + r" \\" for line in lines),
+                    r"\bottomrule",
+                    r"\end{tabular}}",
+                    r"\end{table}",
+                ]
+            )
+        )
+    return "\n\n".join(sections) + "\n"

@@ -28,7 +28,7 @@ def run(
     model: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: logreg, svm, linear-svm, xgboost, mlp, stack, knn, dummy; all = logreg, svm, "
+            help="Comma-separated: logreg, svm, linear-svm, xgboost, mlp, cnn, stack, knn, dummy; all = logreg, svm, "
             "xgboost, mlp."
         ),
     ] = "all",

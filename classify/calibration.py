@@ -8,6 +8,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from classify.estimator import ProbabilisticClassifier, training_data
@@ -18,14 +19,15 @@ SHARPEST = 1e3
 
 
 class TemperatureCalibrated(ProbabilisticClassifier):
-    """Probabilities for a classifier that only has scores (Guo et al., On Calibration of Modern Neural Networks, 2017).
+    """Probabilities from scores or other probabilities (Guo et al., On Calibration of Modern Neural Networks, 2017).
 
     The classifier is fitted on all rows. Beside it, it is fitted on four fifths of them, and the
     temperature is the one that gives the last fifth the least log loss: five times over for up to
     10,000 rows, once for more, where one fifth is plenty for one number.
 
     Args:
-        estimator: a classifier with `decision_function`.
+        estimator: a classifier with `decision_function`, or with `predict_proba`, whose logarithm then
+            takes the place of scores.
         random_state: seed of the folds.
 
     Attributes:
@@ -50,6 +52,7 @@ class TemperatureCalibrated(ProbabilisticClassifier):
         self.temperature_ = self._held_out_temperature(X, targets)
         return self
 
+    @available_if(lambda self: hasattr(self.estimator, "decision_function"))  # type: ignore[untyped-decorator]
     def decision_function(self, X: Any) -> np.ndarray:
         """The classifier's scores, (n, K), or (n,) for two classes."""
         check_is_fitted(self)
@@ -58,7 +61,9 @@ class TemperatureCalibrated(ProbabilisticClassifier):
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities, (n, K)."""
-        return softmax(_scores(self, X) / self.temperature_, axis=1)
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        return softmax(_scores(self.estimator_, X) / self.temperature_, axis=1)
 
     def _held_out_temperature(self, X: np.ndarray, targets: np.ndarray) -> np.float32:
         folds = min(FOLDS, int(np.bincount(targets).min()))
@@ -74,6 +79,9 @@ class TemperatureCalibrated(ProbabilisticClassifier):
 
 def _scores(classifier: Any, X: np.ndarray) -> np.ndarray:
     """A score for each class, (n, K)."""
+    if not hasattr(classifier, "decision_function"):
+        probabilities = classifier.predict_proba(X)
+        return np.log(np.maximum(probabilities, np.finfo(probabilities.dtype).tiny))
     scores = classifier.decision_function(X)
     return np.stack([-scores / 2, scores / 2], axis=1) if scores.ndim == 1 else scores
 

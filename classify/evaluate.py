@@ -95,8 +95,7 @@ def fit_head(
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    rows, dim = train.x.shape
-    head = make_head(name, Task(rows, dim, seed, jobs, class_weight, train.mirror)).set_params(**(settings or {}))
+    head = make_head(name, Task.of(train, seed, jobs, class_weight)).set_params(**(settings or {}))
     counts = np.bincount(train.y, minlength=len(train.class_names))
     if name in FOLDED and counts.min() < FOLDS:
         raise HeadError(

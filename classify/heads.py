@@ -7,11 +7,12 @@ are is measured in HEADS.md.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from featurize.errors import UsageError, suggestion
+from featurize.cache import Features
+from featurize.errors import HeadError, UsageError, suggestion
 
 MAX_ITERATIONS = 1000
 FOLDS = 3
@@ -24,7 +25,8 @@ class Task:
     """What a head is built for: `rows` x `dim` training features, a seed, a number of threads, class weights.
 
     `class_weight` is `balanced`, which gives every class the same weight however many rows it has, or None.
-    `mirror` is that of the features.
+    `mirror` is that of the features. `image` is the shape (rows, columns, channels) of features that are
+    the pixels of an image.
     """
 
     rows: int
@@ -33,6 +35,13 @@ class Task:
     jobs: int = 1
     class_weight: str | None = None
     mirror: np.ndarray | None = None
+    image: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, train: Features, seed: int = 0, jobs: int = 1, class_weight: str | None = None) -> Self:
+        """The task that these training features set."""
+        rows, dim = train.x.shape
+        return cls(rows, dim, seed, jobs, class_weight, train.mirror, train.image)
 
 
 def logreg(task: Task) -> Any:
@@ -89,12 +98,19 @@ def xgboost(task: Task) -> Any:
 
 
 def mlp(task: Task) -> Any:
-    """A hidden layer of ReLU with dropout, trained with Keras, on mirrored images too where their vectors are known."""
+    """A hidden layer of ReLU with dropout, trained with Keras; on mirrored images too, where their vectors are known.
+
+    These are worth a longer training and stronger smoothing of the labels, which makes the
+    probabilities too modest: a temperature sets that right.
+    """
+    from classify.calibration import TemperatureCalibrated
     from classify.mlp import MLPHead
 
-    return _standardised(
-        MLPHead(mirror=task.mirror, class_weight=task.class_weight, n_jobs=task.jobs, random_state=task.seed)
-    )
+    network = MLPHead(class_weight=task.class_weight, n_jobs=task.jobs, random_state=task.seed)
+    if task.mirror is None:
+        return _standardised(network)
+    network.set_params(mirror=task.mirror, hidden=1024, label_smoothing=0.1, epochs=20)
+    return _standardised(TemperatureCalibrated(network, random_state=task.seed))
 
 
 def knn(task: Task) -> Any:
@@ -102,6 +118,24 @@ def knn(task: Task) -> Any:
     from classify.neighbours import Neighbours
 
     return _standardised(Neighbours(20, class_weight=task.class_weight, n_jobs=task.jobs))
+
+
+def cnn(task: Task) -> Any:
+    """A small convolutional network, trained from scratch on the images themselves: what transfer learning must beat.
+
+    Raises:
+        HeadError: the features are no pixels.
+    """
+    from sklearn.pipeline import make_pipeline
+
+    from classify.cnn import ConvNet
+
+    if task.image is None:
+        raise HeadError(
+            "cnn is trained on images, but these features are a network's vectors; make a file of the images with "
+            "python -m featurize --backbone pixels, and name it with --features"
+        )
+    return make_pipeline(ConvNet(task.image, class_weight=task.class_weight, n_jobs=task.jobs, random_state=task.seed))
 
 
 def dummy(task: Task) -> Any:
@@ -136,6 +170,7 @@ HEADS: dict[str, Callable[[Task], Any]] = {
     "xgboost": xgboost,
     "mlp": mlp,
     "knn": knn,
+    "cnn": cnn,
     "dummy": dummy,
     "stack": stack,
 }

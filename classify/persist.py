@@ -20,6 +20,7 @@ logger = logging.getLogger("frozenbench")
 HEAD = "head.skops"
 TRUSTED = (
     "classify.calibration.TemperatureCalibrated",
+    "classify.cnn.ConvNet",
     "classify.heads.clipped_log",
     "classify.heads.leading",
     "classify.heads.signed_root",

@@ -59,7 +59,8 @@ class Job:
     @property
     def name(self) -> str:
         """The run directory's name: the head, and eight digits that stand for all that makes the run what it is."""
-        task = Task(self.rows or self.info.rows["train"], self.info.dim, self.seed, 1, self.class_weight)
+        rows, info = self.rows or self.info.rows["train"], self.info
+        task = Task(rows, info.dim, self.seed, class_weight=self.class_weight, image=info.image)
         steps = [[type(step).__name__, plain_parameters(step)] for _, step in make_head(self.model, task).steps]
         layers = self.layers or [columns.name for columns in self.info.layers]
         content = [self.info.spec.fingerprint, layers, self.model, self.rows, self.seed, self.trials, steps]
@@ -127,8 +128,7 @@ def train_heads(
 def searched_and_fitted(job: Job, studies: Path) -> FittedHead:
     """Search the head's settings, if that is asked for, and fit it with them; the test split stays closed."""
     train = training_rows(job)
-    rows, dim = train.x.shape
-    task = Task(rows, dim, job.seed, job.threads, job.class_weight, train.mirror)
+    task = Task.of(train, job.seed, job.threads, job.class_weight)
     settings = tune(job.model, train, job.trials, task, studies).settings if job.trials else {}
     return fit_head(job.model, train, settings=settings, seed=job.seed, jobs=job.threads, class_weight=job.class_weight)
 

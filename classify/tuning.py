@@ -58,18 +58,19 @@ class OneOf:
     values: tuple[Any, ...]
 
 
-# What is searched: parameters of a pipeline's last step. Each range is widened to hold the head's default.
+# What is searched: parameters of a pipeline's last step, or of the one estimator in it that has a parameter of this
+# name. Each range is widened to hold the head's default.
 SPACES: dict[str, dict[str, Around | Between | OneOf]] = {
     "logreg": {"C": Around(30)},
-    "svm": {"estimator__C": Around(10), "estimator__width": Around(8)},
-    "linear-svm": {"estimator__C": Around(30)},
+    "svm": {"C": Around(10), "width": Around(8)},
+    "linear-svm": {"C": Around(30)},
     "xgboost": {
-        "final_estimator__boostedtrees__n_estimators": Around(2),
-        "final_estimator__boostedtrees__learning_rate": Around(3),
-        "final_estimator__boostedtrees__max_depth": Between(2, 8),
-        "final_estimator__boostedtrees__subsample": Between(0.5, 1),
-        "final_estimator__boostedtrees__colsample_bynode": Between(0.03, 1, log=True),
-        "final_estimator__boostedtrees__reg_lambda": Between(0.1, 30, log=True),
+        "n_estimators": Around(2),
+        "learning_rate": Around(3),
+        "max_depth": Between(2, 8),
+        "subsample": Between(0.5, 1),
+        "colsample_bynode": Between(0.03, 1, log=True),
+        "reg_lambda": Between(0.1, 30, log=True),
     },
     "mlp": {
         "hidden": OneOf((512, 1024, 2048)),
@@ -239,8 +240,9 @@ def _search_space(name: str, head: Any) -> tuple[dict[str, "BaseDistribution"], 
     parameters = head[-1].get_params()
     space, defaults = {}, {}
     for parameter, values in SPACES[name].items():
-        defaults[f"{last}__{parameter}"] = parameters[parameter]
-        space[f"{last}__{parameter}"] = _distribution(values, parameters[parameter])
+        (place,) = (key for key in parameters if key.rpartition("__")[2] == parameter)
+        defaults[f"{last}__{place}"] = parameters[place]
+        space[f"{last}__{place}"] = _distribution(values, parameters[place])
     return space, defaults
 
 
@@ -262,7 +264,7 @@ def _identity(
 ) -> str:
     """64 hexadecimal digits that stand for all that a trial's score depends on, but for libraries and threads.
 
-    The mirror's columns are the features' own.
+    The mirror's columns and the images' shape are the features' own.
     """
     from optuna.distributions import distribution_to_json
 
@@ -272,7 +274,7 @@ def _identity(
         "features": train.fingerprint,
         "layers": [columns.name for columns in train.layers],
         "rows": hashlib.sha256(train.ids.tobytes() + train.y.tobytes()).hexdigest(),
-        "task": {key: value for key, value in dataclasses.asdict(task).items() if key not in ("jobs", "mirror")},
+        "task": [task.rows, task.dim, task.seed, task.class_weight],
         "folds": folds,
         "space": {key: distribution_to_json(distribution) for key, distribution in space.items()},
     }

@@ -80,6 +80,11 @@ class CacheInfo:
         """Length of a vector, all layers together."""
         return self.layers[-1].stop
 
+    @property
+    def image(self) -> tuple[int, ...] | None:
+        """The shape (rows, columns, channels) of the images that the vectors are; None for a network's vectors."""
+        return None if self.spec.weights_digest else self.layers[0].shape
+
     def as_json(self) -> dict[str, Any]:
         """The facts that `--json` prints."""
         return {
@@ -116,6 +121,8 @@ class Features:
         layers: which columns belong to which layer.
         mirror: int64 (d,), which column holds each number of the mirrored image: its vector is
             `x[:, mirror]`. None where that is not so, or no different from `x`.
+        image: the shape (rows, columns, channels) of the images that the rows of `x` are; None for a
+            network's vectors.
     """
 
     x: np.ndarray
@@ -125,6 +132,7 @@ class Features:
     fingerprint: str
     layers: tuple[Columns, ...]
     mirror: np.ndarray | None = None
+    image: tuple[int, ...] | None = None
 
 
 def features_folder() -> Path:
@@ -332,6 +340,7 @@ def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Feature
         info.spec.fingerprint,
         columns,
         _mirror(columns) if info.spec.flip else None,
+        info.image,
     )
 
 

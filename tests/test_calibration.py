@@ -28,6 +28,24 @@ def test_the_temperature_is_the_one_that_the_scores_were_multiplied_by() -> None
         assert best_temperature(scale * scores, labels) == pytest.approx(scale, rel=0.05)
 
 
+def test_probabilities_that_are_too_modest_are_set_right() -> None:
+    class Modest(LogisticRegression):
+        decision_function = property()  # it only has probabilities
+
+        def predict_proba(self, x: np.ndarray) -> np.ndarray:
+            scores = (x @ self.coef_.T + self.intercept_) / 4
+            return np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+
+    head = TemperatureCalibrated(Modest(), random_state=0).fit(X, Y)
+    assert not hasattr(head, "decision_function")
+    assert head.temperature_ == pytest.approx(1 / 4, rel=0.3)
+    right, modest = (
+        expected_calibration_error(reliability_bins(Y_TEST, probabilities))
+        for probabilities in (head.predict_proba(X_TEST), head.estimator_.predict_proba(X_TEST))
+    )
+    assert right < 0.08 < modest
+
+
 @pytest.mark.parametrize("estimator", [RBFSVM(), LinearSVM(C=1.0)])
 def test_confidence_is_about_accuracy(estimator: object) -> None:
     head = TemperatureCalibrated(estimator, random_state=0).fit(X, Y)

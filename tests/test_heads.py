@@ -5,7 +5,7 @@ from conftest import make_dataset, make_vectors
 from classify import heads
 from classify.heads import ALL, HEADS, Task, head_names, make_head
 from classify.trees import BoostedTrees
-from featurize.errors import UsageError
+from featurize.errors import HeadError, UsageError
 
 DATASET = make_dataset(180, 90)
 X, Y = make_vectors(DATASET.splits["train"]), DATASET.splits["train"].labels
@@ -13,7 +13,7 @@ X_TEST, Y_TEST = make_vectors(DATASET.splits["test"], seed=1), DATASET.splits["t
 TASK = Task(len(X), X.shape[1], seed=3)
 
 
-@pytest.mark.parametrize("name", [name for name in HEADS if name != "dummy"])
+@pytest.mark.parametrize("name", [name for name in HEADS if name not in ("dummy", "cnn")])
 def test_every_head_beats_the_dummy_and_is_deterministic(name: str) -> None:
     heads = [make_head(name, TASK).fit(X, Y) for _ in range(2)]
     probabilities = [head.predict_proba(X_TEST) for head in heads]
@@ -23,7 +23,7 @@ def test_every_head_beats_the_dummy_and_is_deterministic(name: str) -> None:
     assert (probabilities[0].argmax(axis=1) == Y_TEST).mean() > (dummy == Y_TEST).mean() + 0.4
 
 
-@pytest.mark.parametrize("name", [name for name in HEADS if name not in ("dummy", "stack")])
+@pytest.mark.parametrize("name", [name for name in HEADS if name not in ("dummy", "stack", "cnn")])
 def test_the_scale_of_the_features_does_not_matter(name: str) -> None:
     scale = np.geomspace(1e-3, 1e3, X.shape[1], dtype=np.float32)
     plain, scaled = make_head(name, TASK).fit(X, Y), make_head(name, TASK).fit(X * scale, Y)
@@ -77,9 +77,15 @@ def test_the_mirror_reaches_the_mlp(name: str) -> None:
     given = [
         value
         for key, value in make_head(name, Task(*X.shape, mirror=mirror)).get_params().items()
-        if key.endswith("mlphead__mirror")
+        if key.endswith("__mirror")
     ]
     assert given == [mirror]
+
+
+def test_the_network_from_scratch_wants_images() -> None:
+    assert make_head("cnn", Task(9, 192, image=(8, 8, 3)))[-1].shape == (8, 8, 3)
+    with pytest.raises(HeadError, match="cnn is trained on images, but these features are a network's vectors"):
+        make_head("cnn", TASK)
 
 
 def test_signed_root() -> None:

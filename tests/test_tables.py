@@ -1,43 +1,97 @@
+import shutil
+import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-from test_results import make_result
+from test_results import make_result, write_run
 
-from analysis.tables import COLUMNS, comparison, markdown, transfer_gain, write_comparison
+from analysis.tables import (
+    COLUMNS,
+    comparison,
+    decimals,
+    headline,
+    markdown,
+    readable,
+    rounded,
+    with_groups,
+    with_interval,
+    write_comparison,
+)
+from classify.results import RunResult
+from featurize.errors import DataError
 
 PIXELS = {
     "features": "tiny-pixels-32px",
     "spec": {"backbone": "pixels", "image_size": 32},
     "weights": "none",
+    "layers": ["pixels"],
     "dim": 3072,
 }
 RUNS = {
-    Path("runs/b/svm-1"): make_result(model="svm", accuracy=0.69, log_loss=None, ece=None, converged=None),
-    Path("runs/b/logreg-1"): make_result(),
+    Path("runs/b/svm-1"): make_result(
+        model="svm", accuracy=0.69, accuracy_low=0.661, accuracy_high=0.718, log_loss=None, ece=None, converged=None
+    ),
+    Path("runs/b/logreg-1"): make_result(head_bytes=2_340_000),
     Path("runs/a/logreg-2"): make_result(
-        **PIXELS, accuracy=0.357, accuracy_low=0.328, accuracy_high=0.387, converged=False
+        **PIXELS, accuracy=0.357, accuracy_low=0.328, accuracy_high=0.387, converged=False, extraction_seconds=0.0
     ),
 }
+RIGHT = {"svm-1": slice(310, 1000), "logreg-1": slice(0, 715), "logreg-2": slice(0, 357)}  # of 1,000 test images
 GOLDEN = """\
 # Comparison
 
 ## tiny: 1,000 test images
 
-| features | head | train images | accuracy % (95% interval) | macro F1 % | log loss | ECE % | fit s | \
-predict ms/image | vector |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| vgg16-imagenet-64px-block3_pool-grid2 | logreg | 2,000 | 71.5 (68.6 to 74.2) | 71.4 | 0.850 | 4.2 | 1.5 | \
-0.010 | 1,024 |
-| vgg16-imagenet-64px-block3_pool-grid2 | svm | 2,000 | 69.0 (68.6 to 74.2) | 71.4 | - | - | 1.5 | 0.010 | 1,024 |
-| pixels-32px | logreg (not converged) | 2,000 | 35.7 (32.8 to 38.7) | 71.4 | 0.850 | 4.2 | 1.5 | 0.010 | 3,072 |
+| features | head | train images | accuracy % (95% interval) | group | macro F1 % (95% interval) | log loss | ECE % | \
+fit s | extract ms/image | predict ms/image | vector | size MB |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| vgg16-imagenet-64px-block3_pool-grid2 | logreg | 2,000 | **72 (69 to 74)** | a | 71 (68 to 74) | 0.850 | 4.2 | 1.5 | \
+2.00 | 0.010 | 1,024 | 2.3 |
+| vgg16-imagenet-64px-block3_pool-grid2 | svm | 2,000 | 69 (66 to 72) † | a | 71 (68 to 74) | - | - | 1.5 | \
+2.00 | 0.010 | 1,024 | - |
+| pixels-32px | logreg (not converged) | 2,000 | 36 (33 to 39) | b | 71 (68 to 74) | 0.850 | 4.2 | 1.5 | \
+0.00 | 0.010 | 3,072 | - |
 
-### What the features are worth: the same head on raw pixels
-
-| head | features | accuracy % | on raw pixels % | gain, points |
-| --- | --- | --- | --- | --- |
-| logreg | vgg16-imagenet-64px-block3_pool-grid2 | 71.5 | 35.7 | +35.8 |
+In bold: the most accurate. †: not significantly less accurate. Heads that share a letter do not differ significantly \
+(exact McNemar tests on the same test images, Holm's correction over all pairs, 5%). Percentages are rounded to what \
+their intervals support.
 """
+GOLDEN_TEX = r"""% needs \usepackage{booktabs,graphicx}
+
+\begin{table}
+\centering
+\caption{tiny: 1,000 test images. In bold: the most accurate. $^{\dagger}$: not significantly less accurate. Heads that share a letter do not differ significantly (exact McNemar tests on the same test images, Holm's correction over all pairs, 5\%). Percentages are rounded to what their intervals support.}
+\resizebox{\linewidth}{!}{%
+\begin{tabular}{llrrlrrrrrrrr}
+\toprule
+features & head & train images & accuracy \% (95\% interval) & group & macro F1 \% (95\% interval) & log loss & ECE \% & fit s & extract ms/image & predict ms/image & vector & size MB \\
+\midrule
+vgg16-imagenet-64px-block3\_pool-grid2 & logreg & 2,000 & \textbf{72 (69 to 74)} & a & 71 (68 to 74) & 0.850 & 4.2 & 1.5 & 2.00 & 0.010 & 1,024 & 2.3 \\
+vgg16-imagenet-64px-block3\_pool-grid2 & svm & 2,000 & 69 (66 to 72) $^{\dagger}$ & a & 71 (68 to 74) & - & - & 1.5 & 2.00 & 0.010 & 1,024 & - \\
+pixels-32px & logreg (not converged) & 2,000 & 36 (33 to 39) & b & 71 (68 to 74) & 0.850 & 4.2 & 1.5 & 0.00 & 0.010 & 3,072 & - \\
+\bottomrule
+\end{tabular}}
+\end{table}
+"""  # noqa: E501
+
+
+def predictions(right: np.ndarray) -> pd.DataFrame:
+    """Predictions that are right where `right` (n,) is true."""
+    label = np.arange(len(right)) % 3
+    return pd.DataFrame({"id": np.arange(len(right)), "label": label, "predicted": np.where(right, label, -1)})
+
+
+def written(folder: Path, runs: dict[Path, RunResult]) -> dict[Path, RunResult]:
+    """The runs as directories below `folder`, each right for the rows that its accuracy or `RIGHT` says."""
+    made = {}
+    for path, result in runs.items():
+        right = np.zeros(result.test_rows, bool)
+        right[RIGHT.get(path.name, slice(0, round(result.accuracy * result.test_rows)))] = True
+        write_run(folder / path, result, predictions(right))
+        made[folder / path] = result
+    return made
 
 
 def test_comparison_is_ordered_best_first() -> None:
@@ -48,39 +102,149 @@ def test_comparison_is_ordered_best_first() -> None:
     assert list(table["backbone"]) == ["vgg16", "vgg16", "pixels"]
 
 
-def test_markdown() -> None:
-    assert markdown(comparison(RUNS)) == GOLDEN
-
-
-def test_gain_compares_like_with_like() -> None:
+def test_kinds() -> None:
     runs = {
-        **RUNS,
-        Path("runs/a/svm-3"): make_result(model="svm", **PIXELS, accuracy=0.415, train_rows=500),
-        Path("runs/a/logreg-4"): make_result(**PIXELS, accuracy=0.30),
+        Path("a"): make_result(layers=["block1_pool", "block3_pool"]),
+        Path("b"): make_result(weights="random (seed 0)", class_weight="balanced"),
+        Path("c"): make_result(**PIXELS),
+        Path("d"): make_result(**PIXELS, model="cnn"),
     }
-    gain = transfer_gain(comparison(runs))
-    assert list(gain["model"]) == ["logreg"]  # the SVM's control saw fewer images
-    assert gain["pixels"][0] == 0.357  # the control's best run
-    assert gain["gain"][0] == pytest.approx(0.358)
-    assert len(transfer_gain(comparison({Path("a"): make_result()}))) == 0
+    table = comparison(runs).set_index("run_dir")
+    assert table["kind"].to_dict() == {"a": "pretrained", "b": "random", "c": "pixels", "d": "scratch"}
+    assert table["class_weight"].to_dict() == {"a": "none", "b": "balanced", "c": "none", "d": "none"}
+    assert table["layers"]["a"] == "block1_pool+block3_pool"
 
 
-def test_other_test_images_stand_apart() -> None:
-    other = make_result(**PIXELS, test_digest="cd" * 32, test_rows=500)
-    text = markdown(comparison({Path("a"): make_result(), Path("b"): other}))
-    assert text.count("\n## ") == 2
-    assert "What the features are worth" not in text
+def test_one_name_for_several_vectors_is_told_apart() -> None:
+    name = "vgg16-imagenet-64px-block3_pool-grid2"
+    runs = {Path("a"): make_result(), Path("b"): make_result(fingerprint="ab" * 32), Path("c"): make_result(**PIXELS)}
+    assert set(comparison(runs)["features"]) == {f"{name} (ffffff)", f"{name} (ababab)", "pixels-32px"}
+    runs = {Path("a"): make_result(), Path("b"): make_result(layers=["block2_pool"])}
+    assert set(comparison(runs)["features"]) == {f"{name} (block3_pool)", f"{name} (block2_pool)"}
+    assert set(comparison({Path("a"): make_result(), Path("b"): make_result(seed=1)})["features"]) == {name}
+
+
+def test_headline_shows_each_head_once() -> None:
+    results = {
+        "few": make_result(train_rows=100, accuracy=0.9),
+        "seed-1": make_result(seed=1, accuracy=0.8),
+        "seed-0": make_result(accuracy=0.7),
+        "tuned-5": make_result(tuned=5, seed=0),
+        "tuned-9": make_result(tuned=9, seed=3),
+        "balanced": make_result(class_weight="balanced"),
+        "svm": make_result(model="svm", train_rows=100, seed=2),
+        "pixels": make_result(**PIXELS),
+        "other images": make_result(test_digest="cd" * 32, train_rows=7),
+    }
+    table = comparison({Path(name): result for name, result in results.items()})
+    shown = headline(table)
+    assert set(shown["run_dir"]) == {"seed-0", "tuned-9", "balanced", "svm", "pixels", "other images"}
+    assert list(shown.columns) == COLUMNS
+    assert list(shown.index) == list(range(6))
+    first = shown[shown["test_set"] == "tiny-abababab"]["accuracy"]
+    assert list(first) == sorted(first, reverse=True)
+
+
+def test_groups_by_the_predictions(tmp_path: Path) -> None:
+    rows = comparison(written(tmp_path, RUNS))
+    grouped = with_groups(rows)
+    assert list(grouped["group"]) == ["a", "a", "b"]  # 310 against 285 of the images that one of the two gets right
+    assert list(grouped.columns) == [*COLUMNS, "group"]
+    assert list(with_groups(rows.iloc[:1])["group"]) == ["a"]
+    (tmp_path / "runs/b/svm-1/predictions.parquet").unlink()
+    with pytest.raises(DataError, match="svm-1/predictions.parquet cannot be used"):
+        with_groups(rows)
+
+
+def test_rounded_to_what_the_interval_supports() -> None:
+    assert rounded(0.71549, 0.686, 0.742) == "72"  # +- 2.8 points
+    assert rounded(0.71549, 0.7064, 0.7244) == "71.5"  # +- 0.9
+    assert rounded(0.71549, 0.7145, 0.7165) == "71.5"  # +- 0.1
+    assert rounded(0.71549, 0.7150, 0.7160) == "71.55"  # +- 0.05
+    assert rounded(1 / 3, 0.1, 0.6) == "33"
+    assert with_interval(0.9254, 0.92, 0.93) == "92.5 (92.0 to 93.0)"
+    assert with_interval(1.0, 0.9962, 1.0) == "100.0 (99.6 to 100.0)"
+    assert decimals(0.3, 0.3) == 1
+    assert decimals(0, 1e-9) == 3
+
+
+def test_numbered_letters_are_letters_of_their_own() -> None:
+    rows = comparison(RUNS).assign(group=["a", "a1", "ba"])
+    marked = readable(rows)["accuracy % (95% interval)"].str.contains("†")
+    assert list(marked) == [False, False, True]
+
+
+def test_markdown(tmp_path: Path) -> None:
+    assert markdown(comparison(written(tmp_path, RUNS))) == GOLDEN
+
+
+def test_other_test_images_stand_apart(tmp_path: Path) -> None:
+    other = make_result(**PIXELS, test_digest="cd" * 32, test_rows=500, accuracy=0.9)
+    text = markdown(comparison(written(tmp_path, {Path("a"): make_result(), Path("b"): other})))
+    first, second = text.split("\n## ")[1:]
+    assert first.startswith("tiny: 1,000 test images")
+    assert second.startswith("tiny: 500 test images")
+    assert "pixels" not in first
+    assert "vgg16" not in second
+    assert text.count("**") == 4  # the best of each
 
 
 def test_files(tmp_path: Path) -> None:
-    csv, md = write_comparison(comparison(RUNS), tmp_path / "out")
+    runs = written(tmp_path, RUNS)
+    csv, md, tex = write_comparison(comparison(runs), tmp_path / "out")
+    assert (csv.name, md.name, tex.name) == ("comparison.csv", "comparison.md", "comparison.tex")
     assert md.read_text() == GOLDEN
+    assert tex.read_text() == GOLDEN_TEX
     again = pd.read_csv(csv)
     assert list(again.columns) == COLUMNS
     assert again["accuracy"].tolist() == [0.715, 0.69, 0.357]
     assert again["log_loss"].isna().tolist() == [False, True, False]
+    assert again["class_weight"].tolist() == ["none"] * 3
+    contents = [path.read_bytes() for path in (csv, md, tex)]
+    backwards = dict(reversed(runs.items()))
+    assert [path.read_bytes() for path in write_comparison(comparison(backwards), tmp_path / "out")] == contents
 
 
-def test_a_bar_in_a_name_does_not_break_the_table() -> None:
-    text = markdown(comparison({Path("a"): make_result(features="tiny-a|b")}))
-    assert "| a\\|b |" in text
+def test_all_runs_are_in_the_csv_and_the_headline_ones_in_the_others(tmp_path: Path) -> None:
+    runs = written(tmp_path, {**RUNS, Path("runs/b/logreg-3"): make_result(seed=1, accuracy=0.71)})
+    csv, md, _ = write_comparison(comparison(runs), tmp_path / "out")
+    assert len(pd.read_csv(csv)) == 4
+    assert md.read_text() == GOLDEN
+
+
+def test_unusable_predictions_leave_no_file(tmp_path: Path) -> None:
+    runs = written(tmp_path, RUNS)
+    (tmp_path / "runs/a/logreg-2/predictions.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="logreg-2"):
+        write_comparison(comparison(runs), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_do_not_break_the_tables(tmp_path: Path) -> None:
+    runs = written(tmp_path, {Path("a"): make_result(features=r"tiny-a|b_c&d<e\%")})
+    _, md, tex = write_comparison(comparison(runs), tmp_path / "out")
+    assert r"| a\|b_c&d&lt;e\% |" in md.read_text()
+    assert r"a\textbar{}b\_c\&d\textless{}e\textbackslash{}\% & logreg" in tex.read_text()
+
+
+def test_200_runs_in_less_than_10_seconds(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    runs = {}
+    for number in range(200):
+        run_dir = tmp_path / "runs" / f"{number}"
+        accuracy = 0.5 + 0.002 * (number % 10)
+        result = make_result(features=f"tiny-{number}", test_rows=10_000, accuracy=accuracy)
+        if number < 10:
+            table = predictions(random.random(10_000) < accuracy)
+            for name in range(10):
+                table[f"p_{name}"] = random.random(10_000, np.float32)
+            write_run(run_dir, result, table)
+        else:
+            run_dir.mkdir()
+            shutil.copy(tmp_path / "runs" / f"{number % 10}" / "predictions.parquet", run_dir)
+        runs[run_dir] = result
+    began = time.perf_counter()
+    table = comparison(runs)
+    write_comparison(table, tmp_path / "out")
+    assert time.perf_counter() - began < 10
+    assert (tmp_path / "out" / "comparison.md").read_text().count("\n| ") == 202

@@ -95,7 +95,7 @@ def test_every_head_with_a_space_can_be_searched(name: str, folder: Path, monkey
     assert second.params != first.params
 
 
-@pytest.mark.parametrize("name", [name for name in HEADS if name not in SPACES])
+@pytest.mark.parametrize("name", [name for name in HEADS if name not in (*SPACES, "cnn")])
 def test_a_head_with_nothing_to_tune(
     name: str, train: Features, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

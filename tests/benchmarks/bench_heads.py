@@ -51,7 +51,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 
 def cross_validated(train: Features, heads: list[str]) -> Iterator[tuple[str, dict[str, Any], float, float, float]]:
     """Head, settings, accuracy 0..1 and log loss over all folds, and seconds."""
-    task = Task(*train.x.shape, jobs=JOBS, mirror=train.mirror)
+    task = Task.of(train, jobs=JOBS)
     parts = list(StratifiedKFold(FOLDS, shuffle=True, random_state=0).split(train.x, train.y))
     for name in heads:
         for settings in VARIANTS[name]:
@@ -87,7 +87,7 @@ def compare_speed(cache: Path, rows: int, heads: list[str]) -> None:
     print(f"{len(train.y):,} x {train.x.shape[1]:,}, {JOBS} threads, matrix product {gemm_gflops():.0f} GFLOP/s\n")
     print("| head | fit s | predict 10,000 s |\n|---|---|---|")
     for name in heads:
-        head = make_head(name, Task(*train.x.shape, jobs=JOBS, mirror=train.mirror))
+        head = make_head(name, Task.of(train, jobs=JOBS))
         began = time.perf_counter()
         head.fit(train.x, train.y)
         fitted = time.perf_counter()
@@ -102,7 +102,7 @@ def compare_svms(train: Features) -> None:
 
     from classify.svm import RBFSVM
 
-    x = make_head("svm", Task(*train.x.shape))[:2].fit_transform(train.x)
+    x = make_head("svm", Task.of(train))[:2].fit_transform(train.x)
     cut = len(x) * 4 // 5
     order = np.random.default_rng(0).permutation(len(x))
     fitted, held = order[:cut], order[cut:]
