@@ -17,7 +17,6 @@ from featurize.errors import DataError
 logger = logging.getLogger("frozenbench")
 MISTAKES = 18
 NEIGHBOURS = 6
-THUMBNAIL = 32  # pixels
 CURVES = 6
 LIMITS = (
     "One data set and one test split: other images may give another answer.",
@@ -41,8 +40,10 @@ def write_answer(
         The report's summary for each test set, and the paths written.
 
     Raises:
-        DataError: the predictions of a run cannot be used.
+        DataError: no run can be used.
     """
+    runs, damaged = with_predictions(runs)
+    left_out = [*left_out, *damaged]
     table = comparison(runs)
     written = write_comparison(table, out)
     answers = {}
@@ -55,6 +56,31 @@ def write_answer(
         written += [*figures.written, write_report(report, path)]
         answers[str(name)] = report.summary
     return answers, written
+
+
+def with_predictions(runs: Mapping[Path, RunResult]) -> tuple[dict[Path, RunResult], list[tuple[Path, str]]]:
+    """The runs whose predictions can be read and are those of their result, and the others with the reason.
+
+    Raises:
+        DataError: there is no such run.
+    """
+    usable, left_out = {}, []
+    for run_dir, result in runs.items():
+        try:
+            predictions = read_predictions(run_dir)
+            accuracy = float((predictions["label"] == predictions["predicted"]).mean())
+            if len(predictions) != result.test_rows or abs(accuracy - result.accuracy) > 1e-9:
+                raise DataError(
+                    f"{run_dir}: {100 * accuracy:.2f}% of its {len(predictions):,} predictions are right, expected "
+                    f"{100 * result.accuracy:.2f}% of {result.test_rows:,}; run python -m classify --force again"
+                )
+            usable[run_dir] = result
+        except DataError as error:
+            left_out.append((run_dir, str(error)))
+            logger.warning("left out: %s", error)
+    if not usable:
+        raise DataError(f"no run can be used; {left_out[0][1]}")
+    return usable, left_out
 
 
 class Figures:
@@ -297,7 +323,7 @@ def vector_map(best: pd.Series, result: RunResult, figures: Figures) -> list[Pic
         names[label] + ("" if label == guess else f", taken for {names[guess]}")
         for label, guess in zip(test.y[rows], predicted.loc[test.ids[rows]], strict=True)
     ]
-    return [PointMap(points, test.y[rows], names, captions, _thumbnails(images), caption)]
+    return [PointMap(points, test.y[rows], names, captions, images, caption)]
 
 
 def neighbours_figure(best: pd.Series, result: RunResult, figures: Figures) -> list[Picture]:
@@ -349,15 +375,6 @@ def versions(runs: Mapping[Path, RunResult]) -> dict[str, str]:
         for name, version in result.versions.items():
             found.setdefault(name, set()).add(version)
     return {name: ", ".join(sorted(each)) for name, each in sorted(found.items())}
-
-
-def _thumbnails(images: np.ndarray) -> np.ndarray:
-    """Images uint8 (n, h, w, 3) as small squares, for the report's size."""
-    from PIL import Image
-
-    if images.shape[1:3] == (THUMBNAIL, THUMBNAIL):
-        return images
-    return np.stack([np.asarray(Image.fromarray(image).resize((THUMBNAIL, THUMBNAIL))) for image in images])
 
 
 def _named(row: pd.Series) -> str:

@@ -20,8 +20,9 @@ COLUMNS = [
 ]  # fmt: skip
 HEAD = ["test_set", "features", "layers", "model", "class_weight"]
 TIED = "†"
+BOLD = "In bold: the most accurate."
 LEGEND = (
-    f"In bold: the most accurate. {TIED}: not significantly less accurate. Heads that share a letter do not differ "
+    f"{TIED}: not significantly less accurate than the best. Heads that share a letter do not differ "
     "significantly (exact McNemar tests on the same test images, Holm's correction over all pairs, 5%). Percentages "
     "are rounded to what their intervals support."
 )
@@ -226,7 +227,7 @@ def _markdown(parts: list[pd.DataFrame]) -> str:
         heading, *lines = _cells(rows, "**{}**", lambda text: text.replace("|", "\\|").replace("<", "&lt;"))
         lines = [heading, ["---"] * len(heading), *lines]
         sections += [f"## {_title(rows)}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
-    return "\n\n".join([*sections, LEGEND]) + "\n"
+    return "\n\n".join([*sections, f"{BOLD} {LEGEND}"]) + "\n"
 
 
 def _latex(parts: list[pd.DataFrame]) -> str:
@@ -238,7 +239,7 @@ def _latex(parts: list[pd.DataFrame]) -> str:
                 [
                     r"\begin{table}",
                     r"\centering",
-                    rf"\caption{{{_title(rows).translate(ESCAPES)}. {LEGEND.translate(ESCAPES)}}}",
+                    rf"\caption{{{_title(rows).translate(ESCAPES)}. {BOLD} {LEGEND.translate(ESCAPES)}}}",
                     r"\resizebox{\linewidth}{!}{%",
                     rf"\begin{{tabular}}{{{''.join('l' if name in TEXT_COLUMNS else 'r' for name in heading)}}}",
                     r"\toprule",

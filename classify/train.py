@@ -60,7 +60,8 @@ class Job:
     def name(self) -> str:
         """The run directory's name: the head, and eight digits that stand for all that makes the run what it is."""
         rows, info = self.rows or self.info.rows["train"], self.info
-        task = Task(rows, info.dim, self.seed, class_weight=self.class_weight, image=info.image)
+        mirror = info.mirror(self.layers)
+        task = Task(rows, info.dim, self.seed, class_weight=self.class_weight, mirror=mirror, image=info.image)
         steps = [[type(step).__name__, plain_parameters(step)] for _, step in make_head(self.model, task).steps]
         layers = self.layers or [columns.name for columns in self.info.layers]
         content = [self.info.spec.fingerprint, layers, self.model, self.rows, self.seed, self.trials, steps]

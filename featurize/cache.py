@@ -85,6 +85,27 @@ class CacheInfo:
         """The shape (rows, columns, channels) of the images that the vectors are; None for a network's vectors."""
         return None if self.spec.weights_digest else self.layers[0].shape
 
+    def columns(self, layers: Sequence[str] = ()) -> tuple[Columns, ...]:
+        """Some layers, or all, side by side from column 0."""
+        result, start = [], 0
+        for columns in self.layers:
+            if not layers or columns.name in layers:
+                result.append(Columns(columns.name, start, columns.shape))
+                start = result[-1].stop
+        return tuple(result)
+
+    def mirror(self, layers: Sequence[str] = ()) -> np.ndarray | None:
+        """The order of the columns of some layers, or all, in which a row is the mirrored image's, if it is another.
+
+        With mirror averaging, mirroring the image swaps the two vectors that are averaged, each mirrored:
+        the cells change places from left to right, and nothing else happens.
+        """
+        parts = self.columns(layers)
+        order = np.arange(parts[-1].stop)
+        cells = [order[part.start : part.stop].reshape(part.shape) for part in parts]
+        mirrored = np.concatenate([(each[:, ::-1] if each.ndim == 3 else each).ravel() for each in cells])
+        return mirrored if self.spec.flip and (mirrored != order).any() else None
+
     def as_json(self) -> dict[str, Any]:
         """The facts that `--json` prints."""
         return {
@@ -331,15 +352,14 @@ def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Feature
             f"{path}: /{split}/labels run from {labels.min()} to {labels.max()}, expected 0 to "
             f"{len(info.class_names) - 1}; {REMAKE}"
         )
-    columns = _shifted(chosen)
     return Features(
         x,
         labels,
         ids,
         info.class_names,
         info.spec.fingerprint,
-        columns,
-        _mirror(columns) if info.spec.flip else None,
+        info.columns(layers),
+        info.mirror(layers),
         info.image,
     )
 
@@ -517,27 +537,6 @@ class _PatientFile(io.FileIO):
         """Raise the OSError of the first write that failed, if any did."""
         if self.error is not None:
             raise self.error
-
-
-def _shifted(chosen: Sequence[Columns]) -> tuple[Columns, ...]:
-    """The same blocks, side by side from column 0."""
-    result, start = [], 0
-    for columns in chosen:
-        result.append(Columns(columns.name, start, columns.shape))
-        start = result[-1].stop
-    return tuple(result)
-
-
-def _mirror(layers: Sequence[Columns]) -> np.ndarray | None:
-    """The columns in the order in which a vector of mirror-averaged cells holds the mirrored image's, if it is another.
-
-    Mirroring the image swaps the two vectors that are averaged, each mirrored: the cells change
-    places from left to right, and nothing else happens.
-    """
-    order = np.arange(layers[-1].stop)
-    parts = [order[columns.start : columns.stop].reshape(columns.shape) for columns in layers]
-    mirrored = np.concatenate([(part[:, ::-1] if part.ndim == 3 else part).ravel() for part in parts])
-    return None if (mirrored == order).all() else mirrored
 
 
 def _difference(what: str, there: ExtractionSpec, asked: ExtractionSpec) -> str:

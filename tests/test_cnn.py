@@ -11,10 +11,10 @@ import pytest
 import skops.io
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from classify.cnn import ConvNet, augmented
+from classify.cnn import ConvNet, _held_out, augmented
 
 SHAPE = (8, 8, 3)
-SMALL: dict[str, Any] = {"shape": SHAPE, "widths": (8, 8), "batch_size": 16, "random_state": 0}
+SMALL: dict[str, Any] = {"shape": SHAPE, "widths": (8, 8), "min_steps": 0, "batch_size": 16, "random_state": 0}
 
 
 def bars(rows: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> tuple[np.ndarray, np.ndarray]:
@@ -41,9 +41,9 @@ def bars(rows: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> tuple
 X, Y = bars(240)
 X_TEST, Y_TEST = bars(150, seed=1)
 TINY_SHAPE = (4, 4, 3)  # an eighth of it is no pixel, so that nothing is cropped
-X_TINY = np.random.default_rng(2).uniform(0, 255, (60, math.prod(TINY_SHAPE))).astype(np.float32)
-Y_TINY = np.arange(60) % 3
-TINY: dict[str, Any] = {"shape": TINY_SHAPE, "widths": (4,), "batch_size": 16, "random_state": 0}
+X_TINY = np.random.default_rng(2).uniform(0, 255, (240, math.prod(TINY_SHAPE))).astype(np.float32)
+Y_TINY = np.arange(240) % 3
+TINY: dict[str, Any] = {"shape": TINY_SHAPE, "widths": (4,), "min_steps": 0, "batch_size": 16, "random_state": 0}
 
 
 class OnePixel(ConvNet):
@@ -53,7 +53,7 @@ class OnePixel(ConvNet):
         return 1, 1, self.n_features_in_
 
 
-@parametrize_with_checks([OnePixel(shape=(1, 1, 2), widths=(), epochs=20, batch_size=16)])
+@parametrize_with_checks([OnePixel(shape=(1, 1, 2), widths=(), epochs=20, min_steps=0, batch_size=16)])
 def test_the_estimator_contract_of_scikit_learn(estimator: object, check: object) -> None:
     check(estimator)  # type: ignore[operator]
 
@@ -66,7 +66,7 @@ def test_it_learns_what_needs_place(shape: tuple[int, int, int]) -> None:
 
 
 def test_the_history() -> None:
-    head = ConvNet(**SMALL, epochs=6).fit(X, Y)
+    head = ConvNet(**SMALL, epochs=6, validation_fraction=0.5).fit(X, Y)
     assert list(head.history_) == ["loss", "accuracy", "validation_accuracy"]
     assert {len(values) for values in head.history_.values()} == {head.n_iter_} == {6}
     assert all(type(value) is float for values in head.history_.values() for value in values)
@@ -105,9 +105,9 @@ def test_an_epoch_has_each_row_once_and_half_of_them_mirrored(monkeypatch: pytes
     assert 0.35 < (mirrored >= 0).mean() < 0.65
     orders = np.maximum(as_is, mirrored).reshape(4, -1)
     for order in orders:
-        np.testing.assert_array_equal(np.sort(order), np.arange(60))
+        np.testing.assert_array_equal(np.sort(order), np.arange(240))
     assert (orders[0] != orders[1]).any()
-    assert (orders[0] != np.arange(60)).any()
+    assert (orders[0] != np.arange(240)).any()
 
 
 def test_crops_are_anywhere_within_an_eighth() -> None:
@@ -123,19 +123,23 @@ def test_crops_are_anywhere_within_an_eighth() -> None:
 
 def test_rows_that_choose_the_epoch_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     images = X_TINY.reshape(-1, *TINY_SHAPE)
-    for fraction, rows in ((0.25, 15), (0.05, 3), (0.049, 0), (0, 0)):
+    for fraction, rows in ((0.5, 120), (0.43, 102), (0.42, 0), (0, 0)):  # 99 are too few
         seen = trained_on(monkeypatch, X_TINY, Y_TINY, epochs=2, validation_fraction=fraction)
         used = np.unique(np.maximum(rows_of(seen, images), rows_of(seen, images[:, :, ::-1])))
-        held = np.setdiff1d(np.arange(60), used)
+        held = np.setdiff1d(np.arange(240), used)
         np.testing.assert_array_equal(np.bincount(Y_TINY[held], minlength=3), [rows // 3] * 3)
 
 
-@pytest.mark.parametrize(("each", "held"), [(10, True), (9, False)])
-def test_few_images_of_each_class(each: int, held: bool) -> None:
-    head = ConvNet(**{**TINY, "batch_size": 128}, epochs=2).fit(X_TINY[: 3 * each], Y_TINY[: 3 * each])
-    assert len(head.history_["validation_accuracy"]) == 2 * held
-    assert len(head.history_["loss"]) == 2
-    assert held or head.best_epoch_ == 2
+def test_nothing_is_held_out_where_a_class_would_have_none() -> None:
+    for rare, held in ((9, 0), (10, 101)):
+        targets = np.repeat([0, 1, 2], [500, 500, rare])
+        assert len(_held_out(targets, 0.1, np.random.RandomState(0))) == held
+
+
+def test_ten_images_of_each_class() -> None:
+    head = ConvNet(**{**TINY, "min_steps": 7}, epochs=2).fit(X_TINY[:30], Y_TINY[:30])
+    assert head.history_["validation_accuracy"] == []
+    assert len(head.history_["loss"]) == head.n_iter_ == head.best_epoch_ == 4  # of two steps
 
 
 def test_the_best_epochs_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +154,7 @@ def test_the_best_epochs_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
 
     with monkeypatch.context() as patch:
         patch.setattr(ConvNet, "_probabilities", recorded)
-        head = ConvNet(**TINY, epochs=8, validation_fraction=0.3).fit(X_TINY, Y_TINY)
+        head = ConvNet(**TINY, epochs=8, validation_fraction=0.5).fit(X_TINY, Y_TINY)
     accuracies = np.array(head.history_["validation_accuracy"])
     best = int(np.flatnonzero(accuracies == accuracies.max())[-1])
     assert best < 7  # else nothing is shown
@@ -159,7 +163,7 @@ def test_the_best_epochs_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
     for kept, then in zip(head.weights_, weights, strict=True):
         np.testing.assert_array_equal(kept, then)
     np.testing.assert_allclose(head.predict_proba(images.reshape(len(images), -1)), expected, rtol=1e-5)
-    assert [len(looked_at), len(images)] == [8, 18]
+    assert [len(looked_at), len(images)] == [8, 120]
     truth = Y_TINY[rows_of(images, X_TINY)]
     assert accuracies[best] == pytest.approx((expected.argmax(axis=1) == truth).mean())
 
@@ -182,7 +186,7 @@ def test_training_leaves_the_global_generators_alone() -> None:
 
 def test_an_image_and_its_mirror_image_are_the_same_to_it() -> None:
     head = ConvNet(**TINY, epochs=2).fit(X_TINY, Y_TINY)
-    turned = X_TINY.reshape(-1, *TINY_SHAPE)[:, :, ::-1].reshape(60, -1)
+    turned = X_TINY.reshape(-1, *TINY_SHAPE)[:, :, ::-1].reshape(240, -1)
     probabilities = head.predict_proba(X_TINY)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities, head.predict_proba(turned), rtol=1e-5)
@@ -220,14 +224,14 @@ def test_it_is_the_same_in_another_process() -> None:
 def test_the_threads_reach_tensorflow() -> None:
     code = (
         "import numpy as np, tensorflow as tf; from classify.cnn import ConvNet;"
-        "ConvNet((1, 1, 4), (), epochs=1, n_jobs=3).fit(np.eye(4, dtype='f'), [0, 1, 0, 1]);"
+        "ConvNet((1, 1, 4), (), epochs=1, min_steps=0, n_jobs=3).fit(np.eye(4, dtype='f'), [0, 1, 0, 1]);"
         "assert tf.config.threading.get_intra_op_parallelism_threads() == 3"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 def test_balanced_weights_reach_the_loss() -> None:
-    rows = np.concatenate([np.flatnonzero(Y_TINY == 0), np.flatnonzero(Y_TINY > 0)[:10]])
+    rows = np.concatenate([np.flatnonzero(Y_TINY == 0), np.flatnonzero(Y_TINY > 0)[:40]])
     heads = [
         ConvNet(**TINY, epochs=8, class_weight=weight).fit(X_TINY[rows], Y_TINY[rows]) for weight in (None, "balanced")
     ]
@@ -237,7 +241,7 @@ def test_balanced_weights_reach_the_loss() -> None:
 
 def test_one_class_only() -> None:
     with pytest.raises(ValueError, match="one class only: 2"):
-        ConvNet(**TINY).fit(X_TINY, np.full(60, 2))
+        ConvNet(**TINY).fit(X_TINY, np.full(240, 2))
 
 
 def test_rows_that_are_no_such_images() -> None:

@@ -54,15 +54,15 @@ fit s | extract ms/image | predict ms/image | vector | size MB |
 | pixels-32px | logreg (not converged) | 2,000 | 36 (33 to 39) | b | 71 (68 to 74) | 0.850 | 4.2 | 1.5 | \
 0.00 | 0.010 | 3,072 | - |
 
-In bold: the most accurate. †: not significantly less accurate. Heads that share a letter do not differ significantly \
-(exact McNemar tests on the same test images, Holm's correction over all pairs, 5%). Percentages are rounded to what \
-their intervals support.
+In bold: the most accurate. †: not significantly less accurate than the best. Heads that share a letter do not differ \
+significantly (exact McNemar tests on the same test images, Holm's correction over all pairs, 5%). Percentages are \
+rounded to what their intervals support.
 """
 GOLDEN_TEX = r"""% needs \usepackage{booktabs,graphicx}
 
 \begin{table}
 \centering
-\caption{tiny: 1,000 test images. In bold: the most accurate. $^{\dagger}$: not significantly less accurate. Heads that share a letter do not differ significantly (exact McNemar tests on the same test images, Holm's correction over all pairs, 5\%). Percentages are rounded to what their intervals support.}
+\caption{tiny: 1,000 test images. In bold: the most accurate. $^{\dagger}$: not significantly less accurate than the best. Heads that share a letter do not differ significantly (exact McNemar tests on the same test images, Holm's correction over all pairs, 5\%). Percentages are rounded to what their intervals support.}
 \resizebox{\linewidth}{!}{%
 \begin{tabular}{llrrlrrrrrrrr}
 \toprule

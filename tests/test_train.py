@@ -15,6 +15,7 @@ from classify.results import RunResult, read_predictions
 from classify.train import Job, open_test_split, stratified_order, train_heads, training_rows
 from featurize.cache import load_features, read_info
 from featurize.errors import HeadError, UsageError
+from featurize.spec import ExtractionSpec
 
 
 @pytest.fixture
@@ -53,6 +54,14 @@ def test_what_is_there_is_reused(job: Job, tmp_path: Path) -> None:
 )
 def test_whatever_changes_a_run_changes_its_name(job: Job, change: dict) -> None:
     assert dataclasses.replace(job, **change).name != job.name
+
+
+def test_the_name_is_made_of_the_head_that_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The MLP is another one where the vectors of mirrored images are known."""
+    infos = [read_info(write_tiny_cache(tmp_path / f"{flip}.h5", flip=flip)) for flip in (False, True)]
+    monkeypatch.setattr(ExtractionSpec, "fingerprint", "f" * 64)
+    assert len({Job("mlp", info).name for info in infos}) == 2
+    assert len({Job("logreg", info).name for info in infos}) == 1
 
 
 def test_threads_and_all_layers_by_name_are_the_same_run(job: Job) -> None:
