@@ -65,6 +65,13 @@ def test_it_learns_what_needs_place(shape: tuple[int, int, int]) -> None:
     assert (head.predict(x_test) == y_test).mean() > 0.9
 
 
+@pytest.fixture
+def few_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The epoch is chosen by as few as 100 rows."""
+    monkeypatch.setattr("classify.cnn.ROWS_TO_CHOOSE_BY", 100)
+
+
+@pytest.mark.usefixtures("few_choose")
 def test_the_history() -> None:
     head = ConvNet(**SMALL, epochs=6, validation_fraction=0.5).fit(X, Y)
     assert list(head.history_) == ["loss", "accuracy", "validation_accuracy"]
@@ -121,6 +128,7 @@ def test_crops_are_anywhere_within_an_eighth() -> None:
     np.testing.assert_array_equal(np.unique(rows_of(drawn, expected)), np.arange(30))
 
 
+@pytest.mark.usefixtures("few_choose")
 def test_rows_that_choose_the_epoch_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     images = X_TINY.reshape(-1, *TINY_SHAPE)
     for fraction, rows in ((0.5, 120), (0.43, 102), (0.42, 0), (0, 0)):  # 99 are too few
@@ -130,10 +138,14 @@ def test_rows_that_choose_the_epoch_are_not_trained_on(monkeypatch: pytest.Monke
         np.testing.assert_array_equal(np.bincount(Y_TINY[held], minlength=3), [rows // 3] * 3)
 
 
-def test_nothing_is_held_out_where_a_class_would_have_none() -> None:
-    for rare, held in ((9, 0), (10, 101)):
-        targets = np.repeat([0, 1, 2], [500, 500, rare])
-        assert len(_held_out(targets, 0.1, np.random.RandomState(0))) == held
+@pytest.mark.parametrize(
+    ("rows", "held"), [((1000, 1000, 10), 201), ((1000, 1000, 9), 0), ((999, 1000, 10), 200), ((990, 999, 10), 0)]
+)
+def test_what_is_held_out_is_enough_to_choose_by(rows: tuple[int, ...], held: int) -> None:
+    targets = np.repeat([0, 1, 2], rows)
+    chosen = _held_out(targets, 0.1, np.random.RandomState(0))
+    assert len(np.unique(chosen)) == len(chosen) == held
+    assert not held or list(np.bincount(targets[chosen])) == [count // 10 for count in rows]
 
 
 def test_ten_images_of_each_class() -> None:
@@ -142,6 +154,7 @@ def test_ten_images_of_each_class() -> None:
     assert len(head.history_["loss"]) == head.n_iter_ == head.best_epoch_ == 4  # of two steps
 
 
+@pytest.mark.usefixtures("few_choose")
 def test_the_best_epochs_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels without any meaning, so that the accuracy goes up and down."""
     looked_at = []
