@@ -81,6 +81,25 @@ def test_the_history() -> None:
     assert head.history_["accuracy"][-1] > head.history_["accuracy"][0]
 
 
+def test_an_epochs_loss_and_accuracy_are_those_of_all_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keras' `train_on_batch` gives those of its batch."""
+    per_batch = []
+    build = ConvNet._build
+
+    def recorded(self: ConvNet, random: Any) -> Any:
+        model = build(self, random)
+        step = model.train_on_batch
+        model.train_on_batch = lambda x, *args: per_batch.append([len(x), *step(x, *args)]) or per_batch[-1][1:]
+        return model
+
+    monkeypatch.setattr(ConvNet, "_build", recorded)
+    head = ConvNet(**TINY, epochs=1, validation_fraction=0).fit(X_TINY[:50], Y_TINY[:50])
+    rows, losses, accuracies = np.array(per_batch).T
+    assert set(rows) == {12, 13}
+    assert head.history_["loss"] == pytest.approx([(rows * losses).sum() / 50])
+    assert 50 * head.history_["accuracy"][0] == pytest.approx(np.round(rows * accuracies).sum())
+
+
 def trained_on(monkeypatch: pytest.MonkeyPatch, x: np.ndarray, y: np.ndarray, **settings: Any) -> np.ndarray:
     """The images that the network was given in training, as they were before they were standardised."""
     seen = []
