@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, train_test_split
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -28,6 +28,7 @@ class TemperatureCalibrated(ProbabilisticClassifier):
     Args:
         estimator: a classifier with `decision_function`, or with `predict_proba`, whose logarithm then
             takes the place of scores.
+        max_rows: fit it on no more rows than this for the temperature; None for all four fifths.
         random_state: seed of the folds.
 
     Attributes:
@@ -37,8 +38,9 @@ class TemperatureCalibrated(ProbabilisticClassifier):
         n_features_in_: d.
     """
 
-    def __init__(self, estimator: Any, random_state: Any = None) -> None:
+    def __init__(self, estimator: Any, max_rows: int | None = None, random_state: Any = None) -> None:
         self.estimator = estimator
+        self.max_rows = max_rows
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -72,6 +74,10 @@ class TemperatureCalibrated(ProbabilisticClassifier):
         split = StratifiedKFold(folds, shuffle=True, random_state=self.random_state).split(X, targets)
         scores, labels = [], []
         for fitted, held_out in islice(split, folds if len(targets) <= ROWS_FOR_ONE_FOLD else 1):
+            if self.max_rows is not None and len(fitted) > self.max_rows:
+                fitted, _ = train_test_split(
+                    fitted, train_size=self.max_rows, stratify=targets[fitted], random_state=self.random_state
+                )
             scores.append(_scores(clone(self.estimator).fit(X[fitted], targets[fitted]), X[held_out]))
             labels.append(targets[held_out])
         return best_temperature(np.concatenate(scores), np.concatenate(labels))

@@ -18,6 +18,7 @@ MAX_ITERATIONS = 1000
 FOLDS = 3
 PCA_COMPONENTS = 512  # for the discriminants
 COLUMNS_FOR_TREES = 128
+ROWS_FOR_TEMPERATURE = 15_000  # an SVM's time grows with the square of its rows
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def svm(task: Task) -> Any:
     from classify.svm import RBFSVM
 
     machine = RBFSVM(class_weight=task.class_weight, n_jobs=task.jobs)
-    return _standardised(TemperatureCalibrated(machine, random_state=task.seed))
+    return _standardised(TemperatureCalibrated(machine, max_rows=ROWS_FOR_TEMPERATURE, random_state=task.seed))
 
 
 def linear_svm(task: Task) -> Any:

@@ -79,3 +79,13 @@ def test_a_class_of_one_row_leaves_the_scores_as_they_are() -> None:
     rows = [0, 1, 2, 3, 4, 6, 7]  # the third class has one of them
     head = TemperatureCalibrated(LinearSVM(), random_state=0).fit(X[rows], Y[rows])
     assert head.temperature_ == 1
+
+
+def test_the_temperature_may_come_from_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    fit = RBFSVM.fit
+    monkeypatch.setattr(RBFSVM, "fit", lambda self, x, y: counts.append(np.bincount(y).tolist()) or fit(self, x, y))
+    monkeypatch.setattr(calibration, "ROWS_FOR_ONE_FOLD", 100)
+    TemperatureCalibrated(RBFSVM(), max_rows=90, random_state=0).fit(X, Y)
+    TemperatureCalibrated(RBFSVM(), max_rows=480, random_state=0).fit(X, Y)
+    assert counts == [[200] * 3, [30] * 3, [200] * 3, [160] * 3]
