@@ -85,15 +85,16 @@ class MLPHead(ProbabilisticClassifier):
         weights = compute_sample_weight(self.class_weight, targets).astype(np.float32)
         self.history_: dict[str, list[float]] = {"loss": [], "accuracy": []}
         for _ in range(self.epochs):
-            model.reset_metrics()
+            measured, counts = [], []
             for batch in np.array_split(random.permutation(images), steps):
                 rows = batch % len(X)
                 inputs = X[rows]
                 if self.mirror is not None:
                     turned = batch >= len(X)
                     inputs[turned] = inputs[turned][:, self.mirror]
-                measured = model.train_on_batch(inputs, onehot[rows], weights[rows])
-            for name, value in zip(self.history_, measured, strict=True):
+                measured.append(model.train_on_batch(inputs, onehot[rows], weights[rows]))  # of this batch alone
+                counts.append(len(rows))
+            for name, value in zip(self.history_, np.average(measured, axis=0, weights=counts), strict=True):
                 self.history_[name].append(float(value))
         first, last = (layer for layer in model.layers if layer.weights)
         self.coefs_ = [first.kernel.numpy(), last.kernel.numpy()]

@@ -86,7 +86,15 @@ class CacheInfo:
         return None if self.spec.weights_digest else self.layers[0].shape
 
     def columns(self, layers: Sequence[str] = ()) -> tuple[Columns, ...]:
-        """Some layers, or all, side by side from column 0."""
+        """Some layers, or all, side by side from column 0.
+
+        Raises:
+            UsageError: there is no such layer.
+        """
+        known = [columns.name for columns in self.layers]
+        for layer in layers:
+            if layer not in known:
+                raise UsageError(f"--layers {layer}: not in {self.path}; {suggestion(layer, known)}")
         result, start = [], 0
         for columns in self.layers:
             if not layers or columns.name in layers:
@@ -330,10 +338,7 @@ def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Feature
     with _unsealed(path) as (info, arrays, file):
         if split not in info.rows:
             raise UsageError(f"{path} has no split {split}; it has {', '.join(info.rows)}")
-        known = [columns.name for columns in info.layers]
-        for layer in layers:
-            if layer not in known:
-                raise UsageError(f"--layers {layer}: not in {path}; {suggestion(layer, known)}")
+        parts = info.columns(layers)
         chosen = [columns for columns in info.layers if not layers or columns.name in layers]
         rows = info.rows[split]
 
@@ -358,7 +363,7 @@ def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Feature
         ids,
         info.class_names,
         info.spec.fingerprint,
-        info.columns(layers),
+        parts,
         info.mirror(layers),
         info.image,
     )

@@ -103,10 +103,20 @@ def test_from_images_to_the_comparison(images: Path, data_folder: Path, tmp_path
     done = command("analysis", "--out", str(out), "--json")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
-    assert [Path(path).suffix for path in answer["written"]] == [".csv", ".md", ".png", ".svg", ".png", ".svg"]
+    names = [Path(path).name for path in answer["written"]]
+    assert names[:3] == ["comparison.csv", "comparison.md", "comparison.tex"]
+    assert names[-1] == "report.html"
+    assert sum(name.endswith(".png") for name in names) == sum(name.endswith(".svg") for name in names) > 5
+    assert len(next(iter(answer["answers"].values()))) == 5
     assert all(Path(path).stat().st_size > 0 for path in answer["written"])
     assert [item["run_dir"] for item in answer["left_out"]] == [str(broken)]
-    assert "## mine: 15 test images" in command("analysis", "--out", str(out)).stdout
+    shown = command("analysis", "--out", str(out)).stdout
+    assert "There is no run on the features of a pretrained network" in shown
+    assert f"wrote {out / 'report.html'}" in shown
+
+
+def test_an_experiment_that_there_is_not() -> None:
+    failed(command("analysis", "experiment", "--preset", "fast"), 2, "--preset fast", "known: quick, full")
 
 
 def test_a_dry_run_writes_nothing(images: Path, data_folder: Path) -> None:

@@ -43,6 +43,25 @@ def test_training_leaves_the_global_generators_alone() -> None:
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
 
+def test_an_epochs_loss_is_that_of_all_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keras' `train_on_batch` gives that of its batch."""
+    per_batch = []
+    build = MLPHead._build
+
+    def recorded(*args: object) -> object:
+        model = build(*args)
+        step = model.train_on_batch
+        model.train_on_batch = lambda x, *rest: per_batch.append([len(x), *step(x, *rest)]) or per_batch[-1][1:]
+        return model
+
+    monkeypatch.setattr(MLPHead, "_build", recorded)
+    head = MLPHead(hidden=4, epochs=1, batch_size=40, random_state=0).fit(X, Y)
+    rows, losses, accuracies = np.array(per_batch).T
+    assert set(rows) == {37, 38}
+    assert head.history_["loss"] == pytest.approx([(rows * losses).sum() / 150])
+    assert 150 * head.history_["accuracy"][0] == pytest.approx(np.round(rows * accuracies).sum())
+
+
 MIRROR = np.arange(X.shape[1])[::-1]
 
 
