@@ -1,7 +1,6 @@
 """Stage 3 on the command line: `python -m analysis`."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,6 @@ import typer
 
 from featurize.errors import run_command_line
 
-logger = logging.getLogger("frozenbench")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 OUT = Path("analysis/output")
 

@@ -327,7 +327,7 @@ def vector_map(best: pd.Series, result: RunResult, figures: Figures) -> list[Pic
 
 
 def neighbours_figure(best: pd.Series, result: RunResult, figures: Figures) -> list[Picture]:
-    """The training images whose vectors are nearest to those of a test image of each class."""
+    """The training images whose vectors are nearest to those of a test image of some classes."""
     train, test = (pictures.features(result, split) for split in ("train", "test"))
     queries = [int(np.flatnonzero(test.y == label)[0]) for label in np.unique(test.y)[:6]]
     nearest = pictures.nearest(train.x, test.x[queries], NEIGHBOURS)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurize.errors import UsageError, suggestion
+from featurize.errors import DataError, UsageError, suggestion
 from featurize.files import data_root
 
 if TYPE_CHECKING:
@@ -86,10 +86,9 @@ def run_experiment(preset: str, data: str = "cifar10", *, folder: Path | None = 
         raise UsageError(f"--preset {preset}: {suggestion(preset, list(PRESETS))}")
     from featurize.datasets import load_dataset
 
-    folder = folder or experiment_folder(preset)
-    dataset = load_dataset(data).first(train=PRESETS[preset].train)
+    folder, chosen = folder or experiment_folder(preset), PRESETS[preset]
+    dataset = load_dataset(data).first(train=chosen.train)
     began = time.monotonic()
-    chosen = PRESETS[preset]
     infos = [extracted(dataset, weights, chosen, folder / "features") for weights in ("imagenet", "random", "")]
     steps = list(training_steps(infos, chosen, folder / "runs", threads or os.cpu_count() or 1))
     spent, worth = 0.0, 0.0
@@ -146,7 +145,6 @@ def training_steps(infos: list["CacheInfo"], preset: Preset, runs: Path, threads
 
 def _is_there(run_dir: Path) -> bool:
     from classify.results import RunResult
-    from featurize.errors import DataError
 
     try:
         RunResult.read(run_dir)

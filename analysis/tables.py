@@ -156,15 +156,6 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """The headline rows of a comparison as GitHub-flavoured Markdown, a section for each test set.
-
-    Raises:
-        DataError: the predictions of a run cannot be used.
-    """
-    return _markdown(_parts(table))
-
-
 def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write comparison.csv (all runs), comparison.md and comparison.tex (the headline runs); returns their paths.
 
