@@ -18,6 +18,7 @@ ORDER = [
     "featurize.frameworks",
     "featurize.spec",
     "featurize.downloads",
+    "featurize.decode",
     "featurize.datasets",
     "featurize.resize",
     "featurize.pooling",
@@ -66,7 +67,7 @@ ORDER = [
     "analysis.__main__",
 ]
 CLASSIFY_MAY_USE = {"featurize.errors", "featurize.files", "featurize.frameworks", "featurize.cache"}
-PREDICT_MAY_USE = CLASSIFY_MAY_USE | {"featurize.spec", "featurize.engine", "featurize.extract"}
+PREDICT_MAY_USE = CLASSIFY_MAY_USE | {"featurize.decode", "featurize.spec", "featurize.engine", "featurize.extract"}
 ANALYSIS_MAY_USE = {
     "featurize.errors", "featurize.files", "featurize.cache", "featurize.datasets", "classify.heads",
     "classify.metrics", "classify.compare", "classify.results",
