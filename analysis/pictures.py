@@ -5,6 +5,7 @@ still there and still the same.
 """
 
 import functools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ import pandas as pd
 from classify.heads import signed_root
 from classify.results import RunResult
 from featurize.cache import Features, load_features, read_info
-from featurize.datasets import ImageDataset, load_dataset
+from featurize.datasets import ImageDataset, Split, load_dataset
 from featurize.errors import DataError, FrozenbenchError
 from featurize.files import data_root
+from featurize.image_files import ImageFiles
 
 MAP_ROWS = 2000
 COMPONENTS = 50
 PERPLEXITY = 30
+SHOWN_SIZE = 96
 
 
 def test_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
@@ -30,7 +33,7 @@ def test_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
         ids: int (n,), of test rows, as in its predictions.
 
     Returns:
-        uint8 (n, height, width, 3), RGB.
+        uint8 (n, height, width, 3), RGB; of image files what the network saw, at most `SHOWN_SIZE` pixels wide.
 
     Raises:
         DataError: the images are not where they were, or are not the ones that the run was tested on.
@@ -46,7 +49,7 @@ def training_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
         ids: int (n,), of training rows, as in `features`.
 
     Returns:
-        uint8 (n, height, width, 3), RGB.
+        As `test_images`.
 
     Raises:
         DataError: the images or the cache are not where they were, or are not the ones that the run was made with.
@@ -150,8 +153,9 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def _images(result: RunResult, split: str, rows: int, digest: str, ids: np.ndarray) -> np.ndarray:
-    """Images by their ids, if the split's first `rows` still have this digest."""
+    """Images by their ids, if the split's first `rows`, and those that could not be read, still have this digest."""
     source = str(result.source["data"])
+    rows = result.source.get("images", {}).get(split, rows)
     try:
         images = _dataset(source).splits[split].first(rows)
         if images.digest != digest:
@@ -163,9 +167,20 @@ def _images(result: RunResult, split: str, rows: int, digest: str, ids: np.ndarr
         places = order[np.searchsorted(images.ids, ids, sorter=order).clip(max=rows - 1)]
         if unknown := np.flatnonzero(images.ids[places] != ids).tolist():
             raise DataError(f"the {split} images at {source} have no id {ids[unknown[0]]}")
-        return np.asarray(images.images[places])
+        return _pixels(result, images[places])
     except OSError as error:
         raise DataError(f"the images at {source} cannot be read: {error}") from error
+
+
+def _pixels(result: RunResult, split: Split) -> np.ndarray:
+    """Images as they are, or, of files, as the network saw them."""
+    if not isinstance(split.images, ImageFiles):
+        return np.asarray(split.images)
+    size = min(SHOWN_SIZE, int(result.spec["image_size"]))
+    pixels, problems = split.images.read(size, str(result.spec["resize"]), str(result.spec["aspect"]))
+    for row, problem in problems.items():
+        raise DataError(f"{split.images.root}/{os.fsdecode(split.images.paths[row])}: {problem}")
+    return pixels
 
 
 @functools.lru_cache(1)

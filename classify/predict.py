@@ -73,7 +73,7 @@ def predict_images(run_dir: Path, paths: Sequence[Path], top: int = 5) -> Predic
     read, images, skipped = [], [], []
     for path in paths:
         try:
-            images.append(read_image(path, height, width, kernel))
+            images.append(read_image(path, height, width, kernel, spec.aspect))
             read.append(path)
         except DataError as error:
             skipped.append(Skipped(str(path), str(error)))
@@ -108,7 +108,7 @@ def show(found: Predictions, *, as_json: bool) -> None:
 def _recorded(run_dir: Path, result: RunResult) -> tuple[ExtractionSpec, int, int]:
     """The specification of the run's features, and the height and width of the images that they were made of.
 
-    Where these are not recorded (caches of earlier versions), they are what the network takes.
+    Where these are not recorded, as the images were files of any size, they are what the network takes.
     """
     try:
         spec = ExtractionSpec.from_json(json.dumps(result.spec))

@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("frozenbench")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
 PLAIN_PROGRESS_SECONDS = 5.0
+SKIPPED_SHOWN = 20
 
 
 @app.callback(invoke_without_command=True)
 def run(
     context: typer.Context,
     data: Annotated[
-        str, typer.Option(help="cifar10, sample, a folder with CIFAR-10's binary files, or an .npz file.")
+        str,
+        typer.Option(
+            help="cifar10, sample, a folder of class folders of images or of CIFAR-10's files, or an .npz file."
+        ),
     ] = "cifar10",
     backbone: Annotated[
         str, typer.Option(help="A keras.applications name, a .keras file, or pixels (no network: the control).")
@@ -38,6 +42,7 @@ def run(
         int | None, typer.Option(min=1, help="Images are resized to N x N.  [default: 96; 32 for pixels]")
     ] = None,
     resize: Annotated[str, typer.Option(help="bicubic, lanczos, bilinear or nearest.")] = "bicubic",
+    aspect: Annotated[str, typer.Option(help="Images that are not square: crop, stretch or pad.")] = "crop",
     flip: Annotated[bool, typer.Option(help="Average the vectors of the image and its mirror image.")] = False,
     preprocess: Annotated[str, typer.Option(help="auto (the backbone's own), caffe, tf, torch or none.")] = "auto",
     engine: Annotated[
@@ -58,18 +63,21 @@ def run(
         return
     # Imported here so that --help does not wait for numpy, h5py and Pillow's friends.
     from featurize.backbone import PIXELS, load_backbone
-    from featurize.datasets import load_dataset
+    from featurize.datasets import class_counts, load_dataset
     from featurize.engine import check_engine
     from featurize.extract import carry_out, plan_extraction
     from featurize.pooling import check_pool
-    from featurize.resize import check_kernel
+    from featurize.resize import check_aspect, check_kernel
 
     check_pool(pool)
     check_kernel(resize)
+    check_aspect(aspect)
     check_engine(engine)
     if backbone == PIXELS and (layers or pool != "avg"):
         logger.info("pixels has no layers: --layers and --pool do not apply, the vector is the image itself")
     dataset = load_dataset(data).first(train=train, test=test)
+    for line in class_counts(dataset):
+        logger.info(line)
     network = load_backbone(
         backbone,
         weights=weights,
@@ -83,6 +91,7 @@ def run(
         network,
         pool=pool,
         resize=resize,
+        aspect=aspect,
         flip=flip,
         engine=engine,
         dtype=dtype,
@@ -180,6 +189,13 @@ def show(found: CacheInfo) -> None:
     }
     for name, fact in facts.items():
         print(f"{name:<12} {fact}")
+    for split, files in found.skipped.items():
+        if files:
+            print(f"{'skipped':<12} {len(files):,} {split} images that could not be read:")
+        for path, why in files[:SKIPPED_SHOWN]:
+            print(f"{'':<12} {path.encode(errors='replace').decode()}: {why}")
+        if len(files) > SKIPPED_SHOWN:
+            print(f"{'':<12} ... (all of them: --json)")
 
 
 @contextmanager

@@ -12,9 +12,10 @@ import io
 import json
 import logging
 import math
+import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -24,9 +25,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from featurize.datasets import ImageDataset
+from featurize.datasets import ImageDataset, Split
 from featurize.errors import CacheError, CacheMismatchError, UsageError, suggestion
 from featurize.files import data_root, written_whole
+from featurize.image_files import ImageFiles
 from featurize.shards import PLAN, SEAL_BYTES, Shards, discard, locked
 from featurize.spec import SCHEMA_VERSION, ExtractionSpec
 
@@ -58,7 +60,11 @@ class Columns:
 
 @dataclass(frozen=True)
 class CacheInfo:
-    """What a cache says of itself, without its features."""
+    """What a cache says of itself, without its features.
+
+    `skipped` holds the path of each image file that could not be read, and why; `digests` are those of
+    the splits with them.
+    """
 
     path: Path
     spec: ExtractionSpec
@@ -68,6 +74,7 @@ class CacheInfo:
     layers: tuple[Columns, ...]
     rows: dict[str, int]
     digests: dict[str, str]
+    skipped: dict[str, list[tuple[str, str]]]
     source: dict[str, Any]
     seconds: float
     images_per_second: float
@@ -127,6 +134,7 @@ class CacheInfo:
             "layers": [asdict(columns) for columns in self.layers],
             "dim": self.dim,
             "splits": {name: {"rows": rows} for name, rows in self.rows.items()},
+            "skipped": self.skipped,
             "class_names": list(self.class_names),
             "spec": asdict(self.spec),
             "seconds": self.seconds,
@@ -222,6 +230,8 @@ def finish(
     dataset: ImageDataset,
     weights: str,
     layers: Sequence[Columns],
+    *,
+    skipped: Mapping[str, Mapping[int, str]] | None = None,
     **facts: Any,
 ) -> None:
     """Make the cache of its shards, seal it, give it its name and remove the shards.
@@ -233,11 +243,15 @@ def finish(
         dataset: whose labels, ids and digests go with them.
         weights: where the backbone's weights come from.
         layers: which columns belong to which layer.
+        skipped: the rows of each split that are left out, as their files could not be read, and why.
         facts: `seconds`, `images_per_second`, `device`, `engine_choice` and `source`.
     """
     missing = [name for name, rows in shards.rows.items() if shards.done[name] != rows]
     if missing:
         raise CacheError(f"{path}: rows of {missing[0]} are missing; this is an error in the program")
+    skipped = skipped or {}
+    left_out = {name: np.isin(np.arange(rows), list(skipped.get(name, ()))) for name, rows in shards.rows.items()}
+    splits = {name: split[~left_out[name]] for name, split in dataset.splits.items()}
     with written_whole(path, shards.folder) as temporary:
         header = {
             "spec": json.loads(spec.to_json()),
@@ -246,7 +260,11 @@ def finish(
             "weights": weights,
             "class_names": dataset.class_names,
             "layers": [asdict(columns) for columns in layers],
-            "rows": {name: len(split) for name, split in dataset.splits.items()},
+            "rows": {name: len(split) for name, split in splits.items()},
+            "skipped": {
+                name: [[_path_of(dataset.splits[name], row), why] for row, why in rows.items()]
+                for name, rows in skipped.items()
+            },
             "digests": {name: split.digest for name, split in dataset.splits.items()},
             "versions": library_versions(VERSIONS_OF),
             **facts,
@@ -254,22 +272,38 @@ def finish(
         block = SMALLEST_BLOCK
         while block < len(json.dumps(header)) + 4096:  # room for the places of the arrays
             block *= 2
-        header["arrays"] = _write_structure(temporary, block, header, dataset, shards)
+        header["arrays"] = _write_structure(temporary, block, header, splits, shards)
         with temporary.open("r+b") as file:
-            for name, split in dataset.splits.items():
-                places = header["arrays"][name]
+            for name, split in splits.items():
+                places, first = header["arrays"][name], 0
                 file.seek(places["features"])
                 for rows in shards.read(name):
-                    file.write(rows.data.cast("B"))
-                for part, values in (("labels", split.labels), ("ids", split.ids)):
+                    kept = ~left_out[name][first : first + len(rows)]
+                    file.write(np.ascontiguousarray(rows if kept.all() else rows[kept]).data.cast("B"))
+                    first += len(rows)
+                for part, values in _columns_beside(split).items():
                     file.seek(places[part])
-                    file.write(values.astype("<i8").data.cast("B"))
+                    file.write(values.tobytes())
             _write_seal(file, block, header)
     shards.clear()
 
 
+def _path_of(split: Split, row: int) -> str:
+    assert isinstance(split.images, ImageFiles)  # only files are left out
+    return os.fsdecode(split.images.paths[row])
+
+
+def _columns_beside(split: Split) -> dict[str, np.ndarray]:
+    """What stands beside a split's features, each (n,), as it is written."""
+    columns = {"labels": split.labels.astype("<i8"), "ids": split.ids.astype("<i8")}
+    if isinstance(split.images, ImageFiles):
+        paths = split.images.paths
+        columns["paths"] = paths.astype(h5py.string_dtype("utf-8", max(1, int(np.char.str_len(paths).max()))))
+    return columns
+
+
 def _write_structure(
-    temporary: Path, block: int, header: dict[str, Any], dataset: ImageDataset, shards: Shards
+    temporary: Path, block: int, header: dict[str, Any], splits: Mapping[str, Split], shards: Shards
 ) -> dict[str, dict[str, int]]:
     """The HDF5 structure with room for the arrays; returns each array's offset in the file."""
     places: dict[str, dict[str, int]] = {}
@@ -278,30 +312,25 @@ def _write_structure(
             file.attrs["schema_version"] = SCHEMA_VERSION
             for key, value in header.items():
                 file.attrs[key] = value if isinstance(value, (str, int, float)) else json.dumps(value)
-            for name, split in dataset.splits.items():
+            for name, split in splits.items():
                 group = file.create_group(name)
-                group.attrs["digest"] = split.digest
-                count = len(split)
-                places[name] = {
-                    part: _room_for(group, part, shape, dtype)
-                    for part, shape, dtype in (
-                        ("features", (count, shards.dim), shards.dtype),
-                        ("labels", (count,), "int64"),
-                        ("ids", (count,), "int64"),
-                    )
-                }
+                group.attrs["digest"] = header["digests"][name]
+                numbers = np.dtype(shards.dtype).newbyteorder("<")
+                places[name] = {"features": _room_for(group, "features", (len(split), shards.dim), numbers)}
+                for part, values in _columns_beside(split).items():
+                    places[name][part] = _room_for(group, part, values.shape, values.dtype)
         raw.raise_error()
     return places
 
 
-def _room_for(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: str) -> int:
+def _room_for(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> int:
     """Create a dataset that is one run of bytes, not written yet; returns its offset in the file."""
     settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     settings.set_layout(h5py.h5d.CONTIGUOUS)
     settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     settings.set_obj_track_times(False)  # the same rows give the same file
-    kind = h5py.h5t.py_create(np.dtype(dtype).newbyteorder("<"))
+    kind = h5py.h5t.py_create(dtype, logical=True)  # texts as UTF-8
     created = h5py.h5d.create(group.id, name.encode(), kind, h5py.h5s.create_simple(shape), settings)
     return int(created.get_offset())
 
@@ -380,7 +409,10 @@ def _unsealed(path: Path) -> Iterator[tuple[CacheInfo, dict[str, dict[str, int]]
         if not first.startswith(MAGIC) or len(words) != 2 or not all(word.isdigit() for word in words):
             raise CacheError(f"{path} is not a feature cache of frozenbench, or its beginning is damaged; {REMAKE}")
         if int(words[0]) != SCHEMA_VERSION:
-            raise CacheError(f"{path} has the layout version {int(words[0])}, expected {SCHEMA_VERSION}; {REMAKE}")
+            raise CacheError(
+                f"{path} has the layout version {int(words[0])}, expected {SCHEMA_VERSION}: it was made "
+                f"by another version of frozenbench; {REMAKE}"
+            )
         block, size = int(words[1]), path.stat().st_size
         seal, digest = file.read(SEAL_BYTES), hashlib.sha256()
         while piece := file.read(1 << 20):
@@ -432,6 +464,7 @@ def _parse_header(path: Path, header: Any, size: int) -> tuple[CacheInfo, dict[s
         layers=layers,
         rows=rows,
         digests={name: str(header["digests"][name]) for name in arrays},
+        skipped={name: [(str(path), str(why)) for path, why in header["skipped"].get(name, [])] for name in arrays},
         source=dict(header["source"]),
         seconds=float(header["seconds"]),
         images_per_second=float(header["images_per_second"]),
@@ -462,7 +495,9 @@ def _plan(folder: Path) -> ExtractionSpec | None:
     except FileNotFoundError:
         return None
     except ValueError:
-        logger.warning("%s is damaged; the unfinished extraction beside it is begun again", folder / PLAN)
+        logger.warning(
+            "%s is damaged or of an earlier version; the unfinished extraction beside it is begun again", folder / PLAN
+        )
         return None
 
 

@@ -1,4 +1,4 @@
-"""Labelled images: CIFAR-10, the sample that comes with the package, or an .npz file.
+"""Labelled images: CIFAR-10, the sample that comes with the package, class folders of images, or an .npz file.
 
 Every source becomes an `ImageDataset`: uint8 images in NHWC order, labels, ids and class names.
 """
@@ -22,6 +22,7 @@ import numpy as np
 from featurize.downloads import CIFAR10, check, fetch
 from featurize.errors import DataError, UsageError, suggestion
 from featurize.files import data_root
+from featurize.image_files import ImageFiles, read_folder
 
 logger = logging.getLogger("frozenbench")
 
@@ -32,6 +33,9 @@ DIGEST_ROWS = 1_000  # images that are read at once where all are needed in turn
 CIFAR10_FOLDER = "cifar-10-batches-bin"
 CIFAR10_TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 CIFAR10_TEST = "test_batch.bin"
+
+CLASSES_SHOWN = 12
+IMBALANCE = 3  # largest class over smallest, from which on weights are worth a thought
 
 BUNDLED = Path(__file__).parent / "bundled"
 SAMPLE_DIGEST = "2536aefa73c3352f64d1247a91d61bec5a5cb98e6cfde906c4dbbc9613258abe"
@@ -76,12 +80,12 @@ class Split:
     """The images of one split, in the order of their source.
 
     Attributes:
-        images: uint8 (n, height, width, 3), RGB; an array, or what `np.asarray` makes one of.
+        images: uint8 (n, height, width, 3), RGB; an array, what `np.asarray` makes one of, or image files.
         labels: int64 (n,), 0..K-1.
-        ids: int64 (n,), the record's index in the source.
+        ids: int64 (n,), the record's index in the source; of image files, the place in their order.
     """
 
-    images: np.ndarray | RecordedImages
+    images: np.ndarray | RecordedImages | ImageFiles
     labels: np.ndarray
     ids: np.ndarray
 
@@ -90,15 +94,22 @@ class Split:
 
     def first(self, count: int | None) -> "Split":
         """The first `count` images, or all of them."""
-        return Split(self.images[:count], self.labels[:count], self.ids[:count])
+        return self[:count]
+
+    def __getitem__(self, rows: Any) -> "Split":
+        """Some of the images, by a slice, row numbers or a mask."""
+        return Split(self.images[rows], self.labels[rows], self.ids[rows])
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hexadecimal) over the ids, labels and pixels."""
+        """SHA-256 (hexadecimal) over the ids, labels and pixels, or the files' content."""
         digest = hashlib.sha256()
-        shape = (len(self), *np.asarray(self.images[:1]).shape[1:])
         for kind, content in ((self.ids.dtype.str, self.ids), (self.labels.dtype.str, self.labels)):
             digest.update(f"{kind} {content.shape}".encode() + np.ascontiguousarray(content).tobytes())
+        if isinstance(self.images, ImageFiles):
+            digest.update(b"files" + self.images.digests.tobytes())
+            return digest.hexdigest()
+        shape = (len(self), *np.asarray(self.images[:1]).shape[1:])
         digest.update(f"{np.dtype(np.uint8).str} {shape}".encode())
         for start in range(0, len(self), DIGEST_ROWS):
             digest.update(np.ascontiguousarray(self.images[start : start + DIGEST_ROWS]).data)
@@ -130,7 +141,8 @@ def load_dataset(source: str) -> ImageDataset:
     """Load labelled images.
 
     Args:
-        source: `cifar10`, `sample`, a folder with CIFAR-10's binary files, or an `.npz` file.
+        source: `cifar10`, `sample`, a folder with CIFAR-10's binary files, a folder with a folder of image
+            files for each class, or an `.npz` file.
 
     Raises:
         UsageError: the source is neither a known name nor an existing path.
@@ -141,12 +153,37 @@ def load_dataset(source: str) -> ImageDataset:
         return replace(DATASETS[source](), source=source)
     path = Path(source)
     if path.is_dir():
-        return replace(load_cifar10_folder(path), source=str(path.resolve()))
+        load = load_cifar10_folder if _is_cifar10(path) else load_image_folder
+        return replace(load(path), source=str(path.resolve()))
     if path.suffix == ".npz" and path.is_file():
         return replace(load_npz(path), source=str(path.resolve()))
     if path.exists():
         raise DataError(f"{path} is neither a folder nor an .npz file; see --data in python -m featurize --help")
     raise UsageError(f"--data {source}: no such file or folder; {suggestion(source, list(DATASETS))}")
+
+
+def class_counts(dataset: ImageDataset) -> list[str]:
+    """How many images the classes have, a line for each split, and one more where they are very unequal."""
+    lines = []
+    for name, split in dataset.splits.items():
+        counts = np.bincount(split.labels, minlength=len(dataset.class_names))
+        order = np.argsort(-counts, kind="stable")
+        least, most = counts[order[-1]], counts[order[0]]
+        if least == most:
+            what = f"{most:,} each"
+        elif len(counts) <= CLASSES_SHOWN:
+            what = ", ".join(
+                f"{class_name} {count:,}" for class_name, count in zip(dataset.class_names, counts, strict=True)
+            )
+        else:
+            what = f"{least:,} ({dataset.class_names[order[-1]]}) to {most:,} ({dataset.class_names[order[0]]})"
+        lines.append(f"{name}: {len(split):,} images of {len(counts):,} classes, {what}")
+        if name == "train" and least and most > IMBALANCE * least:
+            lines.append(
+                f"the largest class has {most / least:.1f} times as many training images as the smallest: consider "
+                "python -m classify --class-weight balanced"
+            )
+    return lines
 
 
 def load_cifar10() -> ImageDataset:
@@ -223,6 +260,23 @@ def load_cifar10_folder(path: Path) -> ImageDataset:
             folder, len(present), f"{train:,}", f"{test:,}",
         )  # fmt: skip
     return dataset
+
+
+def _is_cifar10(path: Path) -> bool:
+    return any((path / name).exists() for name in (CIFAR10_FOLDER, *CIFAR10_TRAIN, CIFAR10_TEST))
+
+
+def load_image_folder(path: Path) -> ImageDataset:
+    """A folder with a folder of image files for each class, or with such ones in `train` and in `test`.
+
+    The data set is named after the folder. See `image_files.read_folder`.
+
+    Raises:
+        DataError: it is laid out otherwise, or cannot be used.
+    """
+    class_names, splits = read_folder(path)
+    found = {name: Split(files, labels, np.arange(len(files))) for name, (files, labels) in splits.items()}
+    return ImageDataset(path.resolve().name or "images", class_names, found)
 
 
 Batch = tuple[np.ndarray | RecordedImages, np.ndarray]

@@ -30,13 +30,15 @@ from featurize.cache import (
 )
 from featurize.datasets import ImageDataset, Split
 from featurize.engine import ENGINES, REFERENCE, Choice, choose_engine, default_batch_size, gpu
-from featurize.errors import BackboneError, CacheError, UsageError
+from featurize.errors import BackboneError, CacheError, DataError, UsageError
+from featurize.image_files import ImageFiles
 from featurize.pooling import check_pool, mirrored, pooled
-from featurize.resize import check_kernel, resized
+from featurize.resize import check_aspect, check_kernel, resized
 from featurize.shards import SHARD_BYTES, SHARD_SECONDS, Shards
 from featurize.spec import ExtractionSpec
 
 logger = logging.getLogger("frozenbench")
+REREAD_ROWS = 64
 Progress = Callable[[int, int], None]
 """Called with the number of images done and in all."""
 
@@ -50,14 +52,14 @@ class Extractor:
     spec: ExtractionSpec
 
     def vectors(self, images: Any) -> list[np.ndarray]:
-        """uint8 images (n, h, w, 3) of any size -> vectors (n, d) of the stored type, one array per tapped layer."""
+        """uint8 images (n, h, w, 3) of any size, or files -> vectors (n, d) of the stored type, one array a layer."""
         with np.errstate(over="ignore"):  # what is too large for float16 is found when it is looked for
             return [each.reshape(len(each), -1).astype(self.spec.dtype, copy=False) for each in self.cells(images)]
 
     def cells(self, images: Any) -> list[np.ndarray]:
         """What the vectors are made of: float32 (n, rows, columns, c), or (n, c) where nothing is left of the place."""
         spec = self.spec
-        images = resized(images, spec.image_size, spec.resize)
+        images, _ = prepared(images, spec)
         parts = [pooled(activation, spec.pool) for activation in self.engine.run(images)]
         if spec.flip:
             mirror = self.engine.run(np.ascontiguousarray(images[:, :, ::-1]))
@@ -102,6 +104,7 @@ def extract_features(
     *,
     pool: str = "avg",
     resize: str = "bicubic",
+    aspect: str = "crop",
     flip: bool = False,
     engine: str = "auto",
     dtype: str = "float32",
@@ -117,6 +120,7 @@ def extract_features(
         backbone: from `load_backbone`.
         pool: one of `pooling.POOLS`; `pixels` is always flattened.
         resize: one of `resize.KERNELS`.
+        aspect: one of `resize.ASPECTS`, for images that are not square.
         flip: average the vectors of each image and its mirror image.
         engine: one of `engine.ENGINES`, or `auto` for the fastest that gives the same numbers here.
         dtype: stored type, `float32` or `float16`.
@@ -130,12 +134,14 @@ def extract_features(
         CacheMismatchError: `out` holds a cache made by other choices.
         CacheError: the cache cannot be written.
         BackboneError: a vector is not finite.
+        DataError: no image of a split can be read.
     """
     plan = plan_extraction(
         dataset,
         backbone,
         pool=pool,
         resize=resize,
+        aspect=aspect,
         flip=flip,
         engine=engine,
         dtype=dtype,
@@ -151,6 +157,7 @@ def plan_extraction(
     *,
     pool: str = "avg",
     resize: str = "bicubic",
+    aspect: str = "crop",
     flip: bool = False,
     engine: str = "auto",
     dtype: str = "float32",
@@ -168,6 +175,7 @@ def plan_extraction(
         pool = "flatten"
     check_pool(pool)
     check_kernel(resize)
+    check_aspect(aspect)
     if dtype not in ("float32", "float16"):
         raise UsageError(f"--dtype {dtype}: expected float32 or float16")
     spec = ExtractionSpec(
@@ -178,6 +186,7 @@ def plan_extraction(
         pool=pool,
         image_size=backbone.image_size,
         resize=resize,
+        aspect=aspect,
         flip=flip,
         preprocess=backbone.preprocess,
         dtype=dtype,
@@ -191,7 +200,7 @@ def plan_extraction(
         engine, why = there, "as it was begun"
     # Half a batch is enough to compare engines, whose memory is taken at the same time.
     images = next(iter(dataset.splits.values())).images[: -(-batch_size // 2)]
-    choice = choose_engine(backbone, engine, resized(images, spec.image_size, spec.resize), why)
+    choice = choose_engine(backbone, engine, prepared(images, spec)[0], why)
     spec = replace(spec, engine=choice.name, engine_version=choice.version)
     return Plan(backbone, choice, spec, dataset, path, batch_size)
 
@@ -277,6 +286,7 @@ def carry_out(plan: Plan, *, overwrite: bool = False, progress: Progress = lambd
         CacheError: the cache cannot be written.
         UsageError: the engine asked for does not know a layer.
         BackboneError: a vector is not finite, or the engine asked for does not give TensorFlow's numbers.
+        DataError: no image of a split can be read.
     """
     path, spec, dataset = plan.path, plan.spec, plan.dataset
     if info := _reusable(path, spec, overwrite):
@@ -297,10 +307,12 @@ def carry_out(plan: Plan, *, overwrite: bool = False, progress: Progress = lambd
         began = time.perf_counter()
         for name, split in dataset.splits.items():
             with _kept(shards, name) as keep:
-                for ids, parts in _computed(plan, split, shards.done[name]):
+                for ids, parts, unreadable in _computed(plan, split, shards.done[name]):
                     for layer, part in zip(spec.layers, parts, strict=True):
                         _check_finite(part, layer, name, ids)
-                    keep(np.concatenate(parts, axis=1))
+                    block = np.concatenate(parts, axis=1)
+                    block[unreadable] = np.nan  # left out when the cache is made
+                    keep(block)
                     done += len(ids)
                     progress(done, total)
                     stop_if_asked()
@@ -321,7 +333,8 @@ def carry_out(plan: Plan, *, overwrite: bool = False, progress: Progress = lambd
             images_per_second=(total - resumed) / seconds,
             device=_device(spec.engine),
             engine_choice=plan.engine.why,
-            source={"data": dataset.source, "image_shape": _image_shape(dataset), **plan.backbone.source},
+            source={"data": dataset.source, **_images_of(dataset), **plan.backbone.source},
+            skipped={name: _skipped(shards, name, split, spec) for name, split in dataset.splits.items()},
         )
     return Extraction(read_info(path), reused=False, resumed_rows=resumed)
 
@@ -379,6 +392,8 @@ def default_name(dataset: ImageDataset, backbone: Backbone, spec: ExtractionSpec
         parts.remove(backbone.weights)
     if spec.resize != "bicubic":
         parts.append(spec.resize)
+    if spec.aspect != "crop":
+        parts.append(spec.aspect)
     if spec.flip:
         parts.append("flip")
     if spec.dtype != "float32":
@@ -386,9 +401,30 @@ def default_name(dataset: ImageDataset, backbone: Backbone, spec: ExtractionSpec
     return "-".join(parts) + ".h5"
 
 
-def _image_shape(dataset: ImageDataset) -> tuple[int, ...]:
-    """Height and width of the data set's own images."""
-    return np.asarray(next(iter(dataset.splits.values())).images[:1]).shape[1:3]
+def _images_of(dataset: ImageDataset) -> dict[str, Any]:
+    """How many images were asked for, and their height and width, where all have the same."""
+    facts: dict[str, Any] = {"images": {name: len(split) for name, split in dataset.splits.items()}}
+    first = next(iter(dataset.splits.values())).images[:1]
+    return facts if isinstance(first, ImageFiles) else {**facts, "image_shape": np.asarray(first).shape[1:3]}
+
+
+def _skipped(shards: Shards, name: str, split: Split, spec: ExtractionSpec) -> dict[int, str]:
+    """The rows of a split that are not numbers, and why their files could not be read: they are read again.
+
+    Raises:
+        DataError: no file of the split could be read.
+    """
+    if not isinstance(split.images, ImageFiles):
+        return {}
+    rows = shards.not_numbers(name)
+    reasons: dict[int, str] = {}
+    for start in range(0, len(rows), REREAD_ROWS):
+        some = rows[start : start + REREAD_ROWS]
+        _, problems = split.images[some].read(spec.image_size, spec.resize, spec.aspect)
+        reasons |= {int(row): problems.get(place, "could not be read at first") for place, row in enumerate(some)}
+    if len(reasons) == len(split):
+        raise DataError(f"none of the {len(split):,} {name} images could be read; the first one {reasons[0]}")
+    return reasons
 
 
 def _columns(plan: Plan) -> list[Columns]:
@@ -431,18 +467,28 @@ def _interrupts_held_back() -> Iterator[Callable[[], None]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _computed(plan: Plan, split: Split, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """The ids and vectors of each batch from row `first` on; the next batch is resized meanwhile."""
-    size, kernel = plan.spec.image_size, plan.spec.resize
+def prepared(images: Any, spec: ExtractionSpec) -> tuple[np.ndarray, list[int]]:
+    """Images at the size that the network takes, uint8 (n, size, size, 3), and the rows that could not be read."""
+    if isinstance(images, ImageFiles):
+        pixels, problems = images.read(spec.image_size, spec.resize, spec.aspect)
+        return pixels, list(problems)
+    return resized(images, spec.image_size, spec.resize, spec.aspect), []
+
+
+def _computed(plan: Plan, split: Split, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray], list[int]]]:
+    """The ids and vectors of each batch from row `first` on, and which of its rows could not be read.
+
+    The next batch is decoded and resized meanwhile.
+    """
     rows = [slice(start, start + plan.batch_size) for start in range(first, len(split), plan.batch_size)]
     with ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(resized, split.images[batch], size, kernel) for batch in rows[:1]]
+        ahead = [pool.submit(prepared, split.images[batch], plan.spec) for batch in rows[:1]]
         for number, batch in enumerate(rows, start=1):
-            images = ahead.pop().result()
+            images, unreadable = ahead.pop().result()
             ahead += [
-                pool.submit(resized, split.images[following], size, kernel) for following in rows[number : number + 1]
+                pool.submit(prepared, split.images[following], plan.spec) for following in rows[number : number + 1]
             ]
-            yield split.ids[batch], plan.vectors(images)
+            yield split.ids[batch], plan.vectors(images), unreadable
 
 
 def _check_finite(part: np.ndarray, layer: str, split: str, ids: np.ndarray) -> None:

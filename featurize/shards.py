@@ -132,6 +132,14 @@ class Shards:
                 path.unlink(missing_ok=True)
                 raise
 
+    def not_numbers(self, split: str) -> np.ndarray:
+        """The rows of a split that begin with NaN, int64 (m,): of images that could not be read.
+
+        Raises:
+            CacheError: a shard is damaged; it has been removed.
+        """
+        return np.flatnonzero(np.concatenate([np.isnan(rows[:, 0]) for rows in self.read(split)]))
+
     def _read(self, path: Path, split: str) -> np.ndarray:
         content = path.read_bytes()
         seal, rows = content[:SEAL_BYTES], memoryview(content)[SEAL_BYTES:]

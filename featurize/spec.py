@@ -5,7 +5,7 @@ import hashlib
 import json
 from typing import Any, Self
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,13 +16,14 @@ class ExtractionSpec:
     engine leaves open); paths, batch sizes and the number of threads are therefore not part of it.
 
     Attributes:
-        dataset_digest: SHA-256 over the pixels, labels, ids and class names.
+        dataset_digest: SHA-256 over the pixels (or the image files' content), labels, ids and class names.
         backbone: name in `keras.applications`, the stem of a `.keras` file, or `pixels`.
         weights_digest: SHA-256 over the weights that take part; empty for `pixels`.
         layers: names of the tapped layers, in column order.
         pool: `avg`, `max`, `grid2`, `grid4` or `flatten`.
         image_size: images are resized to this many pixels squared.
         resize: `bicubic`, `lanczos`, `bilinear` or `nearest` (Pillow's kernels).
+        aspect: what is done with images that are not square: `crop`, `stretch` or `pad`.
         flip: whether vectors are averaged over an image and its mirror image.
         preprocess: `caffe`, `tf`, `torch` or `none`.
         dtype: stored type, `float32` or `float16`.
@@ -38,6 +39,7 @@ class ExtractionSpec:
     pool: str
     image_size: int
     resize: str
+    aspect: str
     flip: bool
     preprocess: str
     dtype: str

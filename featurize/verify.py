@@ -40,7 +40,8 @@ def verify(path: Path, recompute: int = 0, seed: int = 0) -> list[str]:
 
 
 def _recomputed(info: CacheInfo, count: int, seed: int) -> list[str]:
-    dataset = load_dataset(str(info.source["data"])).first(**info.rows)
+    asked_for = {name: rows + len(info.skipped[name]) for name, rows in info.rows.items()}
+    dataset = load_dataset(str(info.source["data"])).first(**asked_for)
     problems = [
         f"{info.path}: the {name} images, labels or ids at {info.source['data']} are no longer those of the cache"
         for name, digest in info.digests.items()
@@ -54,6 +55,10 @@ def _recomputed(info: CacheInfo, count: int, seed: int) -> list[str]:
     random = np.random.default_rng(seed)
     for name, split in dataset.splits.items():
         features = load_features(info.path, name)
+        split = split[np.isin(split.ids, features.ids)]  # without what was skipped
+        if len(split) != len(features.ids):
+            problems.append(f"{info.path}: {len(features.ids) - len(split):,} of the {name} images are gone")
+            continue
         rows = np.sort(random.choice(len(split), min(count, len(split)), replace=False))
         again = np.concatenate(extractor.vectors(split.images[rows]), axis=1).astype(np.float32)
         error = np.linalg.norm(again - features.x[rows], axis=1)

@@ -67,6 +67,7 @@ def make_spec(dataset: ImageDataset, **changes: object) -> ExtractionSpec:
         "pool": "avg",
         "image_size": 8,
         "resize": "bicubic",
+        "aspect": "crop",
         "flip": False,
         "preprocess": "none",
         "dtype": "float32",

@@ -101,5 +101,5 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for pixels, name in ((Image.MAX_IMAGE_PIXELS, "warned of"), (3 * Image.MAX_IMAGE_PIXELS, "refused")):
         header = f"P5 {pixels + 1} 1 255\n".encode()
         (tmp_path / f"{name}.pgm").write_bytes(header + b"0")
-        with pytest.raises(DataError, match="exceeds limit of"):
+        with pytest.raises(DataError, match="exceed.* limit of"):
             read_image(tmp_path / f"{name}.pgm", 8, 8)

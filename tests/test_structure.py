@@ -18,9 +18,10 @@ ORDER = [
     "featurize.frameworks",
     "featurize.spec",
     "featurize.downloads",
-    "featurize.decode",
-    "featurize.datasets",
     "featurize.resize",
+    "featurize.decode",
+    "featurize.image_files",
+    "featurize.datasets",
     "featurize.pooling",
     "featurize.shards",
     "featurize.cache",
@@ -69,8 +70,8 @@ ORDER = [
 CLASSIFY_MAY_USE = {"featurize.errors", "featurize.files", "featurize.frameworks", "featurize.cache"}
 PREDICT_MAY_USE = CLASSIFY_MAY_USE | {"featurize.decode", "featurize.spec", "featurize.engine", "featurize.extract"}
 ANALYSIS_MAY_USE = {
-    "featurize.errors", "featurize.files", "featurize.cache", "featurize.datasets", "classify.heads",
-    "classify.metrics", "classify.compare", "classify.results",
+    "featurize.errors", "featurize.files", "featurize.image_files", "featurize.cache", "featurize.datasets",
+    "classify.heads", "classify.metrics", "classify.compare", "classify.results",
 }  # fmt: skip
 EXPERIMENT_MAY_USE = ANALYSIS_MAY_USE | {"featurize.backbone", "featurize.extract", "classify.train"}
 HEAVY = {
