@@ -423,7 +423,7 @@ def _skipped(shards: Shards, name: str, split: Split, spec: ExtractionSpec) -> d
         _, problems = split.images[some].read(spec.image_size, spec.resize, spec.aspect)
         reasons |= {int(row): problems.get(place, "could not be read at first") for place, row in enumerate(some)}
     if len(reasons) == len(split):
-        raise DataError(f"none of the {len(split):,} {name} images could be read; the first one {reasons[0]}")
+        raise DataError(f"none of the {len(split):,} {name} images could be read; the first one: {reasons[0]}")
     return reasons
 
 

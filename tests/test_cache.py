@@ -264,8 +264,8 @@ def test_no_such_cache(tmp_path: Path) -> None:
 
 
 def test_another_layout_version(cache: Path) -> None:
-    cache.write_bytes(cache.read_bytes().replace(MAGIC + b" 2 ", MAGIC + b" 9 "))
-    with pytest.raises(CacheError, match="layout version 9, expected 2"):
+    cache.write_bytes(cache.read_bytes().replace(MAGIC + b" 3 ", MAGIC + b" 2 "))
+    with pytest.raises(CacheError, match="layout version 2, expected 3: .* another version .*--overwrite"):
         read_info(cache)
 
 

@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 from conftest import make_dataset, write_tiny_cache
 from test_cache import put
+from test_extract import picture_folder
+from test_image_files import write_picture
 
 ROOT = Path(__file__).parent.parent
 
@@ -134,6 +136,42 @@ def test_a_dry_run_writes_nothing(images: Path, data_folder: Path) -> None:
 def test_only_some_images(images: Path) -> None:
     words = ["featurize", "--data", str(images), "--backbone", "pixels", "--train", "9", "--test", "3", "--json"]
     assert json.loads(command(*words).stdout)["splits"] == {"test": {"rows": 3}, "train": {"rows": 9}}
+
+
+def test_class_folders(tmp_path: Path, data_folder: Path) -> None:
+    root = picture_folder(tmp_path / "pets")
+    for number in range(40):
+        write_picture(root / "train" / "cats" / f"more{number}.png", 1000 + number)
+    (root / "train" / "cats" / "Thumbs.db").write_text("")
+    words = ["featurize", "--data", str(root), "--backbone", "pixels", "--image-size", "8"]
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert "info: left out: 1 files whose names are not those of images (train/cats/Thumbs.db)\n" in done.stderr
+    assert "info: train: 64 images of 2 classes, cats 52, d\u00f6gs 12\n" in done.stderr
+    assert "info: test: 24 images of 2 classes, 12 each\n" in done.stderr
+    assert (
+        "has 4.3 times as many training images as the smallest: consider python -m classify --class-weight bal"
+        in done.stderr
+    )
+    cache = data_folder / "features" / "pets-pixels-8px.h5"
+    shown = command("featurize", "info", str(cache))
+    assert shown.stdout == done.stdout
+    assert (
+        "skipped      1 train images that could not be read:\n             train/cats/004.png: cannot be"
+        in shown.stdout
+    )
+    facts = json.loads(command("featurize", "info", str(cache), "--json").stdout)
+    assert [path for path, _ in facts["skipped"]["test"]] == ["test/d\u00f6gs/003.png"]
+    assert facts["splits"] == {"train": {"rows": 63}, "test": {"rows": 23}}
+
+
+def test_class_folders_that_cannot_be_used(tmp_path: Path, data_folder: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    failed(command("featurize", "--data", str(tmp_path / "empty")), 1, "neither folders of images", "CIFAR-10 binary")
+    write_picture(tmp_path / "one.png")
+    failed(command("featurize", "--data", str(tmp_path / "one.png")), 1, "one.png is neither a folder nor an .npz file")
+    failed(command("featurize", "--data", str(tmp_path), "--aspect", "none"), 2, "--aspect none", "crop, stretch, pad")
+    assert not data_folder.exists()
 
 
 def test_pixels_takes_the_command_of_the_network_it_is_the_control_for(images: Path) -> None:

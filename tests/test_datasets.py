@@ -15,6 +15,7 @@ from featurize.datasets import (
     CIFAR10_RECORD,
     ImageDataset,
     Split,
+    class_counts,
     load_dataset,
     load_npz,
     load_sample,
@@ -307,3 +308,27 @@ def test_the_digest_sees_every_change() -> None:
 def test_first_images() -> None:
     dataset = make_dataset().first(train=7, test=None)
     assert [len(split) for split in dataset.splits.values()] == [7, 60]
+
+
+def test_class_counts() -> None:
+    def counted(*counts: int, test: tuple[int, ...] = (1, 1)) -> list[str]:
+        splits = {
+            name: Split(
+                np.zeros((sum(some), 2, 2, 3), np.uint8), np.repeat(np.arange(len(some)), some), np.arange(sum(some))
+            )
+            for name, some in (("train", counts), ("test", test))
+        }
+        return class_counts(ImageDataset("x", tuple(f"c{number}" for number in range(len(counts))), splits))
+
+    assert counted(1500, 1500) == [
+        "train: 3,000 images of 2 classes, 1,500 each",
+        "test: 2 images of 2 classes, 1 each",
+    ]
+    assert counted(30, 10)[0] == "train: 40 images of 2 classes, c0 30, c1 10"
+    assert len(counted(30, 10, test=(9, 1))) == 2
+    assert counted(10, 31)[1] == (
+        "the largest class has 3.1 times as many training images as the smallest: consider "
+        "python -m classify --class-weight balanced"
+    )
+    assert counted(5, 0)[0] == "train: 5 images of 2 classes, c0 5, c1 0"
+    assert counted(*range(1, 21))[0] == "train: 210 images of 20 classes, 1 (c0) to 20 (c19)"

@@ -1,18 +1,22 @@
+import json
 import os
 import signal
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from conftest import make_dataset
 from test_backbone import save_tiny_network
+from test_image_files import write_picture
 
 from featurize import extract as extract_module
 from featurize.backbone import Backbone, load_backbone
 from featurize.cache import load_features, read_info
-from featurize.datasets import ImageDataset
+from featurize.datasets import ImageDataset, Split, load_dataset
+from featurize.decode import read_image
 from featurize.engine import ENGINES, Choice, tensorflow_engine
-from featurize.errors import BackboneError, CacheError, CacheMismatchError, UsageError
+from featurize.errors import BackboneError, CacheError, CacheMismatchError, DataError, UsageError
 from featurize.extract import extract_features, recorded_backbone, recorded_extractor
 from featurize.pooling import pooled
 from featurize.resize import resized
@@ -317,3 +321,133 @@ def test_another_extraction_does_not_decide_the_engine(
         extract_features(make_dataset(6, 6), network, pool="max", out=out)
     with pytest.raises(CacheMismatchError, match="made with engine other, asked for tensorflow"):
         extract_features(make_dataset(6, 6), network, engine="tensorflow", out=out)
+
+
+def picture_folder(root: Path, per_class: int = 12) -> Path:
+    """Class folders of pictures of differing shapes, two of them damaged; the split is given."""
+    for number in range(4 * per_class):
+        split, name = ("train", "test")[number % 2], ("cats", "d\u00f6gs")[number // 2 % 2]
+        write_picture(root / split / name / f"{number:03}.png", number, 10 + number % 5, 14)
+    for path in (root / "train/cats/004.png", root / "test/d\u00f6gs/003.png"):
+        path.write_bytes(path.read_bytes()[:70])
+    return root
+
+
+def test_class_folders(network: Backbone, tmp_path: Path) -> None:
+    dataset = load_dataset(str(picture_folder(tmp_path / "pets")))
+    info = extract_features(dataset, network, pool="grid2", batch_size=8).info
+    assert info.path.name.startswith("pets-tinynet-")
+    assert info.rows == {"train": 23, "test": 23}
+    assert info.source["images"] == {"train": 24, "test": 24}
+    assert "image_shape" not in info.source
+    ((path, why),) = info.skipped["train"]
+    assert path == "train/cats/004.png"
+    assert why.startswith("cannot be read (")
+    assert [path for path, _ in info.skipped["test"]] == ["test/d\u00f6gs/003.png"]
+    with h5py.File(info.path) as file:
+        for name, split in dataset.splits.items():
+            features = load_features(info.path, name)
+            paths = file[f"{name}/paths"].asstr()[:].tolist()
+            assert len(paths) == len(set(paths)) == 23
+            images = [read_image(tmp_path / "pets" / path, 12, 12) for path in paths]
+            np.testing.assert_allclose(features.x, expected(network, np.stack(images), "grid2"), rtol=1e-4, atol=1e-5)
+            assert [info.class_names[label] for label in features.y] == [path.split("/")[1] for path in paths]
+            places = [os.fsdecode(path) for path in split.images.paths]
+            assert [places[row] for row in features.ids] == paths
+        assert json.loads(file.attrs["skipped"]) == {
+            name: [list(one) for one in ones] for name, ones in info.skipped.items()
+        }
+    assert extract_features(dataset, network, pool="grid2").reused
+
+
+def test_the_same_vectors_from_files_as_from_an_array(network: Backbone, tmp_path: Path) -> None:
+    for number in range(20):
+        write_picture(tmp_path / ("train", "test")[number % 2] / "ab"[number // 2 % 2] / f"{number}.png", number, 9, 9)
+    files = load_dataset(str(tmp_path))
+    arrays = ImageDataset(
+        "arrays",
+        files.class_names,
+        {name: Split(split.images.read(9, "bicubic", "crop")[0], split.labels, split.ids)
+         for name, split in files.splits.items()},
+    )  # fmt: skip
+    for number, options in enumerate([{}, {"aspect": "pad"}, {"aspect": "stretch", "flip": True}]):
+        ours, theirs = (
+            extract_features(each, network, out=tmp_path / f"{each.name}{number}.h5", **options).info.path
+            for each in (files, arrays)
+        )
+        np.testing.assert_array_equal(load_features(ours, "train").x, load_features(theirs, "train").x)
+
+
+def test_the_aspect_counts_for_other_shapes_only(network: Backbone, tmp_path: Path) -> None:
+    for dataset, same in ((make_dataset(6, 6), True), (load_dataset(str(picture_folder(tmp_path / "pets"))), False)):
+        found = []
+        for aspect in ("crop", "stretch", "pad"):
+            result = extract_features(dataset, network, aspect=aspect)
+            assert (f"-{aspect}" in result.info.path.name) == (aspect != "crop")
+            assert result.info.spec.aspect == aspect
+            found.append(load_features(result.info.path, "train").x)
+        assert (found[0] == found[1]).all() == (found[0] == found[2]).all() == same
+    with pytest.raises(UsageError, match="--aspect squash: known: crop, stretch, pad"):
+        extract_features(dataset, network, aspect="squash")
+    with pytest.raises(CacheMismatchError, match="was made with aspect crop, asked for pad"):
+        extract_features(dataset, network, aspect="pad", out=extract_features(dataset, network).info.path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_skipped_files_are_still_known_after_an_interruption(
+    network: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    dataset = load_dataset(str(picture_folder(tmp_path / "pets")))
+    whole = extract_features(dataset, network, batch_size=4, dtype=dtype, out=tmp_path / "whole.h5").info
+    monkeypatch.setattr(extract_module, "SHARD_SECONDS", 0.0)
+    for stop_at in (8, 24, 40, 48):
+
+        def stop(done: int, total: int, stop_at: int = stop_at) -> None:
+            if done >= stop_at:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(dataset, network, batch_size=4, dtype=dtype, out=tmp_path / "cut.h5", progress=stop)
+    result = extract_features(dataset, network, batch_size=4, dtype=dtype, out=tmp_path / "cut.h5")
+    assert result.resumed_rows > 0
+    assert result.info.skipped == whole.skipped
+    for name in dataset.splits:
+        ours, theirs = load_features(result.info.path, name), load_features(whole.path, name)
+        np.testing.assert_array_equal(ours.x, theirs.x)
+        np.testing.assert_array_equal(ours.ids, theirs.ids)
+
+
+def test_a_file_that_could_not_be_read_at_first(network: Backbone, tmp_path: Path) -> None:
+    dataset = load_dataset(str(picture_folder(tmp_path / "pets")))
+    damaged = tmp_path / "pets" / "train/cats/008.png"
+    content = damaged.read_bytes()
+    damaged.unlink()
+
+    def back_again(done: int, total: int) -> None:
+        damaged.write_bytes(content)
+
+    info = extract_features(dataset, network, progress=back_again).info
+    assert ("train/cats/008.png", "could not be read at first") in info.skipped["train"]
+
+
+def test_no_file_that_can_be_read(network: Backbone, tmp_path: Path) -> None:
+    root = picture_folder(tmp_path / "pets", per_class=3)
+    for path in (root / "test").rglob("*.png"):
+        path.write_bytes(b"no image" + path.read_bytes()[:9] + path.name.encode())
+    with pytest.raises(DataError, match="none of the 6 test images could be read; the first one: no image of a format"):
+        extract_features(load_dataset(str(root)), network, out=tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_a_network_that_gives_nan_is_no_damaged_file(
+    network: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load_dataset(str(picture_folder(tmp_path / "pets")))
+    make, engine_version = ENGINES["tensorflow"]
+    monkeypatch.setitem(
+        ENGINES,
+        "tensorflow",
+        (lambda backbone: lambda images: [x * np.nan for x in make(backbone)(images)], engine_version),
+    )
+    with pytest.raises(BackboneError, match="not finite"):
+        extract_features(dataset, network, engine="tensorflow")

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -6,13 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import make_dataset, write_batch, write_tiny_cache
+from test_extract import picture_folder
 from test_results import make_result
 
 from analysis import pictures
 from classify.results import RunResult
+from featurize.backbone import load_backbone
 from featurize.cache import load_features, read_info
 from featurize.datasets import ImageDataset, load_dataset
 from featurize.errors import DataError
+from featurize.extract import extract_features
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +131,47 @@ def test_cifar10_in_the_data_folder_is_found(data_folder: Path) -> None:
     test = load_dataset("cifar10").splits["test"]
     result = make_result(source={"data": "cifar10"}, test_rows=10, test_digest=test.digest)
     assert pictures.test_images(result, np.arange(10)).shape == (10, 32, 32, 3)
+
+
+@pytest.fixture
+def folder_run(tmp_path: Path) -> RunResult:
+    """A run on class folders, whose damaged files were left out; 20 training images were asked for."""
+    dataset = load_dataset(str(picture_folder(tmp_path / "pets"))).first(train=20, test=None)
+    info = extract_features(dataset, load_backbone("pixels", image_size=8)).info
+    return make_result(
+        source=info.source,
+        spec=json.loads(info.spec.to_json()),
+        cache=str(info.path),
+        fingerprint=info.spec.fingerprint,
+        layers=list(info.spec.layers),
+        test_rows=info.rows["test"],
+        test_digest=info.digests["test"],
+    )
+
+
+def test_images_of_class_folders_are_what_the_network_saw(folder_run: RunResult) -> None:
+    for split, images_of in (("test", pictures.test_images), ("train", pictures.training_images)):
+        found = pictures.features(folder_run, split)
+        rows = np.array([len(found.ids) - 1, 0, 5])
+        shown = images_of(folder_run, found.ids[rows])
+        assert shown.dtype == np.uint8
+        np.testing.assert_array_equal(shown.reshape(3, -1), found.x[rows])
+
+
+def test_class_folders_that_have_changed(folder_run: RunResult, tmp_path: Path) -> None:
+    ids = pictures.features(folder_run, "test").ids
+    file = tmp_path / "pets" / "test" / "cats" / "001.png"
+    pictures.test_images(folder_run, ids)  # the folder is looked through once
+    file.write_bytes(b"changed meanwhile")
+    with pytest.raises(DataError, match="cats/001.png: its content has changed since"):
+        pictures.test_images(folder_run, ids)
+    pictures._dataset.cache_clear()
+    with pytest.raises(DataError, match="the test images at .* have digest .* they are not those of the run"):
+        pictures.test_images(folder_run, ids)
+    file.unlink()
+    pictures._dataset.cache_clear()
+    with pytest.raises(DataError, match="they are not those of the run"):
+        pictures.test_images(folder_run, ids)
 
 
 def test_features_are_those_of_the_run(run: RunResult) -> None:

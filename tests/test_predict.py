@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from conftest import CLASSES, make_dataset
 from test_backbone import save_tiny_network
 from test_card import RECORD
 from test_decode import written
+from test_extract import picture_folder
 
 from classify.heads import Task, make_head
 from classify.persist import HEAD, load_head, save_head
@@ -17,6 +19,7 @@ from classify.predict import Guess, Prediction, Predictions, Skipped, predict_im
 from classify.results import RESULT
 from featurize.backbone import load_backbone
 from featurize.cache import load_features, read_info
+from featurize.datasets import load_dataset
 from featurize.decode import read_image
 from featurize.engine import ENGINES
 from featurize.errors import BackboneError, DataError, UsageError
@@ -102,6 +105,33 @@ def test_a_large_photo_is_seen_as_the_training_images_were(made: Path, tmp_path:
     shrunk = [read_image(path, 10, 10) for path in paths]
     again = predict_images(made / "run", written(tmp_path, *shrunk))
     assert [p.top for p in found.predictions] == [p.top for p in again.predictions]
+
+
+@pytest.mark.parametrize("aspect", ["crop", "stretch", "pad"])
+def test_files_are_seen_as_those_of_a_class_folder_were(made: Path, run: Path, tmp_path: Path, aspect: str) -> None:
+    root = picture_folder(tmp_path / "pets")
+    backbone = load_backbone(str(made / "tinynet.keras"), layers=("early", "late"), image_size=12)
+    cache = extract_features(load_dataset(str(root)), backbone, aspect=aspect, resize="bilinear", pool="grid2").info
+    features = load_features(cache.path, "test", ("late",))
+    with h5py.File(cache.path) as file:
+        paths = [root / path for path in file["test/paths"].asstr()[:]]
+    head = make_head("logreg", Task(*features.x.shape)).fit(features.x, features.y)
+    digest = save_head(head, run / HEAD)
+    change(
+        run,
+        spec=asdict(cache.spec),
+        fingerprint=cache.spec.fingerprint,
+        source=cache.source,
+        class_names=list(cache.class_names),
+        dim=features.x.shape[1],
+        head_sha256=digest,
+    )
+    found = predict_images(run, paths)
+    np.testing.assert_allclose(
+        [prediction.probability for prediction in found.predictions],
+        head.predict_proba(features.x).max(axis=1),
+        atol=1e-4,
+    )
 
 
 def test_more_images_than_a_batch(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

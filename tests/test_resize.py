@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from featurize.errors import UsageError
-from featurize.resize import KERNELS, check_kernel, resized
+from featurize.resize import ASPECTS, KERNELS, PADDING, check_aspect, check_kernel, resized
 
 IMAGES = np.random.default_rng(3).integers(0, 256, (4, 6, 9, 3), np.uint8)
 
@@ -50,3 +51,36 @@ def test_a_plain_colour_stays_plain(value: int, kernel: str, size: int) -> None:
 def test_unknown_kernel() -> None:
     with pytest.raises(UsageError, match="--resize bicubik: did you mean bicubic"):
         check_kernel("bicubik")
+
+
+def test_unknown_aspect() -> None:
+    with pytest.raises(UsageError, match="--aspect strech: did you mean stretch"):
+        check_aspect("strech")
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_square_images_are_the_same_whatever_the_aspect(aspect: str, kernel: str) -> None:
+    square = np.ascontiguousarray(IMAGES[:, :, :6])
+    expected = [Image.fromarray(image).resize((17, 17), Image.Resampling[kernel.upper()]) for image in square]
+    np.testing.assert_array_equal(resized(square, 17, kernel, aspect), [np.asarray(image) for image in expected])
+
+
+def test_what_becomes_of_another_shape() -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 3), np.uint8)
+    np.testing.assert_array_equal(resized(wide, 4, "nearest", "crop"), wide[:, :, 2:6])
+    np.testing.assert_array_equal(resized(wide, 8, "nearest", "stretch"), wide.repeat(2, axis=1))
+    padded = resized(wide, 8, "nearest", "pad")
+    np.testing.assert_array_equal(padded[:, 2:6], wide)
+    assert (padded[:, [0, 1, 6, 7]] == PADDING).all()
+    tall = wide.swapaxes(1, 2)
+    np.testing.assert_array_equal(resized(tall, 8, "nearest", "pad"), padded.swapaxes(1, 2))
+    np.testing.assert_array_equal(resized(tall, 4, "nearest"), wide.swapaxes(1, 2)[:, 2:6])  # the default
+
+
+@given(st.integers(1, 400), st.integers(1, 4), st.integers(1, 24), st.sampled_from(ASPECTS), st.booleans())
+def test_any_shape_comes_out_square(long: int, short: int, size: int, aspect: str, tall: bool) -> None:
+    image = np.full((1, long, short, 3) if tall else (1, short, long, 3), 200, np.uint8)
+    result = resized(image, size, "bicubic", aspect)
+    assert result.shape == (1, size, size, 3)
+    assert (result == 200).all(axis=3).any()

@@ -15,12 +15,13 @@ CHANGES = {
     "pool": "max",
     "image_size": 9,
     "resize": "nearest",
+    "aspect": "pad",
     "flip": True,
     "preprocess": "tf",
     "dtype": "float16",
     "engine": "other",
     "engine_version": "1",
-    "schema_version": 3,
+    "schema_version": 4,
 }
 
 
@@ -50,6 +51,8 @@ def test_other_json_is_refused(text: str) -> None:
 
 def test_the_fingerprint_is_that_of_the_first_release() -> None:
     """A fingerprint that changes without a change of SCHEMA_VERSION would orphan every cache."""
-    spec = ExtractionSpec("d", "vgg16", "w", ("a", "b"), "avg", 32, "bicubic", False, "caffe", "float32", "e", "1")
-    assert json.loads(spec.to_json())["schema_version"] == 2
-    assert spec.fingerprint == "4547c30fd53e56a2489a0f0141971d8bbf688b6632c83e3d0ecfb84f132b268f"
+    spec = ExtractionSpec(
+        "d", "vgg16", "w", ("a", "b"), "avg", 32, "bicubic", "crop", False, "caffe", "float32", "e", "1"
+    )
+    assert json.loads(spec.to_json())["schema_version"] == 3
+    assert spec.fingerprint == "c663ea3a2ce397f65fd51dcfded66c964f6ec2faae965eccf99e9ba44aaa87f1"

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from pathlib import Path
 
 import h5py
@@ -8,6 +9,8 @@ import pytest
 from conftest import make_dataset
 from test_backbone import save_tiny_network
 from test_cache import header_of, put
+from test_extract import picture_folder
+from test_image_files import write_picture
 
 from featurize.backbone import load_backbone
 from featurize.datasets import load_dataset
@@ -120,3 +123,45 @@ def test_images_that_are_gone(cache: Path, images: Path) -> None:
 def test_the_source_is_kept_in_the_file_for_other_tools_too(cache: Path, images: Path) -> None:
     with h5py.File(cache) as file:
         assert json.loads(file.attrs["source"])["data"] == str(images)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return picture_folder(tmp_path / "pets")
+
+
+@pytest.fixture
+def folder_cache(folder: Path, network: Path) -> Path:
+    backbone = load_backbone(str(network), layers=("early", "late"), image_size=12)
+    return extract_features(load_dataset(str(folder)).first(train=20, test=None), backbone, aspect="pad").info.path
+
+
+def test_class_folders(folder_cache: Path) -> None:
+    assert verify(folder_cache) == []
+    assert verify(folder_cache, recompute=100) == []
+
+
+def test_a_file_renamed_in_its_class_is_the_same(folder_cache: Path, folder: Path) -> None:
+    (folder / "train" / "cats" / "000.png").rename(folder / "train" / "cats" / "moved.png")
+    assert verify(folder_cache, recompute=100) == []
+
+
+def test_a_file_that_was_changed_or_removed(folder_cache: Path, folder: Path) -> None:
+    file = folder / "test" / "cats" / "001.png"
+    content = file.read_bytes()
+    write_picture(file, 12345)
+    problems = verify(folder_cache, recompute=100)
+    assert "the test images, labels or ids at" in problems[0]
+    assert not any("train" in problem.removeprefix(str(folder_cache)) for problem in problems)
+    file.unlink()
+    problems = verify(folder_cache, recompute=100)
+    assert any("1 of the test images are gone" in problem for problem in problems)
+    file.write_bytes(content)
+    assert verify(folder_cache, recompute=100) == []
+
+
+def test_a_folder_that_is_gone(folder_cache: Path, folder: Path) -> None:
+    shutil.rmtree(folder)
+    assert verify(folder_cache) == []
+    with pytest.raises(FrozenbenchError, match="no such file or folder"):
+        verify(folder_cache, recompute=1)
