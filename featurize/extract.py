@@ -307,7 +307,7 @@ def carry_out(plan: Plan, *, overwrite: bool = False, progress: Progress = lambd
         began = time.perf_counter()
         for name, split in dataset.splits.items():
             with _kept(shards, name) as keep:
-                for ids, parts, unreadable in _computed(plan, split, shards.done[name]):
+                for ids, parts, unreadable in computed(plan, split, shards.done[name]):
                     for layer, part in zip(spec.layers, parts, strict=True):
                         _check_finite(part, layer, name, ids)
                     block = np.concatenate(parts, axis=1)
@@ -475,7 +475,7 @@ def prepared(images: Any, spec: ExtractionSpec) -> tuple[np.ndarray, list[int]]:
     return resized(images, spec.image_size, spec.resize, spec.aspect), []
 
 
-def _computed(plan: Plan, split: Split, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray], list[int]]]:
+def computed(plan: Plan, split: Split, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray], list[int]]]:
     """The ids and vectors of each batch from row `first` on, and which of its rows could not be read.
 
     The next batch is decoded and resized meanwhile.

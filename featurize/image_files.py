@@ -149,7 +149,7 @@ class _LeftOut:
 
     def tell(self) -> None:
         for kind, count in self.counts.items():
-            logger.info("left out: %s %s (%s)", f"{count:,}", kind, _some(self.examples[kind], count))
+            logger.info("left out: %s: %s (%s)", kind, f"{count:,}", _some(self.examples[kind], count))
 
 
 def _parts(root: Path, left_out: _LeftOut) -> list[dict[str, bytes]]:
@@ -283,13 +283,13 @@ def _copies(files: ImageFiles, label: np.ndarray, test: np.ndarray) -> np.ndarra
     same = (files.digests[1:] == files.digests[:-1]).all(axis=1)
     other_class, other_split = label[1:] != label[:-1], test[1:] != test[:-1]
     for found, what, level in (
-        (same & ~other_class & ~other_split, "copies of others in their class, and count as often", logging.INFO),
-        (same & other_class, "copies of files in another class: one of the labels is wrong", logging.WARNING),
-        (same & other_split, "in both splits: the test figures will be too good", logging.WARNING),
+        (same & ~other_class & ~other_split, "copies of others in their class, and count all the same", logging.INFO),
+        (same & other_class, "copies of files in another class, so that one label is wrong", logging.WARNING),
+        (same & other_split, "in both splits, so that the test figures will be too good", logging.WARNING),
     ):
         if count := int(found.sum()):
             pairs = [files.paths[row] + b" = " + files.paths[row + 1] for row in np.flatnonzero(found)[:EXAMPLES]]
-            logger.log(level, "%s images are %s (%s)", f"{count:,}", what, _some(pairs, count))
+            logger.log(level, "images that are %s: %s (%s)", what, f"{count:,}", _some(pairs, count))
     return np.concatenate([[False], same & ~other_class])
 
 

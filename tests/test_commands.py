@@ -146,7 +146,7 @@ def test_class_folders(tmp_path: Path, data_folder: Path) -> None:
     words = ["featurize", "--data", str(root), "--backbone", "pixels", "--image-size", "8"]
     done = command(*words)
     assert done.returncode == 0, done.stderr
-    assert "info: left out: 1 files whose names are not those of images (train/cats/Thumbs.db)\n" in done.stderr
+    assert "info: left out: files whose names are not those of images: 1 (train/cats/Thumbs.db)\n" in done.stderr
     assert "info: train: 64 images of 2 classes, cats 52, d\u00f6gs 12\n" in done.stderr
     assert "info: test: 24 images of 2 classes, 12 each\n" in done.stderr
     assert (
@@ -186,7 +186,7 @@ def test_pixels_takes_the_command_of_the_network_it_is_the_control_for(images: P
     ("arguments", "code", "parts"),
     [
         (["--data", "absent"], 2, ["--data absent: no such file or folder", "known: cifar10, sample"]),
-        (["--data", "tests"], 1, ["tests holds no data_batch_1.bin", "CIFAR-10 binary version"]),
+        (["--data", "tests"], 1, ["tests holds neither folders of images", "CIFAR-10 binary version"]),
         (["--data", "README.md"], 1, ["neither a folder nor an .npz file"]),
         (["--data", "sample", "--pool", "grid3"], 2, ["--pool grid3", "did you mean grid4 or grid2"]),
         (["--data", "sample", "--resize", "area"], 2, ["--resize area"]),

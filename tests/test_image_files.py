@@ -66,7 +66,7 @@ def test_a_validation_split_is_the_test_split_where_there_is_no_other(
     assert "left out" not in caplog.text
     fill(tmp_path / "test", cats=1, dogs=2)
     assert len(found_in(tmp_path)["test"]) == 3
-    assert f"left out: 1 folders beside train and test, the test split ({name})" in caplog.text
+    assert f"left out: folders beside train and test, the test split: 1 ({name})" in caplog.text
 
 
 def test_train_alone_is_split(tmp_path: Path) -> None:
@@ -139,21 +139,21 @@ def test_what_is_left_out_is_told_a_line_a_kind(tmp_path: Path, caplog: pytest.L
     assert sum(map(len, found.values())) == 41  # the link inside the folder is one more
     lines = [line for line in caplog.messages if line.startswith("left out: ")]
     for line in (
-        "1 files beside the class folders (notes.txt)",
-        "1 folders without images (empty)",
-        "1 folders inside class folders (cats/inner)",
-        "1 pipes, sockets and the like (cats/pipe.png)",
+        "files beside the class folders: 1 (notes.txt)",
+        "folders without images: 1 (empty)",
+        "folders inside class folders: 1 (cats/inner)",
+        "pipes, sockets and the like: 1 (cats/pipe.png)",
     ):
         assert f"left out: {line}" in lines
     (links,) = [line for line in lines if "links out of the folder" in line]
-    assert "2 symbolic" in links
+    assert "symbolic links out of the folder: 2 (" in links
     assert "cats/link.png" in links
     assert "linked" in links
     (hidden,) = [line for line in lines if "hidden" in line]
-    assert f"{EXAMPLES + 2} hidden" in hidden
+    assert f"hidden files and folders: {EXAMPLES + 2} (" in hidden
     assert hidden.endswith(", ...)")
-    assert any("4 files whose names are not those of images" in line for line in lines)
-    assert any("2 symbolic links to nothing" in line for line in lines)
+    assert any("files whose names are not those of images: 4 (" in line for line in lines)
+    assert any("symbolic links to nothing: 2 (" in line for line in lines)
     assert len(lines) == 8
 
 
@@ -166,11 +166,13 @@ def test_copies_are_told_and_stay_on_one_side(tmp_path: Path, caplog: pytest.Log
     found = found_in(tmp_path)
     assert any({"cats/005.png", "cats/b.png", "cats/c.png"} <= set(files) for files in found.values())
     assert any({"cats/006.png", "dogs/a.png"} <= set(files) for files in found.values())
-    told = {record.message: record.levelname for record in caplog.records if " images are " in record.message}
+    told = {
+        record.message: record.levelname for record in caplog.records if record.message.startswith("images that are")
+    }
     assert told == {
-        "2 images are copies of others in their class, and count as often "
+        "images that are copies of others in their class, and count all the same: 2 "
         "(cats/005.png = cats/b.png, cats/b.png = cats/c.png)": "INFO",
-        "1 images are copies of files in another class: one of the labels is wrong "
+        "images that are copies of files in another class, so that one label is wrong: 1 "
         "(cats/006.png = dogs/a.png)": "WARNING",
     }  # fmt: skip
 
@@ -180,14 +182,14 @@ def test_copies_in_both_splits_are_warned_of(tmp_path: Path, caplog: pytest.LogC
     fill(tmp_path / "test", cats=5, dogs=1)
     found_in(tmp_path)
     (line,) = caplog.messages
-    assert line.startswith("6 images are in both splits: the test figures will be too good (train/")
+    assert line.startswith("images that are in both splits, so that the test figures will be too good: 6 (train/")
     assert line.endswith(", ...)")
     caplog.clear()
     (tmp_path / "test" / "dogs" / "000.png").write_text("cats 8")  # in both, and under two names
     found_in(tmp_path)
     assert [line.partition(" (")[0] for line in caplog.messages] == [
-        "1 images are copies of files in another class: one of the labels is wrong",
-        "6 images are in both splits: the test figures will be too good",
+        "images that are copies of files in another class, so that one label is wrong: 1",
+        "images that are in both splits, so that the test figures will be too good: 6",
     ]
 
 
