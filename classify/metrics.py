@@ -24,6 +24,7 @@ class Metrics:
     Attributes:
         accuracy: 0..1, with the bounds of its 95% interval.
         macro_f1: mean of the F1 of all classes that are labels or predictions of some row, 0..1.
+        balanced_accuracy: mean of the recall of all classes that are labels of some row, 0..1.
         recall: share of each class's rows that were found, [value, low, high]; None without rows.
         support: rows of each class.
         log_loss: mean negative logarithm of the label's probability, None without probabilities.
@@ -39,6 +40,7 @@ class Metrics:
     macro_f1: float
     macro_f1_low: float
     macro_f1_high: float
+    balanced_accuracy: float
     recall: dict[str, list[float] | None]
     support: dict[str, int]
     log_loss: float | None = None
@@ -81,6 +83,7 @@ def metrics(
         macro_f1=float(macro_f1),
         macro_f1_low=float(f1_bounds[0]),
         macro_f1_high=float(f1_bounds[1]),
+        balanced_accuracy=float(np.nanmean(recall)),
         recall={
             name: [float(recall[k]), *recall_bounds[:, k].tolist()] if support[k] else None
             for k, name in enumerate(class_names)

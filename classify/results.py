@@ -21,7 +21,7 @@ from featurize.errors import DataError, UsageError
 from featurize.files import data_root
 
 logger = logging.getLogger("frozenbench")
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 RESULT = "result.json"
 PREDICTIONS = "predictions.parquet"
 
@@ -68,6 +68,7 @@ class RunResult:
     macro_f1: float
     macro_f1_low: float
     macro_f1_high: float
+    balanced_accuracy: float
     recall: dict[str, list[float] | None]
     support: dict[str, int]
     log_loss: float

@@ -10,6 +10,7 @@ neither changes when files are added, removed or renamed. Nothing is decoded bef
 import hashlib
 import logging
 import os
+import time
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,7 @@ EXAMPLES = 3
 WORKERS = min(8, os.cpu_count() or 1)  # each holds a whole image in memory
 HASHED_AT_ONCE = 256
 PIECE = 1 << 16
+TELL_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,6 @@ def read_folder(root: Path) -> tuple[tuple[str, ...], dict[str, tuple[ImageFiles
     paths = [path for classes in parts for found in classes.values() for path in found]
     counts = [[len(classes[name]) for name in class_names] for classes in parts]
     label = np.concatenate([np.repeat(np.arange(len(class_names)), each) for each in counts])
-    logger.info("%s: %s images of %s classes", root, f"{len(paths):,}", f"{len(class_names):,}")
     files = ImageFiles(root, np.array(paths), _digests(root, paths))
     words = files.digests.view(">u8")  # (n, 4)
     if len(parts) == 2:
@@ -239,8 +240,13 @@ def _digests(root: Path, paths: list[bytes]) -> np.ndarray:
                 ) from error
         return b"".join(found)
 
+    joined, told = bytearray(), time.monotonic()
     with ThreadPoolExecutor(WORKERS) as pool:
-        joined = b"".join(pool.map(several, range(0, len(paths), HASHED_AT_ONCE)))
+        for some in pool.map(several, range(0, len(paths), HASHED_AT_ONCE)):
+            joined += some
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                logger.info("looked at %s of %s files", f"{len(joined) // 32:,}", f"{len(paths):,}")
     return np.frombuffer(joined, np.uint8).reshape(-1, 32)
 
 

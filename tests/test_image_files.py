@@ -346,6 +346,17 @@ def test_any_layout(train: dict[str, list[int]], test: dict[str, list[int]]) -> 
                     assert in_test(str(written[path][1]).encode()) == (split == "test")
 
 
+def test_long_work_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(image_files, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(image_files, "HASHED_AT_ONCE", 50)
+    read_folder(fill(tmp_path, cats=60, dogs=60))
+    told = [line for line in caplog.messages if line.startswith("looked at")]
+    assert told == [f"looked at {count} of 120 files" for count in (50, 100, 120)]
+
+
 def files_of(root: Path) -> ImageFiles:
     paths = sorted(os.fsencode(path.relative_to(root)) for path in root.rglob("*.*"))
     return ImageFiles(root, np.array(paths), image_files._digests(root, paths))

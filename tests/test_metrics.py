@@ -4,7 +4,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from sklearn.metrics import brier_score_loss, f1_score, recall_score
+from sklearn.metrics import balanced_accuracy_score, brier_score_loss, f1_score, recall_score
 
 from classify.metrics import Metrics, bootstrap, expected_calibration_error, metrics, reliability_bins
 from featurize.errors import HeadError
@@ -49,6 +49,7 @@ def test_recall_and_macro_f1_are_those_of_scikit_learn() -> None:
     labels, predicted = rows_of(CONFUSION)
     found = metrics(labels, predicted, None, CLASSES)
     assert found.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert [found.recall[name][0] for name in CLASSES] == pytest.approx(recall_score(labels, predicted, average=None))
     assert found.support == {"ant": 100, "bee": 150, "cow": 150}
     for value, low, high in [(found.macro_f1, found.macro_f1_low, found.macro_f1_high), *found.recall.values()]:
@@ -142,6 +143,7 @@ def test_a_class_without_test_rows() -> None:
     assert found.recall["bee"] is None
     assert found.support["bee"] == 0
     assert found.recall["cow"][0] == pytest.approx(115 / 150)
+    assert found.balanced_accuracy == pytest.approx((found.recall["ant"][0] + 115 / 150) / 2)
     assert found.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
     assert found.log_loss > 0
 

@@ -37,6 +37,7 @@ def make_result(**changes: object) -> RunResult:
         "macro_f1": 0.714,
         "macro_f1_low": 0.685,
         "macro_f1_high": 0.741,
+        "balanced_accuracy": 0.71,
         "recall": {"ant": [0.7, 0.65, 0.75], "bee": [0.72, 0.67, 0.77], "cow": None},
         "support": {"ant": 500, "bee": 500, "cow": 0},
         "log_loss": 0.85,
@@ -116,7 +117,7 @@ def test_damaged_runs_are_left_out(tmp_path: Path, text: str) -> None:
 
 def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "tiny" / "old-1", make_result(schema_version=0), PREDICTIONS)
-    with pytest.raises(DataError, match="layout version 0, expected 3"):
+    with pytest.raises(DataError, match="layout version 0, expected 4"):
         RunResult.read(tmp_path / "tiny" / "old-1")
 
 
