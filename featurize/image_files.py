@@ -90,7 +90,7 @@ class ImageFiles:
                 file.seek(0)
                 return decoded(file, size, size, kernel, aspect)
         except OSError as error:
-            raise DataError(f"cannot be opened ({error.strerror})") from error
+            raise DataError(f"cannot be read ({error.strerror})") from error
 
 
 def read_folder(root: Path) -> tuple[tuple[str, ...], dict[str, tuple[ImageFiles, np.ndarray]]]:
@@ -127,7 +127,7 @@ def read_folder(root: Path) -> tuple[tuple[str, ...], dict[str, tuple[ImageFiles
         test = np.repeat([False, True], [sum(each) for each in counts])
     else:
         test = words[:, 0] < np.uint64(TEST_SHARE * 2**64)
-    order = np.lexsort((test, label, *words.T[::-1]))
+    order = np.lexsort((test, *words.T[::-1]))  # by content, then split; the rest stays: by class and name
     files, label, test = files[order], label[order], test[order]
     copies = _copies(files, label, test)
     if len(parts) == 1:
@@ -156,12 +156,14 @@ class _LeftOut:
 def _parts(root: Path, left_out: _LeftOut) -> list[dict[str, bytes]]:
     """The class folders of the images that are to be split, or those to train on and those to test on."""
     folders = _subfolders(os.fsencode(root), left_out)
-    tests = [name for name in TEST_FOLDERS if name in folders]
-    if "train" in folders and tests:
-        for name in sorted(folders.keys() - {"train", tests[0]}):
-            left_out.add(f"folders beside train and {tests[0]}, the test split", folders[name])
-        return [_subfolders(folders[name], left_out) for name in ("train", tests[0])]
-    return [_subfolders(folders["train"], left_out) if list(folders) == ["train"] else folders]
+    lower = {name.lower(): name for name in folders}
+    splits = [lower[name] for name in ("train", *TEST_FOLDERS) if name in lower]
+    if "train" in lower and len(splits) > 1:
+        train, test, *_ = splits
+        for name in sorted(folders.keys() - {train, test}):
+            left_out.add(f"folders beside {train} and {test}, the test split", folders[name])
+        return [_subfolders(folders[name], left_out) for name in (train, test)]
+    return [_subfolders(folders[lower["train"]], left_out) if list(lower) == ["train"] else folders]
 
 
 def _entries(folder: bytes, left_out: _LeftOut) -> Iterator["os.DirEntry[bytes]"]:
@@ -279,7 +281,7 @@ def _copies(files: ImageFiles, label: np.ndarray, test: np.ndarray) -> np.ndarra
     """Find files of the same content, and log them, a line each kind.
 
     Args:
-        files: sorted by content, label and split.
+        files: sorted by content, split and class.
         label: int64 (n,), of each.
         test: bool (n,), which are to test on.
 

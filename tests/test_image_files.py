@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from featurize import image_files
-from featurize.datasets import load_dataset
+from featurize.datasets import Split, load_dataset
 from featurize.errors import DataError
 from featurize.image_files import EXAMPLES, ImageFiles, read_folder
 
@@ -75,6 +75,12 @@ def test_train_alone_is_split(tmp_path: Path) -> None:
     assert {f"train/{path}": name for path, name in inner["test"].items()} == outer["test"]
 
 
+def test_capital_letters_do_not_matter_in_the_splits_names(tmp_path: Path) -> None:
+    fill(tmp_path / "Train", cats=3, dogs=2)
+    fill(tmp_path / "Validation", cats=1, dogs=1)
+    assert set(found_in(tmp_path)["test"]) == {"Validation/cats/000.png", "Validation/dogs/000.png"}
+
+
 def test_train_may_be_a_class(tmp_path: Path) -> None:
     assert read_folder(fill(tmp_path, train=30, bus=30))[0] == ("bus", "train")
 
@@ -116,6 +122,18 @@ def test_the_digest_is_that_of_content_and_classes(tmp_path: Path) -> None:
     assert moved != digest
     (tmp_path / "dogs" / "x.png").write_text("changed")
     assert load_dataset(str(tmp_path)).digest not in (digest, moved)
+
+
+def test_a_splits_digest_is_that_of_its_files_content(tmp_path: Path) -> None:
+    """The files' names do not count, their number, labels and every bit of their SHA-256 do."""
+    digests = np.random.default_rng(0).integers(0, 256, (5, 32), np.uint8)
+    other = digests.copy()
+    other[4, 31] ^= 1
+
+    def digest(path: bytes, content: np.ndarray) -> str:
+        return Split(ImageFiles(tmp_path, np.array([path] * 5), content), np.zeros(5, int), np.arange(5)).digest
+
+    assert digest(b"a", digests) == digest(b"b", digests) != digest(b"a", other)
 
 
 def test_what_is_left_out_is_told_a_line_a_kind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -390,7 +408,7 @@ def test_what_cannot_be_read_is_black_and_has_a_reason(tmp_path: Path) -> None:
     assert problems[1].startswith("cannot be read (")
     assert problems[2].startswith("no image of a format that is read here")
     assert problems[3] == "its content has changed since the folder was looked through"
-    assert problems[4] == "cannot be opened (No such file or directory)"
+    assert problems[4] == "cannot be read (No such file or directory)"
 
 
 def test_an_error_of_another_kind_is_not_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
