@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from conftest import make_dataset, write_tiny_cache
@@ -30,6 +31,7 @@ from classify.results import RunResult
 from featurize import datasets
 from featurize.cache import load_features
 from featurize.datasets import CIFAR10_RECORD, load_cifar10_folder, load_npz, read_cifar10_archive
+from featurize.decode import FORMATS, read_image
 from featurize.errors import FrozenbenchError
 from featurize.shards import Shards
 
@@ -127,7 +129,14 @@ def targets(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes, random.Rand
         (folder / "run" / "result.json").write_bytes(path.read_bytes())
         RunResult.read(folder / "run")
 
+    pictures = {}
+    for kind in FORMATS:
+        picture = io.BytesIO()
+        Image.fromarray(split.images[0]).save(picture, kind)
+        pictures[kind] = (picture.getvalue(), damaged, lambda path: read_image(path, 8, 8))
+
     return {
+        **pictures,
         "cache": (cache, damaged, both),
         "sealed cache": (cache, resealed, both),
         "npz": (npz.getvalue(), damaged, load_npz),
