@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import pictures, plots, transfer
+from analysis.claims import claims
 from analysis.report import Picture, PointMap, Report, Section, Table, write_report
 from analysis.tables import LEGEND, comparison, head_name, headline, readable, with_groups, write_comparison
 from classify.results import RunResult, read_predictions
@@ -110,7 +111,7 @@ def answer(
         figures: where its figures go.
     """
     shown = with_groups(headline(rows))
-    claims = {claim.key: claim for claim in transfer.claims(rows, runs)}
+    answers = {claim.key: claim for claim in claims(rows, runs)}
     drawn = {
         "accuracy": [accuracy_figure(shown, figures)],
         "little-data": [curves_figure(rows, figures)],
@@ -129,18 +130,21 @@ def answer(
             ],
             notes=list(claim.notes),
         )
-        for key, claim in claims.items()
+        for key, claim in answers.items()
     ]
     first = next(iter(runs.values()))
     best, classes = shown.iloc[0], len(first.class_names)
     return Report(
         title="What is a frozen network worth on these images?",
         subtitle=f"{first.dataset}: {len(runs)} runs on {first.test_rows:,} test images, {classes} classes",
-        summary=[*(claim.answer for claim in claims.values()), summary_of_best(best, runs[Path(best["run_dir"])])],
+        summary=[*(claim.answer for claim in answers.values()), summary_of_best(best, runs[Path(best["run_dir"])])],
         sections=[*sections, heads_section(shown, runs, figures), pictures_section(shown, runs, figures)],
         commands=commands(first),
         versions=versions(runs),
-        fingerprints={str(name): str(value) for name, value in rows.groupby("features")["fingerprint"].first().items()},
+        fingerprints={
+            f"{row.features}, in {row.cache}.h5": row.fingerprint
+            for row in rows.drop_duplicates("features").sort_values("features").itertuples()
+        },
         limits=list(LIMITS),
         left_out=[(path.as_posix(), reason) for path, reason in left_out],
     )

@@ -13,10 +13,10 @@ from classify.results import RunResult, read_predictions
 from featurize.files import written_whole
 
 COLUMNS = [
-    "dataset", "test_set", "kind", "features", "backbone", "weights", "layers", "model", "seed", "class_weight",
-    "tuned", "dim", "train_rows", "test_rows", "accuracy", "accuracy_low", "accuracy_high", "macro_f1", "macro_f1_low",
-    "macro_f1_high", "log_loss", "brier", "ece", "fit_seconds", "extraction_seconds", "predict_ms_per_image",
-    "iterations", "converged", "head_bytes", "fingerprint", "run_dir",
+    "dataset", "test_set", "kind", "features", "cache", "backbone", "weights", "layers", "model", "seed",
+    "class_weight", "tuned", "dim", "train_rows", "test_rows", "accuracy", "accuracy_low", "accuracy_high",
+    "macro_f1", "macro_f1_low", "macro_f1_high", "log_loss", "brier", "ece", "fit_seconds", "extraction_seconds",
+    "predict_ms_per_image", "iterations", "converged", "head_bytes", "fingerprint", "run_dir",
 ]  # fmt: skip
 HEAD = ["test_set", "features", "layers", "model", "class_weight"]
 TIED = "†"
@@ -46,10 +46,11 @@ def comparison(runs: Mapping[Path, RunResult]) -> pd.DataFrame:
 
     `test_set` names the test images: the data set's name and the first digits of their digest.
     `kind` is what the head works on: `pretrained` or `random` (a network with such weights), `pixels`,
-    or `scratch` (the images themselves, by a network that is trained on them). `features` is the name
-    of the vectors; where one name stands for several kinds of vectors, their layers or the first
-    digits of their fingerprints are added. Accuracy, macro F1, their bounds and the calibration error
-    are in 0..1; `extraction_seconds` is for one image.
+    or `scratch` (the images themselves, by a network that is trained on them). `cache` is the name of
+    the vectors' file, `features` what they are called for short: the backbone and its weights, or the
+    whole name where that says too little. Where one name stands for several kinds of vectors, their
+    layers or the first digits of their fingerprints are added. Accuracy, macro F1, their bounds and
+    the calibration error are in 0..1; `extraction_seconds` is for one image.
     """
     rows = [
         {
@@ -57,7 +58,8 @@ def comparison(runs: Mapping[Path, RunResult]) -> pd.DataFrame:
             "test_set": f"{result.dataset}-{result.test_digest[:8]}",
             "kind": _kind(result),
             "backbone": result.spec["backbone"],
-            "features": result.features.removeprefix(f"{result.dataset}-"),
+            "features": _short(result),
+            "cache": _long(result),
             "layers": "+".join(result.layers),
             "class_weight": result.class_weight or "none",
             "run_dir": path.as_posix(),
@@ -65,6 +67,8 @@ def comparison(runs: Mapping[Path, RunResult]) -> pd.DataFrame:
         for path, result in runs.items()
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
+    unclear = table.groupby(["test_set", "features"])["cache"].transform("nunique") > 1
+    table["features"] = table["features"].mask(unclear, table["cache"])
     for column, mark in (("layers", table["layers"]), ("fingerprint", table["fingerprint"].str[:6])):
         several = table.groupby(["test_set", "features"])[column].transform("nunique") > 1
         table["features"] = table["features"].where(~several, table["features"] + " (" + mark + ")")
@@ -174,6 +178,17 @@ def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
         with written_whole(folder / name) as temporary:
             temporary.write_text(text, "utf-8")
     return [folder / name for name in texts]
+
+
+def _long(result: RunResult) -> str:
+    """The name of the vectors, without the data set's."""
+    return result.features.removeprefix(f"{result.dataset}-")
+
+
+def _short(result: RunResult) -> str:
+    """The backbone and its weights, where the vectors' name begins with them, as one that the user chose does not."""
+    name = "pixels" if result.spec["backbone"] == "pixels" else f"{result.spec['backbone']}-{result.weights}"
+    return name if f"{_long(result)}-".startswith(f"{name}-") else _long(result)
 
 
 def _kind(result: RunResult) -> str:
