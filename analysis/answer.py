@@ -11,7 +11,17 @@ from matplotlib.figure import Figure
 from analysis import pictures, plots, transfer
 from analysis.claims import claims
 from analysis.report import Picture, PointMap, Report, Section, Table, write_report
-from analysis.tables import LEGEND, comparison, head_name, headline, readable, with_groups, write_comparison
+from analysis.tables import (
+    BOLD,
+    LEGEND,
+    bold_cells,
+    comparison,
+    head_name,
+    headline,
+    readable,
+    with_groups,
+    write_comparison,
+)
 from classify.results import RunResult, read_predictions
 from featurize.errors import DataError
 
@@ -126,7 +136,11 @@ def answer(
             parts=[
                 *drawn[key],
                 *([Table(f"{claim.title}, in figures", claim.table)] if len(claim.table) else []),
-                *([Table(f"All heads. {LEGEND}", readable(shown))] if key == "accuracy" else []),
+                *(
+                    [Table(f"All heads. {BOLD} {LEGEND}", readable(shown), bold_cells(shown))]
+                    if key == "accuracy"
+                    else []
+                ),
             ],
             notes=list(claim.notes),
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from classify.compare import compare
@@ -20,6 +21,7 @@ COLUMNS = [
 ]  # fmt: skip
 HEAD = ["test_set", "features", "layers", "model", "class_weight"]
 TIED = "†"
+ACCURACY = "accuracy % (95% interval)"
 BOLD = "In bold: the most accurate."
 LEGEND = (
     f"{TIED}: not significantly less accurate than the best. Heads that share a letter do not differ "
@@ -143,7 +145,7 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
                 "features": row.features,
                 "head": head_name(row) + (" (not converged)" if row.converged is False else ""),
                 "train images": f"{row.train_rows:,}",
-                "accuracy % (95% interval)": with_interval(row.accuracy, row.accuracy_low, row.accuracy_high)
+                ACCURACY: with_interval(row.accuracy, row.accuracy_low, row.accuracy_high)
                 + (f" {TIED}" if row.accuracy < best and letters & _letters(row.group) else ""),
                 "group": row.group,
                 "macro F1 % (95% interval)": with_interval(row.macro_f1, row.macro_f1_low, row.macro_f1_high),
@@ -213,17 +215,18 @@ def _title(rows: pd.DataFrame) -> str:
     return f"{rows['dataset'].iloc[0]}: {rows['test_rows'].iloc[0]:,} test images"
 
 
+def bold_cells(rows: pd.DataFrame) -> frozenset[tuple[int, int]]:
+    """Row and column, of the table that `readable` makes of these rows, of the best accuracies."""
+    column = list(readable(rows).columns).index(ACCURACY)
+    return frozenset((row, column) for row in np.flatnonzero(rows["accuracy"] == rows["accuracy"].max()).tolist())
+
+
 def _cells(rows: pd.DataFrame, bold: str, cell: Any) -> list[list[str]]:
     """The readable rows, each cell as `cell` writes it, the best accuracies set in bold by a format."""
     shown = readable(rows)
-    best = rows["accuracy"].max()
-    accuracy = list(shown.columns).index("accuracy % (95% interval)")
-    lines = []
-    for value, texts in zip(rows["accuracy"], shown.to_numpy().tolist(), strict=True):
-        line = [cell(text) for text in texts]
-        if value == best:
-            line[accuracy] = bold.format(line[accuracy])
-        lines.append(line)
+    lines = [[cell(text) for text in texts] for texts in shown.to_numpy().tolist()]
+    for row, column in bold_cells(rows):
+        lines[row][column] = bold.format(lines[row][column])
     return [[cell(heading) for heading in shown.columns], *lines]
 
 
