@@ -121,14 +121,14 @@ def extracted(dataset: "ImageDataset", weights: str, preset: Preset, folder: Pat
 
 
 def training_steps(infos: list["CacheInfo"], preset: Preset, runs: Path, threads: int) -> Iterator[Step]:
-    """Every training of the experiment, the largest training sets first: they are the answer, the others its detail."""
+    """Every training of the experiment: on all images first, then draw after draw, so that half of it is an answer."""
     from classify.heads import ALL
     from classify.train import Job, train_heads
 
     pretrained, _, pixels = infos
     every, classes = pretrained.rows["train"], len(pretrained.class_names)
     small = [each * classes for each in preset.images_per_class if each * classes < every]
-    sizes = [(None, 0), *((rows, seed) for rows in reversed(small) for seed in range(preset.seeds))]
+    sizes = [(None, 0), *((rows, seed) for seed in range(preset.seeds) for rows in reversed(small))]
     for rows, seed in sizes:
         for info in infos:
             for model in (*ALL, SCRATCH) if info is pixels else ALL:
