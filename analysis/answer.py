@@ -397,7 +397,7 @@ def versions(runs: Mapping[Path, RunResult]) -> dict[str, str]:
 
 def _named(row: pd.Series) -> str:
     """A head and its features."""
-    return f"{head_name(row)} on {row.features}"
+    return head_name(row) + (" from scratch" if row.kind == "scratch" else "") + f" on {row.features}"
 
 
 def _percent(row: pd.Series) -> str:

@@ -112,7 +112,7 @@ def extracted(dataset: "ImageDataset", weights: str, preset: Preset, folder: Pat
 
     if weights:
         backbone = load_backbone("vgg16", weights=weights, layers=("block3_pool",), image_size=64)
-        name = f"vgg16-{weights}-64px-block3_pool-{preset.pool}" + ("-flip" if preset.flip else "")
+        name = f"vgg16-{backbone.weights}-64px-block3_pool-{preset.pool}" + ("-flip" if preset.flip else "")
     else:
         backbone, name = load_backbone("pixels", image_size=32), "pixels"
     logger.info("features: %s", name)

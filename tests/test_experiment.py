@@ -47,7 +47,7 @@ def test_every_head_on_every_kind_of_features_and_size() -> None:
     runs = whole()
     features = {name.removeprefix("cifar10-sample-") for _, name, _, _ in runs}
     assert features == {
-        "vgg16-imagenet-64px-block3_pool-grid2-flip", "vgg16-random-64px-block3_pool-grid2-flip", "pixels",
+        "vgg16-imagenet-64px-block3_pool-grid2-flip", "vgg16-random-0-64px-block3_pool-grid2-flip", "pixels",
     }  # fmt: skip
     sizes = {(rows, seed) for _, _, rows, seed in runs}
     assert sizes == {(150, 0), (50, 0), (50, 1)}  # 100 a class are more than there are
