@@ -99,8 +99,10 @@ def test_fewer_rows_still_hold_every_class(monkeypatch: pytest.MonkeyPatch) -> N
     assert head.temperature_ != 1
 
 
-@pytest.mark.parametrize("name", ["svm", "linear-svm", "xgboost", "mlp"])
-def test_heads_are_not_too_sure_of_what_they_have_learned_by_heart(name: str) -> None:
-    head = make_head(name, Task(*X.shape)).fit(X, Y)
-    assert (head.predict(X) == Y).mean() > (head.predict(X_TEST) == Y_TEST).mean() + 0.05
-    assert expected_calibration_error(reliability_bins(Y_TEST, head.predict_proba(X_TEST))) < 0.08
+@pytest.mark.parametrize("name", ["svm", "xgboost", "mlp"])
+def test_with_few_rows_heads_are_not_too_sure(name: str) -> None:
+    """Without a temperature it is 0.08 to 0.19."""
+    head = make_head(name, Task(150, X.shape[1])).fit(X[:150], Y[:150])
+    assert (
+        expected_calibration_error(reliability_bins(Y_TEST, head.predict_proba(X_TEST))) < 0.06
+    )  # 0.08 to 0.19 without
