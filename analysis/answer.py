@@ -222,7 +222,7 @@ def convergence_figure(rows: pd.DataFrame, runs: Mapping[Path, RunResult], figur
 
 def heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], figures: Figures) -> Section:
     """What the best head, and the best control beside it, get right and wrong, and how sure they are."""
-    best = shown.iloc[0]
+    best = _best_frozen(shown)
     controls = shown[shown["kind"] != transfer.TRANSFER]
     pair = [best, *([controls.iloc[0]] if len(controls) and best["kind"] == transfer.TRANSFER else [])]
     names = runs[Path(best["run_dir"])].class_names
@@ -275,7 +275,7 @@ def heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], figures: 
 
 def pictures_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], figures: Figures) -> Section:
     """Mistakes, a map of the vectors and nearest neighbours, as far as images and vectors are still there."""
-    best = shown.iloc[0]
+    best = _best_frozen(shown)
     result = runs[Path(best["run_dir"])]
     parts: list[Picture | Table | PointMap] = []
     missing = []
@@ -290,7 +290,7 @@ def pictures_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], figure
     return Section(
         title="Images and their vectors",
         question="What do the mistakes look like, and which images are near one another?",
-        answer=f"Shown for {_named(best)}, the most accurate head." if parts else "There is nothing to show.",
+        answer=f"Shown for {_named(best)}." if parts else "There is nothing to show.",
         parts=parts,
         notes=notes,
     )
@@ -393,6 +393,12 @@ def versions(runs: Mapping[Path, RunResult]) -> dict[str, str]:
         for name, version in result.versions.items():
             found.setdefault(name, set()).add(version)
     return {name: ", ".join(sorted(each)) for name, each in sorted(found.items())}
+
+
+def _best_frozen(shown: pd.DataFrame) -> pd.Series:
+    """The most accurate head on a pretrained network; where there is none, the most accurate of all."""
+    frozen = shown[shown["kind"] == transfer.TRANSFER]
+    return (frozen if len(frozen) else shown).iloc[0]
 
 
 def _named(row: pd.Series) -> str:
