@@ -9,8 +9,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import pictures, plots, transfer
+from analysis.claims import claims
 from analysis.report import Picture, PointMap, Report, Section, Table, write_report
-from analysis.tables import LEGEND, comparison, head_name, headline, readable, with_groups, write_comparison
+from analysis.tables import (
+    BOLD,
+    LEGEND,
+    bold_cells,
+    comparison,
+    head_name,
+    headline,
+    readable,
+    with_groups,
+    write_comparison,
+)
 from classify.results import RunResult, read_predictions
 from featurize.errors import DataError
 
@@ -110,7 +121,7 @@ def answer(
         figures: where its figures go.
     """
     shown = with_groups(headline(rows))
-    claims = {claim.key: claim for claim in transfer.claims(rows, runs)}
+    answers = {claim.key: claim for claim in claims(rows, runs)}
     drawn = {
         "accuracy": [accuracy_figure(shown, figures)],
         "little-data": [curves_figure(rows, figures)],
@@ -125,22 +136,29 @@ def answer(
             parts=[
                 *drawn[key],
                 *([Table(f"{claim.title}, in figures", claim.table)] if len(claim.table) else []),
-                *([Table(f"All heads. {LEGEND}", readable(shown))] if key == "accuracy" else []),
+                *(
+                    [Table(f"All heads. {BOLD} {LEGEND}", readable(shown), bold_cells(shown))]
+                    if key == "accuracy"
+                    else []
+                ),
             ],
             notes=list(claim.notes),
         )
-        for key, claim in claims.items()
+        for key, claim in answers.items()
     ]
     first = next(iter(runs.values()))
     best, classes = shown.iloc[0], len(first.class_names)
     return Report(
         title="What is a frozen network worth on these images?",
         subtitle=f"{first.dataset}: {len(runs)} runs on {first.test_rows:,} test images, {classes} classes",
-        summary=[*(claim.answer for claim in claims.values()), summary_of_best(best, runs[Path(best["run_dir"])])],
+        summary=[*(claim.answer for claim in answers.values()), summary_of_best(best, runs[Path(best["run_dir"])])],
         sections=[*sections, heads_section(shown, runs, figures), pictures_section(shown, runs, figures)],
         commands=commands(first),
         versions=versions(runs),
-        fingerprints={str(name): str(value) for name, value in rows.groupby("features")["fingerprint"].first().items()},
+        fingerprints={
+            f"{row.features}, in {row.cache}.h5": row.fingerprint
+            for row in rows.drop_duplicates("features").sort_values("features").itertuples()
+        },
         limits=list(LIMITS),
         left_out=[(path.as_posix(), reason) for path, reason in left_out],
     )
@@ -204,7 +222,7 @@ def convergence_figure(rows: pd.DataFrame, runs: Mapping[Path, RunResult], figur
 
 def heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], figures: Figures) -> Section:
     """What the best head, and the best control beside it, get right and wrong, and how sure they are."""
-    best = shown.iloc[0]
+    best = _best_frozen(shown)
     controls = shown[shown["kind"] != transfer.TRANSFER]
     pair = [best, *([controls.iloc[0]] if len(controls) and best["kind"] == transfer.TRANSFER else [])]
     names = runs[Path(best["run_dir"])].class_names
@@ -257,7 +275,7 @@ def heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], figures: 
 
 def pictures_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], figures: Figures) -> Section:
     """Mistakes, a map of the vectors and nearest neighbours, as far as images and vectors are still there."""
-    best = shown.iloc[0]
+    best = _best_frozen(shown)
     result = runs[Path(best["run_dir"])]
     parts: list[Picture | Table | PointMap] = []
     missing = []
@@ -272,7 +290,7 @@ def pictures_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], figure
     return Section(
         title="Images and their vectors",
         question="What do the mistakes look like, and which images are near one another?",
-        answer=f"Shown for {_named(best)}, the most accurate head." if parts else "There is nothing to show.",
+        answer=f"Shown for {_named(best)}." if parts else "There is nothing to show.",
         parts=parts,
         notes=notes,
     )
@@ -377,9 +395,15 @@ def versions(runs: Mapping[Path, RunResult]) -> dict[str, str]:
     return {name: ", ".join(sorted(each)) for name, each in sorted(found.items())}
 
 
+def _best_frozen(shown: pd.DataFrame) -> pd.Series:
+    """The most accurate head on a pretrained network; where there is none, the most accurate of all."""
+    frozen = shown[shown["kind"] == transfer.TRANSFER]
+    return (frozen if len(frozen) else shown).iloc[0]
+
+
 def _named(row: pd.Series) -> str:
     """A head and its features."""
-    return f"{head_name(row)} on {row.features}"
+    return head_name(row) + (" from scratch" if row.kind == "scratch" else "") + f" on {row.features}"
 
 
 def _percent(row: pd.Series) -> str:

@@ -47,7 +47,7 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset(train=10_000, images_per_class=(10, 100), seeds=3, pool="grid2", flip=False),
+    "quick": Preset(train=5_000, images_per_class=(10, 100), seeds=3, pool="grid2", flip=False),
     "full": Preset(train=None, images_per_class=(10, 30, 100, 300, 1000), seeds=5, pool="grid4", flip=True),
 }
 
@@ -112,7 +112,7 @@ def extracted(dataset: "ImageDataset", weights: str, preset: Preset, folder: Pat
 
     if weights:
         backbone = load_backbone("vgg16", weights=weights, layers=("block3_pool",), image_size=64)
-        name = f"vgg16-{weights}-64px-block3_pool-{preset.pool}" + ("-flip" if preset.flip else "")
+        name = f"vgg16-{backbone.weights}-64px-block3_pool-{preset.pool}" + ("-flip" if preset.flip else "")
     else:
         backbone, name = load_backbone("pixels", image_size=32), "pixels"
     logger.info("features: %s", name)
@@ -121,14 +121,14 @@ def extracted(dataset: "ImageDataset", weights: str, preset: Preset, folder: Pat
 
 
 def training_steps(infos: list["CacheInfo"], preset: Preset, runs: Path, threads: int) -> Iterator[Step]:
-    """Every training of the experiment, the largest training sets first: they are the answer, the others its detail."""
+    """Every training of the experiment: on all images first, then draw after draw, so that half of it is an answer."""
     from classify.heads import ALL
     from classify.train import Job, train_heads
 
     pretrained, _, pixels = infos
     every, classes = pretrained.rows["train"], len(pretrained.class_names)
     small = [each * classes for each in preset.images_per_class if each * classes < every]
-    sizes = [(None, 0), *((rows, seed) for rows in reversed(small) for seed in range(preset.seeds))]
+    sizes = [(None, 0), *((rows, seed) for seed in range(preset.seeds) for rows in reversed(small))]
     for rows, seed in sizes:
         for info in infos:
             for model in (*ALL, SCRATCH) if info is pixels else ALL:

@@ -57,10 +57,12 @@ class Table:
     """Strings as they are to be read; the columns' names are the headings, the first column names the rows.
 
     Columns can be sorted: by the number a cell begins with (so a column keeps to one unit), cells without one last.
+    `bold` holds row and column of the cells that are set in bold.
     """
 
     caption: str
     frame: pd.DataFrame
+    bold: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from classify.compare import compare
@@ -13,13 +14,14 @@ from classify.results import RunResult, read_predictions
 from featurize.files import written_whole
 
 COLUMNS = [
-    "dataset", "test_set", "kind", "features", "backbone", "weights", "layers", "model", "seed", "class_weight",
-    "tuned", "dim", "train_rows", "test_rows", "accuracy", "accuracy_low", "accuracy_high", "macro_f1", "macro_f1_low",
-    "macro_f1_high", "log_loss", "brier", "ece", "fit_seconds", "extraction_seconds", "predict_ms_per_image",
-    "iterations", "converged", "head_bytes", "fingerprint", "run_dir",
+    "dataset", "test_set", "kind", "features", "cache", "backbone", "weights", "layers", "model", "seed",
+    "class_weight", "tuned", "dim", "train_rows", "test_rows", "accuracy", "accuracy_low", "accuracy_high",
+    "macro_f1", "macro_f1_low", "macro_f1_high", "log_loss", "brier", "ece", "fit_seconds", "extraction_seconds",
+    "predict_ms_per_image", "iterations", "converged", "head_bytes", "fingerprint", "run_dir",
 ]  # fmt: skip
 HEAD = ["test_set", "features", "layers", "model", "class_weight"]
 TIED = "†"
+ACCURACY = "accuracy % (95% interval)"
 BOLD = "In bold: the most accurate."
 LEGEND = (
     f"{TIED}: not significantly less accurate than the best. Heads that share a letter do not differ "
@@ -46,10 +48,11 @@ def comparison(runs: Mapping[Path, RunResult]) -> pd.DataFrame:
 
     `test_set` names the test images: the data set's name and the first digits of their digest.
     `kind` is what the head works on: `pretrained` or `random` (a network with such weights), `pixels`,
-    or `scratch` (the images themselves, by a network that is trained on them). `features` is the name
-    of the vectors; where one name stands for several kinds of vectors, their layers or the first
-    digits of their fingerprints are added. Accuracy, macro F1, their bounds and the calibration error
-    are in 0..1; `extraction_seconds` is for one image.
+    or `scratch` (the images themselves, by a network that is trained on them). `cache` is the name of
+    the vectors' file, `features` what they are called for short: the backbone and its weights, or the
+    whole name where that says too little. Where one name stands for several kinds of vectors, their
+    layers or the first digits of their fingerprints are added. Accuracy, macro F1, their bounds and
+    the calibration error are in 0..1; `extraction_seconds` is for one image.
     """
     rows = [
         {
@@ -57,7 +60,8 @@ def comparison(runs: Mapping[Path, RunResult]) -> pd.DataFrame:
             "test_set": f"{result.dataset}-{result.test_digest[:8]}",
             "kind": _kind(result),
             "backbone": result.spec["backbone"],
-            "features": result.features.removeprefix(f"{result.dataset}-"),
+            "features": _short(result),
+            "cache": _long(result),
             "layers": "+".join(result.layers),
             "class_weight": result.class_weight or "none",
             "run_dir": path.as_posix(),
@@ -65,6 +69,8 @@ def comparison(runs: Mapping[Path, RunResult]) -> pd.DataFrame:
         for path, result in runs.items()
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
+    unclear = table.groupby(["test_set", "features"])["cache"].transform("nunique") > 1
+    table["features"] = table["features"].mask(unclear, table["cache"])
     for column, mark in (("layers", table["layers"]), ("fingerprint", table["fingerprint"].str[:6])):
         several = table.groupby(["test_set", "features"])[column].transform("nunique") > 1
         table["features"] = table["features"].where(~several, table["features"] + " (" + mark + ")")
@@ -139,7 +145,7 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
                 "features": row.features,
                 "head": head_name(row) + (" (not converged)" if row.converged is False else ""),
                 "train images": f"{row.train_rows:,}",
-                "accuracy % (95% interval)": with_interval(row.accuracy, row.accuracy_low, row.accuracy_high)
+                ACCURACY: with_interval(row.accuracy, row.accuracy_low, row.accuracy_high)
                 + (f" {TIED}" if row.accuracy < best and letters & _letters(row.group) else ""),
                 "group": row.group,
                 "macro F1 % (95% interval)": with_interval(row.macro_f1, row.macro_f1_low, row.macro_f1_high),
@@ -176,6 +182,17 @@ def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
     return [folder / name for name in texts]
 
 
+def _long(result: RunResult) -> str:
+    """The name of the vectors, without the data set's."""
+    return result.features.removeprefix(f"{result.dataset}-")
+
+
+def _short(result: RunResult) -> str:
+    """The backbone and its weights, where the vectors' name begins with them, as one that the user chose does not."""
+    name = "pixels" if result.spec["backbone"] == "pixels" else f"{result.spec['backbone']}-{result.weights}"
+    return name if f"{_long(result)}-".startswith(f"{name}-") else _long(result)
+
+
 def _kind(result: RunResult) -> str:
     if result.model == "cnn":
         return "scratch"
@@ -198,17 +215,18 @@ def _title(rows: pd.DataFrame) -> str:
     return f"{rows['dataset'].iloc[0]}: {rows['test_rows'].iloc[0]:,} test images"
 
 
+def bold_cells(rows: pd.DataFrame) -> frozenset[tuple[int, int]]:
+    """Row and column, of the table that `readable` makes of these rows, of the best accuracies."""
+    column = list(readable(rows).columns).index(ACCURACY)
+    return frozenset((row, column) for row in np.flatnonzero(rows["accuracy"] == rows["accuracy"].max()).tolist())
+
+
 def _cells(rows: pd.DataFrame, bold: str, cell: Any) -> list[list[str]]:
     """The readable rows, each cell as `cell` writes it, the best accuracies set in bold by a format."""
     shown = readable(rows)
-    best = rows["accuracy"].max()
-    accuracy = list(shown.columns).index("accuracy % (95% interval)")
-    lines = []
-    for value, texts in zip(rows["accuracy"], shown.to_numpy().tolist(), strict=True):
-        line = [cell(text) for text in texts]
-        if value == best:
-            line[accuracy] = bold.format(line[accuracy])
-        lines.append(line)
+    lines = [[cell(text) for text in texts] for texts in shown.to_numpy().tolist()]
+    for row, column in bold_cells(rows):
+        lines[row][column] = bold.format(lines[row][column])
     return [[cell(heading) for heading in shown.columns], *lines]
 
 

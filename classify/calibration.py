@@ -1,5 +1,6 @@
 """From a classifier's scores to probabilities: one temperature, fitted on rows the scores were not fitted on."""
 
+import math
 from itertools import islice
 from typing import Any, Self
 
@@ -7,14 +8,15 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from sklearn.model_selection import StratifiedKFold
+from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from classify.estimator import ProbabilisticClassifier, training_data
 
 FOLDS = 5
-ROWS_FOR_ONE_FOLD = 10_000
+ROWS_FOR_ONE_FOLD = 1_000
 SHARPEST = 1e3
 
 
@@ -23,12 +25,13 @@ class TemperatureCalibrated(ProbabilisticClassifier):
 
     The classifier is fitted on all rows. Beside it, it is fitted on four fifths of them, and the
     temperature is the one that gives the last fifth the least log loss: five times over for up to
-    10,000 rows, once for more, where one fifth is plenty for one number.
+    1,000 rows, once for more, where one fifth is plenty for one number.
 
     Args:
         estimator: a classifier with `decision_function`, or with `predict_proba`, whose logarithm then
             takes the place of scores.
-        max_rows: fit it on no more rows than this for the temperature; None for all four fifths.
+        max_rows: fit it on no more rows than this for the temperature (and at most one more of each
+            class); None for all four fifths.
         random_state: seed of the folds.
 
     Attributes:
@@ -75,12 +78,17 @@ class TemperatureCalibrated(ProbabilisticClassifier):
         scores, labels = [], []
         for fitted, held_out in islice(split, folds if len(targets) <= ROWS_FOR_ONE_FOLD else 1):
             if self.max_rows is not None and len(fitted) > self.max_rows:
-                fitted, _ = train_test_split(
-                    fitted, train_size=self.max_rows, stratify=targets[fitted], random_state=self.random_state
-                )
+                fitted = _share_of_each_class(fitted, targets, self.max_rows / len(fitted), self.random_state)
             scores.append(_scores(clone(self.estimator).fit(X[fitted], targets[fitted]), X[held_out]))
             labels.append(targets[held_out])
         return best_temperature(np.concatenate(scores), np.concatenate(labels))
+
+
+def _share_of_each_class(rows: np.ndarray, targets: np.ndarray, share: float, random_state: Any) -> np.ndarray:
+    """Some of the rows: of each class the same share, and one row at least."""
+    shuffled = check_random_state(random_state).permutation(rows)
+    classes = (shuffled[targets[shuffled] == label] for label in np.unique(targets))
+    return np.concatenate([own[: math.ceil(share * len(own))] for own in classes])
 
 
 def _scores(classifier: Any, X: np.ndarray) -> np.ndarray:

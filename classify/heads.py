@@ -18,7 +18,7 @@ MAX_ITERATIONS = 1000
 FOLDS = 3
 PCA_COMPONENTS = 512  # for the discriminants
 COLUMNS_FOR_TREES = 128
-ROWS_FOR_TEMPERATURE = 15_000  # an SVM's time grows with the square of its rows
+ROWS_FOR_TEMPERATURE = 10_000  # of the heads whose fit would take too long twice
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,17 @@ def logreg(task: Task) -> Any:
 
 def svm(task: Task) -> Any:
     """SVM with an RBF kernel."""
-    from classify.calibration import TemperatureCalibrated
     from classify.svm import RBFSVM
 
     machine = RBFSVM(class_weight=task.class_weight, n_jobs=task.jobs)
-    return _standardised(TemperatureCalibrated(machine, max_rows=ROWS_FOR_TEMPERATURE, random_state=task.seed))
+    return _standardised(_calibrated(machine, task, max_rows=ROWS_FOR_TEMPERATURE))
 
 
 def linear_svm(task: Task) -> Any:
     """Linear SVM, one against the rest, with the squared hinge loss."""
-    from classify.calibration import TemperatureCalibrated
     from classify.svm import LinearSVM
 
-    machine = LinearSVM(class_weight=task.class_weight, max_iter=MAX_ITERATIONS)
-    return _standardised(TemperatureCalibrated(machine, random_state=task.seed))
+    return _standardised(_calibrated(LinearSVM(class_weight=task.class_weight, max_iter=MAX_ITERATIONS), task))
 
 
 def xgboost(task: Task) -> Any:
@@ -86,12 +83,13 @@ def xgboost(task: Task) -> Any:
     from classify.trees import BoostedTrees
 
     trees = BoostedTrees(class_weight=task.class_weight, n_jobs=task.jobs, random_state=task.seed)
+    first = FunctionTransformer(leading, kw_args={"columns": COLUMNS_FOR_TREES})
     discriminants = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
     return _standardised(
         PCA(min(PCA_COMPONENTS, task.dim, task.rows), random_state=task.seed),
         StackingClassifier(
             [("lda", discriminants)],
-            make_pipeline(FunctionTransformer(leading, kw_args={"columns": COLUMNS_FOR_TREES}), trees),
+            make_pipeline(first, _calibrated(trees, task)),
             cv=_folds(task),
             passthrough=True,
         ),
@@ -101,17 +99,16 @@ def xgboost(task: Task) -> Any:
 def mlp(task: Task) -> Any:
     """A hidden layer of ReLU with dropout, trained with Keras; on mirrored images too, where their vectors are known.
 
-    These are worth a longer training and stronger smoothing of the labels, which makes the
-    probabilities too modest: a temperature sets that right.
+    These are worth a longer training and stronger smoothing of the labels, which only a temperature from
+    as many images sets right.
     """
-    from classify.calibration import TemperatureCalibrated
     from classify.mlp import MLPHead
 
     network = MLPHead(class_weight=task.class_weight, n_jobs=task.jobs, random_state=task.seed)
     if task.mirror is None:
-        return _standardised(network)
+        return _standardised(_calibrated(network, task, max_rows=ROWS_FOR_TEMPERATURE))
     network.set_params(mirror=task.mirror, hidden=1024, label_smoothing=0.1, epochs=20)
-    return _standardised(TemperatureCalibrated(network, random_state=task.seed))
+    return _standardised(_calibrated(network, task))
 
 
 def knn(task: Task) -> Any:
@@ -222,6 +219,13 @@ def leading(x: np.ndarray, columns: int) -> np.ndarray:
 def clipped_log(probabilities: np.ndarray) -> np.ndarray:
     """The logarithm of probabilities, none below one in a million."""
     return np.log(np.clip(probabilities, 1e-6, None))
+
+
+def _calibrated(classifier: Any, task: Task, max_rows: int | None = None) -> Any:
+    """Neither margins are probabilities, nor what a flexible classifier says of few rows it has learned by heart."""
+    from classify.calibration import TemperatureCalibrated
+
+    return TemperatureCalibrated(classifier, max_rows, task.seed)
 
 
 def _folds(task: Task) -> Any:

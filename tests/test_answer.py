@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_results import PREDICTIONS, make_result, write_run
-from test_transfer import World, full
+from test_transfer import CNN, World, full
 
 from analysis.answer import with_predictions, write_answer
 from classify.results import PREDICTIONS as PREDICTIONS_FILE
@@ -62,6 +62,16 @@ def test_a_single_run_is_enough(tmp_path: Path) -> None:
     answers, written = write_answer(world.runs, [], tmp_path / "out")
     assert names(written) == FIGURES - {"convergence"}
     assert "There is no run of a control" in next(iter(answers.values()))[0]
+
+
+def test_the_mistakes_are_those_of_the_frozen_network(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.add(0.7)
+    world.add(0.9, **CNN)
+    answers, _ = write_answer(world.runs, [], tmp_path / "out")
+    assert next(iter(answers.values()))[4].startswith("The most accurate of all is cnn from scratch on pixels: 90.0%")
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "The most frequent mistakes of logreg on vgg16-imagenet:" in page
 
 
 def test_test_sets_stay_apart(world: World, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from classify import calibration
 from classify.calibration import TemperatureCalibrated, best_temperature
+from classify.heads import Task, make_head
 from classify.metrics import expected_calibration_error, reliability_bins
 from classify.svm import RBFSVM, LinearSVM
 
@@ -89,3 +90,19 @@ def test_the_temperature_may_come_from_fewer_rows(monkeypatch: pytest.MonkeyPatc
     TemperatureCalibrated(RBFSVM(), max_rows=90, random_state=0).fit(X, Y)
     TemperatureCalibrated(RBFSVM(), max_rows=480, random_state=0).fit(X, Y)
     assert counts == [[200] * 3, [30] * 3, [200] * 3, [160] * 3]
+
+
+def test_fewer_rows_still_hold_every_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "ROWS_FOR_ONE_FOLD", 100)
+    rows = np.r_[np.flatnonzero(Y != 2), np.flatnonzero(Y == 2)[:2]]
+    head = TemperatureCalibrated(LinearSVM(), max_rows=50, random_state=0).fit(X[rows], Y[rows])
+    assert head.temperature_ != 1
+
+
+@pytest.mark.parametrize("name", ["svm", "xgboost", "mlp"])
+def test_with_few_rows_heads_are_not_too_sure(name: str) -> None:
+    """Without a temperature it is 0.08 to 0.19."""
+    head = make_head(name, Task(150, X.shape[1])).fit(X[:150], Y[:150])
+    assert (
+        expected_calibration_error(reliability_bins(Y_TEST, head.predict_proba(X_TEST))) < 0.06
+    )  # 0.08 to 0.19 without

@@ -45,7 +45,7 @@ def test_a_solver_that_stops_too_early_is_shown(
 
 def test_a_fixed_budget_neither_converges_nor_fails_to(splits: tuple[Features, Features]) -> None:
     assert fit_head("xgboost", splits[0]).converged is None
-    assert fit_head("mlp", splits[0], settings={"mlphead__epochs": 3}).iterations == 3
+    assert fit_head("mlp", splits[0], settings={"temperaturecalibrated__estimator__epochs": 3}).iterations == 3
 
 
 def test_settings_and_parameters_inside_another_estimator(splits: tuple[Features, Features]) -> None:

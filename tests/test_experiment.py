@@ -9,6 +9,7 @@ from analysis import experiment
 from analysis.experiment import PRESETS, Preset, experiment_folder, run_experiment
 from classify import heads
 from classify.results import RunResult, load_runs
+from featurize.cache import read_info
 from featurize.datasets import load_dataset
 from featurize.errors import UsageError
 
@@ -46,7 +47,7 @@ def test_every_head_on_every_kind_of_features_and_size() -> None:
     runs = whole()
     features = {name.removeprefix("cifar10-sample-") for _, name, _, _ in runs}
     assert features == {
-        "vgg16-imagenet-64px-block3_pool-grid2-flip", "vgg16-random-64px-block3_pool-grid2-flip", "pixels",
+        "vgg16-imagenet-64px-block3_pool-grid2-flip", "vgg16-random-0-64px-block3_pool-grid2-flip", "pixels",
     }  # fmt: skip
     sizes = {(rows, seed) for _, _, rows, seed in runs}
     assert sizes == {(150, 0), (50, 0), (50, 1)}  # 100 a class are more than there are
@@ -85,6 +86,15 @@ def test_an_interrupted_experiment_goes_on(monkeypatch: pytest.MonkeyPatch, capl
     run_experiment("quick", "sample")
     assert whole() == after
     assert not any(record.getMessage().startswith("step ") for record in caplog.records)
+
+
+def test_draw_after_draw_so_that_half_of_it_is_an_answer(cache: Path, tmp_path: Path) -> None:
+    preset = Preset(train=None, images_per_class=(10, 20), seeds=2, pool="avg", flip=False)
+    steps = list(experiment.training_steps([read_info(cache)] * 3, preset, tmp_path, threads=1))
+    stages = list(dict.fromkeys(step.title.partition(", ")[2] for step in steps))
+    assert stages == [
+        "120 images", "60 images, draw 1", "30 images, draw 1", "60 images, draw 2", "30 images, draw 2",
+    ]  # fmt: skip
 
 
 def test_the_time_left_follows_the_time_spent(

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from conftest import make_dataset, make_vectors
 
-from classify import heads
+from classify import calibration, heads
 from classify.heads import ALL, HEADS, Task, head_names, make_head
 from classify.trees import BoostedTrees
 from featurize.errors import HeadError, UsageError
@@ -11,6 +11,12 @@ DATASET = make_dataset(180, 90)
 X, Y = make_vectors(DATASET.splits["train"]), DATASET.splits["train"].labels
 X_TEST, Y_TEST = make_vectors(DATASET.splits["test"], seed=1), DATASET.splits["test"].labels
 TASK = Task(len(X), X.shape[1], seed=3)
+
+
+@pytest.fixture(autouse=True)
+def one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For temperatures: five take the stack a minute."""
+    monkeypatch.setattr(calibration, "ROWS_FOR_ONE_FOLD", 0)
 
 
 @pytest.mark.parametrize("name", [name for name in HEADS if name not in ("dummy", "cnn")])

@@ -155,6 +155,13 @@ def test_columns_of_numbers_are_aligned_as_such(tmp_path: Path, cells: list[str]
     assert [cell.get("class") == "number" for _, cell in document.iter("tr")] == [expected] * (len(cells) + 1)
 
 
+def test_some_cells_are_bold(tmp_path: Path) -> None:
+    table = Table("x", pd.DataFrame({"name": ["a", "b"], "value": ["1", "<2>"]}), frozenset({(1, 1), (0, 0)}))
+    document = written(make_report(tmp_path, sections=[Section("A", "B", [table])]), tmp_path)
+    assert texts(document, ".//tbody/tr/th/b") == ["a"]
+    assert texts(document, ".//tbody/tr/td/b") == ["<2>"]
+
+
 def test_a_table_without_rows_has_its_headings(tmp_path: Path) -> None:
     document = written(make_report(tmp_path, sections=[Section("A", "B", [Table("x", TABLE[:0])])]), tmp_path)
     assert texts(document, ".//thead/tr/th") == list(TABLE.columns)

@@ -59,6 +59,7 @@ ORDER = [
     "classify.__main__",
     "analysis.tables",
     "analysis.transfer",
+    "analysis.claims",
     "analysis.plots",
     "analysis.pictures",
     "analysis.report",

@@ -46,11 +46,11 @@ GOLDEN = """\
 | features | head | train images | accuracy % (95% interval) | group | macro F1 % (95% interval) | log loss | ECE % | \
 fit s | extract ms/image | predict ms/image | vector | size MB |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| vgg16-imagenet-64px-block3_pool-grid2 | logreg | 2,000 | **72 (69 to 74)** | a | 71 (68 to 74) | 0.850 | 4.2 | 1.5 | \
+| vgg16-imagenet | logreg | 2,000 | **72 (69 to 74)** | a | 71 (68 to 74) | 0.850 | 4.2 | 1.5 | \
 2.00 | 0.010 | 1,024 | 2.3 |
-| vgg16-imagenet-64px-block3_pool-grid2 | svm | 2,000 | 69 (66 to 72) † | a | 71 (68 to 74) | - | - | 1.5 | \
+| vgg16-imagenet | svm | 2,000 | 69 (66 to 72) † | a | 71 (68 to 74) | - | - | 1.5 | \
 2.00 | 0.010 | 1,024 | - |
-| pixels-32px | logreg (not converged) | 2,000 | 36 (33 to 39) | b | 71 (68 to 74) | 0.850 | 4.2 | 1.5 | \
+| pixels | logreg (not converged) | 2,000 | 36 (33 to 39) | b | 71 (68 to 74) | 0.850 | 4.2 | 1.5 | \
 0.00 | 0.010 | 3,072 | - |
 
 In bold: the most accurate. †: not significantly less accurate than the best. Heads that share a letter do not differ \
@@ -67,9 +67,9 @@ GOLDEN_TEX = r"""% needs \usepackage{booktabs,graphicx}
 \toprule
 features & head & train images & accuracy \% (95\% interval) & group & macro F1 \% (95\% interval) & log loss & ECE \% & fit s & extract ms/image & predict ms/image & vector & size MB \\
 \midrule
-vgg16-imagenet-64px-block3\_pool-grid2 & logreg & 2,000 & \textbf{72 (69 to 74)} & a & 71 (68 to 74) & 0.850 & 4.2 & 1.5 & 2.00 & 0.010 & 1,024 & 2.3 \\
-vgg16-imagenet-64px-block3\_pool-grid2 & svm & 2,000 & 69 (66 to 72) $^{\dagger}$ & a & 71 (68 to 74) & - & - & 1.5 & 2.00 & 0.010 & 1,024 & - \\
-pixels-32px & logreg (not converged) & 2,000 & 36 (33 to 39) & b & 71 (68 to 74) & 0.850 & 4.2 & 1.5 & 0.00 & 0.010 & 3,072 & - \\
+vgg16-imagenet & logreg & 2,000 & \textbf{72 (69 to 74)} & a & 71 (68 to 74) & 0.850 & 4.2 & 1.5 & 2.00 & 0.010 & 1,024 & 2.3 \\
+vgg16-imagenet & svm & 2,000 & 69 (66 to 72) $^{\dagger}$ & a & 71 (68 to 74) & - & - & 1.5 & 2.00 & 0.010 & 1,024 & - \\
+pixels & logreg (not converged) & 2,000 & 36 (33 to 39) & b & 71 (68 to 74) & 0.850 & 4.2 & 1.5 & 0.00 & 0.010 & 3,072 & - \\
 \bottomrule
 \end{tabular}}
 \end{table}
@@ -120,10 +120,18 @@ def test_kinds() -> None:
     assert table["layers"]["a"] == "block1_pool+block3_pool"
 
 
+def test_features_have_their_whole_name_where_the_short_one_says_too_little() -> None:
+    names = ("vgg16-imagenet-64px-block3_pool-grid2", "vgg16-imagenet-96px-block3_pool-avg", "mine")
+    runs = {Path(name): make_result(features=f"tiny-{name}") for name in names}
+    assert set(comparison(runs)["features"]) == set(names)
+    assert comparison({Path("a"): make_result(features=f"tiny-{names[0]}")})["features"][0] == "vgg16-imagenet"
+    assert comparison({Path("a"): make_result(features="tiny-vgg16-imagenetx")})["features"][0] == "vgg16-imagenetx"
+
+
 def test_one_name_for_several_vectors_is_told_apart() -> None:
-    name = "vgg16-imagenet-64px-block3_pool-grid2"
+    name = "vgg16-imagenet"
     runs = {Path("a"): make_result(), Path("b"): make_result(fingerprint="ab" * 32), Path("c"): make_result(**PIXELS)}
-    assert set(comparison(runs)["features"]) == {f"{name} (ffffff)", f"{name} (ababab)", "pixels-32px"}
+    assert set(comparison(runs)["features"]) == {f"{name} (ffffff)", f"{name} (ababab)", "pixels"}
     runs = {Path("a"): make_result(), Path("b"): make_result(layers=["block2_pool"])}
     assert set(comparison(runs)["features"]) == {f"{name} (block3_pool)", f"{name} (block2_pool)"}
     assert set(comparison({Path("a"): make_result(), Path("b"): make_result(seed=1)})["features"]) == {name}

@@ -73,8 +73,8 @@ def test_a_search(train: Features, folder: Path, caplog: pytest.LogCaptureFixtur
 
 @pytest.mark.parametrize("name", [name for name in HEADS if name in SPACES])
 def test_every_head_with_a_space_can_be_searched(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trees = "final_estimator__boostedtrees__n_estimators"
-    smaller = {"xgboost": {trees: 10}, "mlp": {"epochs": 4}}.get(name, {})
+    trees = "final_estimator__temperaturecalibrated__estimator__n_estimators"
+    smaller = {"xgboost": {trees: 10}, "mlp": {"estimator__epochs": 4}}.get(name, {})
     real = HEADS[name]
 
     def quick(task: Task) -> Any:

@@ -26,12 +26,13 @@ from featurize.cache import Features, load_features
 
 JOBS = os.cpu_count() or 1
 FOLDS = 3
-SVM, TREES = "temperaturecalibrated__estimator__", "stackingclassifier__final_estimator__boostedtrees__"
+HEAD = "temperaturecalibrated__estimator__"
+TREES = "stackingclassifier__final_estimator__" + HEAD
 PLAIN = {"functiontransformer__func": None}  # without the signed root
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "logreg": [{}, {"logisticregression__C": 0.003}, {"logisticregression__C": 0.03}, PLAIN],
-    "svm": [{}, {SVM + "C": 3.0}, {SVM + "C": 30.0}, {SVM + "width": 0.5}, {SVM + "width": 2.0}, PLAIN],
-    "linear-svm": [{}, {SVM + "C": 3e-4}, {SVM + "C": 3e-3}, PLAIN],
+    "svm": [{}, {HEAD + "C": 3.0}, {HEAD + "C": 30.0}, {HEAD + "width": 0.5}, {HEAD + "width": 2.0}, PLAIN],
+    "linear-svm": [{}, {HEAD + "C": 3e-4}, {HEAD + "C": 3e-3}, PLAIN],
     "xgboost": [
         {},
         {TREES + "n_estimators": 150},
@@ -41,9 +42,9 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "mlp": [
         {},
-        {"mlphead__hidden": 768},
-        {"mlphead__input_dropout": 0.4},
-        {"mlphead__label_smoothing": 0.1},
+        {HEAD + "hidden": 768},
+        {HEAD + "input_dropout": 0.4},
+        {HEAD + "label_smoothing": 0.1},
         PLAIN,
     ],
 }
