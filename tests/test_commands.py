@@ -162,6 +162,7 @@ def test_pixels_takes_the_command_of_the_network_it_is_the_control_for(images: P
         ),
         (["--data", "sample", "--weights", "mine.h5"], 2, ["--weights mine.h5: no such file"]),
         (["--data", "sample", "--backbone", "pixels", "--out", "README.md/x.h5"], 1, ["could not be written"]),
+        (["backbones", "vgg61"], 2, ["--backbone vgg61", "did you mean vgg19 or vgg16"]),
         (["info", "absent.h5"], 1, ["absent.h5: no such feature cache"]),
         (["info", "README.md"], 1, ["README.md is not a feature cache of frozenbench"]),
     ],
@@ -169,6 +170,14 @@ def test_pixels_takes_the_command_of_the_network_it_is_the_control_for(images: P
 def test_bad_requests_to_featurize(arguments: list[str], code: int, parts: list[str], data_folder: Path) -> None:
     failed(command("featurize", *arguments), code, *parts)
     assert not data_folder.exists() or list(data_folder.rglob("*.*")) == []
+
+
+def test_the_networks_that_there_are() -> None:
+    found = json.loads(command("featurize", "backbones", "--json").stdout)["backbones"]
+    assert {"name": "vgg16", "min_image_size": 32, "preprocess": "caffe"} in found
+    one = json.loads(command("featurize", "backbones", "vgg16", "--image-size", "64", "--json").stdout)
+    assert (one["default_layer"], one["parameters"]) == ("block5_pool", 14_714_688)
+    assert one["layers"][2] == {"name": "block1_pool", "kind": "MaxPooling2D", "shape": [32, 32, 64]}
 
 
 @pytest.mark.parametrize("arguments", [["--image-size", "0"], ["--image-size", "x"], ["--nonsense"], ["unknown"]])

@@ -25,6 +25,7 @@ ORDER = [
     "featurize.shards",
     "featurize.cache",
     "featurize.backbone",
+    "featurize.catalogue",
     "featurize.keras_graph",
     "featurize.winograd_kernels",
     "featurize.winograd",
