@@ -34,6 +34,7 @@ ORDER = [
     "featurize.engine",
     "featurize.extract",
     "featurize.verify",
+    "featurize.transformer",
     "featurize",
     "featurize.__main__",
     "classify.estimator",
@@ -159,8 +160,8 @@ print("LOADED", *sorted({{name.partition(".")[0] for name in sys.modules}}))
 
 def test_public_names() -> None:
     assert featurize.__all__ == [
-        "Backbone", "CacheInfo", "Extraction", "ExtractionSpec", "Features", "FrozenbenchError", "ImageDataset",
-        "Split", "extract_features", "load_backbone", "load_dataset", "load_features", "read_info",
+        "Backbone", "CacheInfo", "Extraction", "ExtractionSpec", "Features", "FrozenFeatures", "FrozenbenchError",
+        "ImageDataset", "Split", "extract_features", "load_backbone", "load_dataset", "load_features", "read_info",
     ]  # fmt: skip
     assert classify.__all__ == ["HEADS", "RunResult", "fit_and_evaluate", "load_runs", "make_head"]
     assert analysis.__all__ == ["comparison", "write_comparison"]
