@@ -21,6 +21,7 @@ from featurize.decode import read_image
 from featurize.engine import CHECKED_IMAGES, REFERENCE, default_batch_size
 from featurize.errors import BackboneError, DataError, FrozenbenchError
 from featurize.extract import Extractor, recorded_backbone, recorded_extractor
+from featurize.kept import keep_extractor, kept_extractor
 from featurize.spec import ExtractionSpec
 
 logger = logging.getLogger("frozenbench")
@@ -212,6 +213,8 @@ def _extraction(spec: ExtractionSpec, result: RunResult) -> Callable[[np.ndarray
 
 def _extractor(spec: ExtractionSpec, result: RunResult, images: np.ndarray) -> Extractor:
     """The recorded extractor, or the same in TensorFlow where its engine does not work on these images."""
+    if kept := kept_extractor(spec):
+        return kept
     backbone = recorded_backbone(spec, result.source)
     try:
         extractor = recorded_extractor(backbone, spec)
@@ -220,5 +223,9 @@ def _extractor(spec: ExtractionSpec, result: RunResult, images: np.ndarray) -> E
         if spec.engine in ("", REFERENCE):
             raise
         logger.warning("the engine %s cannot be used here, %s takes its place (%s)", spec.engine, REFERENCE, error)
-        extractor = recorded_extractor(backbone, spec, REFERENCE)
+        return recorded_extractor(backbone, spec, REFERENCE)
+    try:
+        keep_extractor(extractor)
+    except OSError as error:
+        logger.warning("the network could not be kept for the next time: %s", error)
     return extractor

@@ -48,7 +48,11 @@ def winograd_engine(backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarra
     Raises:
         UsageError: the network has a layer that is not one of a VGG.
     """
-    chain = stages(backbone.model, backbone.layers)
+    return chain_engine(stages(backbone.model, backbone.layers), backbone)
+
+
+def chain_engine(chain: list[Stage], backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """The same for a chain that is at hand; the backbone's model is not looked at."""
     return _Network(chain, backbone, joblib.cpu_count(only_physical_cores=True)).run
 
 

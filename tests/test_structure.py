@@ -33,6 +33,7 @@ ORDER = [
     "featurize.mnn",
     "featurize.engine",
     "featurize.extract",
+    "featurize.kept",
     "featurize.verify",
     "featurize.transformer",
     "featurize",
@@ -69,7 +70,9 @@ ORDER = [
     "analysis.__main__",
 ]
 CLASSIFY_MAY_USE = {"featurize.errors", "featurize.files", "featurize.frameworks", "featurize.cache"}
-PREDICT_MAY_USE = CLASSIFY_MAY_USE | {"featurize.decode", "featurize.spec", "featurize.engine", "featurize.extract"}
+PREDICT_MAY_USE = CLASSIFY_MAY_USE | {
+    "featurize.decode", "featurize.spec", "featurize.engine", "featurize.extract", "featurize.kept",
+}  # fmt: skip
 ANALYSIS_MAY_USE = {
     "featurize.errors", "featurize.files", "featurize.cache", "featurize.datasets", "classify.heads",
     "classify.metrics", "classify.compare", "classify.results",
