@@ -16,7 +16,6 @@ import numpy as np
 
 from featurize.backbone import Backbone
 from featurize.engine import REFERENCE, Choice, Engine, agreement, tensorflow_engine
-from featurize.errors import FrozenbenchError
 from featurize.extract import Extractor
 from featurize.files import data_root, seal, sealed
 from featurize.resize import resized
@@ -44,8 +43,8 @@ def kept_extractor(spec: ExtractionSpec) -> Extractor | None:
             run = make(backbone, arrays)
             expected = [arrays[f"expected_{place}"] for place in range(len(spec.layers))]
             agreement(run(arrays["images"]), expected, spec.engine, spec.layers)
-    except (FrozenbenchError, ImportError, OSError, RuntimeError) as error:
-        logger.warning("%s cannot be used here: %s", path, error)
+    except Exception as error:  # packages, processor or content: whatever it is, Keras takes its place
+        logger.warning("%s cannot be used here (%s: %s)", path, type(error).__name__, error)
         return None
     return Extractor(backbone, Choice(run, spec.engine, spec.engine_version, "as it was kept"), spec)
 

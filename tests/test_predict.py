@@ -2,6 +2,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +20,7 @@ from classify.persist import HEAD, load_head, save_head
 from classify.predict import Guess, Prediction, Skipped, named_files, predict_images, show
 from classify.results import RESULT
 from featurize.backbone import load_backbone
-from featurize.cache import load_features, read_info
+from featurize.cache import CacheInfo, load_features, read_info
 from featurize.decode import read_image
 from featurize.engine import ENGINES
 from featurize.errors import BackboneError, DataError, UsageError
@@ -36,20 +38,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info = extract_features(
         DATASET, backbone, pool="grid2", flip=True, resize="lanczos", engine="tensorflow", out=folder / "tiny.h5"
     ).info
-    train = load_features(info.path, "train", ("late",))
-    (folder / "run").mkdir()
-    digest = save_head(make_head("logreg", Task(*train.x.shape)).fit(train.x, train.y), folder / "run" / HEAD)
+    write_run(info, ("late",), folder / "run")
+    return folder
+
+
+def write_run(info: CacheInfo, layers: tuple[str, ...], folder: Path) -> Path:
+    """What `python -m classify` would leave, as far as `predict` reads it."""
+    train = load_features(info.path, "train", layers)
+    folder.mkdir()
+    digest = save_head(make_head("logreg", Task(*train.x.shape)).fit(train.x, train.y), folder / HEAD)
     result = replace(
         RECORD,
         spec=asdict(info.spec),
         fingerprint=info.spec.fingerprint,
         source=info.source,
         class_names=list(CLASSES),
-        layers=["late"],
+        layers=list(layers),
         dim=train.x.shape[1],
         head_sha256=digest,
     )
-    (folder / "run" / RESULT).write_text(json.dumps(asdict(result)))
+    (folder / RESULT).write_text(json.dumps(asdict(result)))
     return folder
 
 
@@ -217,6 +225,40 @@ def test_tensorflow_takes_the_place_of_an_engine_that_is_not_here(
     check_predictions(predicted(run, paths), expected(made), paths)
     (record,) = [record for record in caplog.records if record.name == "frozenbench"]
     assert record.getMessage().startswith("the engine fast cannot be used here, tensorflow takes its place (")
+
+
+AGAIN_IN_A_NEW_PROCESS = """
+import sys
+from pathlib import Path
+from classify.predict import predict_images
+for found in predict_images(Path(sys.argv[1]), map(Path, sys.argv[2:])):
+    print(found.label, found.probability)
+print(*sorted({name.partition(".")[0] for name in sys.modules} & {"tensorflow", "keras"}))
+"""
+
+
+@pytest.mark.engines
+def test_the_next_time_no_framework_is_loaded(tmp_path: Path, data_folder: Path) -> None:
+    backbone = load_backbone("vgg16", layers=("block1_pool",), image_size=32)
+    info = extract_features(DATASET, backbone, engine="winograd", out=tmp_path / "vgg16.h5").info
+    run = write_run(info, ("block1_pool",), tmp_path / "vgg16")
+    paths = written(tmp_path, *IMAGES[:3])
+    first = predicted(run, paths)
+    assert len(list((data_folder / "engines").iterdir())) == 1
+    words = [sys.executable, "-c", AGAIN_IN_A_NEW_PROCESS, str(run), *map(str, paths)]
+    *lines, loaded = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert loaded == ""
+    assert lines == [f"{each.label} {each.probability}" for each in first]
+
+
+@pytest.mark.engines
+def test_where_a_network_cannot_be_kept(tmp_path: Path, data_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    backbone = load_backbone("vgg16", layers=("block1_pool",), image_size=32)
+    info = extract_features(DATASET, backbone, engine="winograd", out=tmp_path / "vgg16.h5").info
+    run = write_run(info, ("block1_pool",), tmp_path / "vgg16")
+    data_folder.write_text("no folder")
+    assert len(predicted(run, written(tmp_path, *IMAGES[:3]))) == 3
+    assert "the network could not be kept for the next time: " in caplog.text
 
 
 # Which files are meant.
