@@ -1,5 +1,6 @@
 """What is told of the networks is what they are when they are built."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,9 @@ def test_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(catalogue())
     assert "vgg16                        32 px  caffe" in lines
+    backbones(as_json=True)
+    entries = json.loads(capsys.readouterr().out)["backbones"]
+    assert {"name": "vgg16", "min_image_size": 32, "preprocess": "caffe"} in entries
     free = str(save_tiny_network(tmp_path / "free.keras"))
     backbones(free, 12)
     assert (
