@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def sealed(folder: Path, made_of: list[Any], suffix: str) -> tuple[Path, bytes] 
         if path.name == _sealed_name(key, content, suffix):
             return path, content
         logger.warning("%s is damaged: its content does not belong to its name; it is made again", path)
-        path.unlink()
+        with suppress(OSError):  # in a folder that cannot be written to it stays, and is passed over every time
+            path.unlink()
     return None
 
 
