@@ -88,14 +88,23 @@ def run(
 @app.command()
 def predict(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Image files; folders, for all files in them; - for a list on standard input, a name a line.",
+        ),
+    ],
     top: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 5,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row for each class named.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Classify image files with the saved head of a run."""
-    from classify.predict import predict_images, show
+    """Classify image files with the saved head of a run. Exit code 1 if any of them cannot be read."""
+    from classify.predict import named_files, predict_images, show
 
-    show(predict_images(run_dir, images, top), as_json=as_json)
+    if as_csv and as_json:
+        raise UsageError("--csv and --json: expected one of them")
+    show(predict_images(run_dir, named_files(images), top), as_csv=as_csv, as_json=as_json)
 
 
 @app.command("list")

@@ -1,5 +1,7 @@
 """Stage 1: run a frozen network over images once and cache its vectors."""
 
+from typing import TYPE_CHECKING, Any
+
 from featurize.backbone import Backbone, load_backbone
 from featurize.cache import CacheInfo, Features, load_features, read_info
 from featurize.datasets import ImageDataset, Split, load_dataset
@@ -7,12 +9,16 @@ from featurize.errors import FrozenbenchError
 from featurize.extract import Extraction, extract_features
 from featurize.spec import ExtractionSpec
 
+if TYPE_CHECKING:
+    from featurize.transformer import FrozenFeatures
+
 __all__ = [
     "Backbone",
     "CacheInfo",
     "Extraction",
     "ExtractionSpec",
     "Features",
+    "FrozenFeatures",
     "FrozenbenchError",
     "ImageDataset",
     "Split",
@@ -22,3 +28,11 @@ __all__ = [
     "load_features",
     "read_info",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "FrozenFeatures":  # when it is asked for: it loads scikit-learn
+        from featurize.transformer import FrozenFeatures
+
+        return FrozenFeatures
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -150,6 +150,43 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
+def backbones(
+    name: Annotated[str, typer.Argument(help="A keras.applications name or a .keras file, to see its layers.")] = "",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Tell the layers' shapes for N x N images.  [default: 96]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the networks that can be used, or the layers of one. Nothing is downloaded."""
+    import dataclasses
+
+    from featurize.catalogue import catalogue, describe
+
+    if not name:
+        entries = catalogue()
+        if as_json:
+            print(json.dumps({"backbones": [dataclasses.asdict(entry) for entry in entries]}))
+            return
+        print(f"{'name':<18} smallest images  preprocessing")
+        for entry in entries:
+            print(f"{entry.name:<18} {entry.min_image_size:>12} px  {entry.preprocess}")
+        return
+    found = describe(name, image_size)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found)))
+        return
+    print(f"{'backbone':<16} {found.name}")
+    print(f"{'smallest images':<16} {found.min_image_size} px")
+    print(f"{'preprocessing':<16} {found.preprocess}")
+    print(f"{'default layer':<16} {found.default_layer}")
+    print(f"{'parameters':<16} {found.parameters:,}")
+    print(f"layers and their output for images of {found.image_size} x {found.image_size} px:")
+    width = max(len(layer.name) for layer in found.layers)
+    for layer in found.layers:
+        print(f"  {layer.name:<{width}} {' x '.join(map(str, layer.shape)):<16} {layer.kind}")
+
+
 def show_estimate(plan: "Plan", *, as_json: bool) -> None:
     """Print what an extraction would take."""
     import dataclasses

@@ -13,8 +13,8 @@ import re
 import sys
 import zipfile
 from dataclasses import dataclass, field, replace
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -123,31 +123,78 @@ def preprocessed(images: Any, mode: str) -> Any:
     return images
 
 
-def _applications() -> dict[str, Any]:
+def applications() -> dict[str, Any]:
     """Lower-case name -> constructor, for all of keras.applications."""
     functions = inspect.getmembers(import_keras().applications, inspect.isfunction)
     return {name.lower(): function for name, function in functions}
 
 
+def application(name: str) -> Any:
+    """The constructor of a network in keras.applications.
+
+    Raises:
+        UsageError: there is no such network; the message names those that are close.
+    """
+    known = applications()
+    if name.lower() not in known:
+        close = suggestion(name.lower(), [*sorted(known), PIXELS])
+        raise UsageError(f"--backbone {name}: no such network or .keras file; {close}")
+    return known[name.lower()]
+
+
+def built(constructor: Any, weights: str | None, image_size: int) -> Any:
+    """A network of keras.applications without its classifier, for square images.
+
+    Args:
+        constructor: from `application`.
+        weights: what Keras takes: None for random ones, or `imagenet`, which may be downloaded.
+        image_size: height and width of the images, in pixels.
+
+    Raises:
+        UsageError: it takes no images of that size.
+    """
+
+    def build() -> Any:
+        return constructor(weights=weights, include_top=False, input_shape=(image_size, image_size, 3))
+
+    try:
+        # Keras numbers the unnamed layers by what its thread built before: in a new one, names do not depend on
+        # it. This pool does not wait for its thread, so that Ctrl-C ends a download.
+        with ThreadPool(1) as pool:
+            return pool.apply(build)
+    except ValueError as error:
+        name = constructor.__name__.lower()
+        raise UsageError(f"{name} takes no images of {image_size} x {image_size} pixels: {_line(error)}") from error
+
+
+def own_preprocessing(constructor: Any) -> str:
+    """One of `PREPROCESSING`: what the `preprocess_input` beside a constructor of keras.applications applies.
+
+    Raises:
+        BackboneError: it is none of them.
+    """
+    module = sys.modules[constructor.__module__]
+    probe = np.array([[[[10.0, 100.0, 200.0]]]], np.float32)
+    theirs = np.asarray(module.preprocess_input(probe.copy()))  # it may overwrite its input
+    for mode in PREPROCESSING:
+        if np.allclose(preprocessed(probe, mode), theirs, atol=1e-4):
+            return mode
+    raise BackboneError(f"{module.__name__} has a preprocessing of its own kind; name one with --preprocess")
+
+
+def may_be_tapped(layer: Any) -> bool:
+    """Whether a layer's output is a map (n, h, w, c) or a vector (n, c)."""
+    return hasattr(layer.output, "shape") and len(layer.output.shape) in (2, 4)
+
+
 def _from_applications(
     name: str, weights: str, layers: tuple[str, ...], image_size: int, preprocess: str, seed: int
 ) -> Backbone:
-    keras = import_keras()
-    applications = _applications()
-    if name.lower() not in applications:
-        known = [*sorted(applications), PIXELS]
-        raise UsageError(f"--backbone {name}: no such network or .keras file; {suggestion(name.lower(), known)}")
+    constructor = application(name)
     name = name.lower()
-    constructor = applications[name]
-    module = sys.modules[constructor.__module__]  # holds the preprocess_input that belongs to it
-
     if weights == "random":
-        keras.utils.set_random_seed(seed)
-    shape = (image_size, image_size, 3)
-    try:
-        model = constructor(weights=None, include_top=False, input_shape=shape)
-    except ValueError as error:
-        raise UsageError(f"{name} takes no images of {image_size} x {image_size} pixels: {_line(error)}") from error
+        import_keras().utils.set_random_seed(seed)
+    model = built(constructor, None, image_size)
     layers = _checked_layers(model, name, layers)  # before anything is downloaded
     label = weights
     if weights == "random":
@@ -160,21 +207,24 @@ def _from_applications(
     else:
         try:
             with contextlib.redirect_stdout(sys.stderr):  # where Keras' progress belongs
-                model = constructor(weights="imagenet", include_top=False, input_shape=shape)
+                model = built(constructor, "imagenet", image_size)
         except Exception as error:  # Keras raises a bare Exception when a download fails
             raise BackboneError(_no_weights(name, error)) from error
-    return _cut(model, name, label, layers, image_size, _mode(preprocess, module))
+    mode = own_preprocessing(constructor) if preprocess == "auto" else preprocess
+    return _cut(model, name, label, layers, image_size, mode)
 
 
-def _from_file(
-    name: str, weights: str, layers: tuple[str, ...], image_size: int, preprocess: str, seed: int
-) -> Backbone:
-    keras = import_keras()
-    path = Path(name)
+def read_keras_file(path: Path) -> tuple[Any, bytes]:
+    """The network in a `.keras` file, and its description there.
+
+    Raises:
+        UsageError: there is no such file.
+        BackboneError: it is not a network on images, or holds code.
+    """
     if not path.is_file():
         raise UsageError(f"--backbone {path}: no such file")
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        model = import_keras().models.load_model(path, compile=False, safe_mode=True)
         with zipfile.ZipFile(path) as archive:
             architecture = archive.read("config.json")
     except Exception as error:  # whatever is wrong inside a foreign file, it is the file that is wrong
@@ -183,6 +233,15 @@ def _from_file(
         ) from error
     if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[-1] != 3:
         raise BackboneError(f"{path} does not take one batch of images (n, height, width, 3)")
+    return model, architecture
+
+
+def _from_file(
+    name: str, weights: str, layers: tuple[str, ...], image_size: int, preprocess: str, seed: int
+) -> Backbone:
+    keras = import_keras()
+    path = Path(name)
+    model, architecture = read_keras_file(path)
     if weights == "random":
         keras.utils.set_random_seed(seed)
         model, label = keras.models.clone_model(model), f"random-{seed}"
@@ -205,8 +264,7 @@ def _checked_layers(model: Any, name: str, layers: tuple[str, ...]) -> tuple[str
     for layer in layers:
         if layer not in known:
             raise UsageError(f"--layers {layer}: {name} has no such layer; {suggestion(layer, known)}")
-        output = model.get_layer(layer).output
-        if not hasattr(output, "shape") or len(output.shape) not in (2, 4):
+        if not may_be_tapped(model.get_layer(layer)):
             raise UsageError(f"--layers {layer}: its output is neither a map (n, h, w, c) nor a vector (n, c)")
     return layers
 
@@ -262,22 +320,10 @@ def _with_weights(model: Any, path: Path) -> Any:
     return model
 
 
-def _mode(preprocess: str, module: ModuleType) -> str:
-    """The preprocessing asked for; for `auto`, the one that `module.preprocess_input` applies."""
-    if preprocess != "auto":
-        return preprocess
-    probe = np.array([[[[10.0, 100.0, 200.0]]]], np.float32)
-    theirs = np.asarray(module.preprocess_input(probe.copy()))  # it may overwrite its input
-    for mode in PREPROCESSING:
-        if np.allclose(preprocessed(probe, mode), theirs, atol=1e-4):
-            return mode
-    raise BackboneError(f"{module.__name__} has a preprocessing of its own kind; name one with --preprocess")
-
-
 def _digest(model: Any, architecture: bytes) -> str:
     """SHA-256 over the architecture of a `.keras` file and every weight, in the model's order.
 
-    Layer names do not enter, because Keras numbers the unnamed ones by what was built before.
+    Layer names do not enter: in files, Keras numbers the unnamed ones by what was built before.
     """
     digest = hashlib.sha256(architecture)
     for variable in model.weights:

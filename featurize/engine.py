@@ -137,7 +137,7 @@ def _fastest(backbone: Backbone, images: np.ndarray) -> Choice:
         make, _ = ENGINES[name]
         try:
             engine = make(backbone)
-            error = _agreement(engine(few), expected, name, backbone.layers)
+            error = agreement(engine(few), expected, name, backbone.layers)
         except FrozenbenchError as problem:
             why.append(f"not {name}: {problem}")
             continue
@@ -171,7 +171,7 @@ def _on_demand(backbone: Backbone, name: str) -> Engine:
             try:
                 engine = make(backbone)
                 if name != REFERENCE:
-                    _agreement(engine(few), tensorflow_engine(backbone)(few), name, backbone.layers)
+                    agreement(engine(few), tensorflow_engine(backbone)(few), name, backbone.layers)
             except FrozenbenchError as error:
                 raise type(error)(f"{error}; use --engine tensorflow") from error
             made.append(engine)
@@ -187,7 +187,7 @@ def _version(name: str) -> str:
         raise UsageError(f"the engine {name} is not available: {error}; use --engine tensorflow") from error
 
 
-def _agreement(outputs: list[np.ndarray], expected: list[np.ndarray], name: str, layers: tuple[str, ...]) -> float:
+def agreement(outputs: list[np.ndarray], expected: list[np.ndarray], name: str, layers: tuple[str, ...]) -> float:
     """The largest relative error of a layer.
 
     Raises:

@@ -1,10 +1,16 @@
-"""Where files live, and how one is written whole or not at all."""
+"""Where files live, how one is written whole or not at all, and how one is known to be the one that was written."""
 
+import hashlib
+import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger("frozenbench")
 
 
 def data_root() -> Path:
@@ -40,6 +46,48 @@ def written_whole(path: Path, folder: Path | None = None) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sealed(folder: Path, made_of: list[Any], suffix: str) -> tuple[Path, bytes] | None:
+    """What `seal` kept of the same things: its path and its content; None where there is nothing, or nothing whole.
+
+    Its name ends in the SHA-256 of its content, which is checked here, before anything parses it.
+    """
+    key = _key(made_of)
+    for path in folder.glob(f"{key}-*{suffix}"):
+        content = path.read_bytes()
+        if path.name == _sealed_name(key, content, suffix):
+            return path, content
+        logger.warning("%s is damaged: its content does not belong to its name; it is made again", path)
+        with suppress(OSError):  # in a folder that cannot be written to it stays, and is passed over every time
+            path.unlink()
+    return None
+
+
+def seal(folder: Path, made_of: list[Any], suffix: str, content: bytes) -> Path:
+    """Keep a file under a name that says what it was made of and what it holds.
+
+    Args:
+        folder: where it is kept.
+        made_of: everything that determines the content, as JSON can hold it.
+        suffix: of the name, with its dot.
+        content: of the file.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    path = folder / _sealed_name(_key(made_of), content, suffix)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def _key(made_of: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
+
+
+def _sealed_name(key: str, content: bytes, suffix: str) -> str:
+    return f"{key}-{hashlib.sha256(content).hexdigest()}{suffix}"
 
 
 def _umask() -> int:

@@ -7,9 +7,6 @@ of ours. `MNN.tools` and the `mnnconvert` program around it are never used: they
 and send usage logs.
 """
 
-import hashlib
-import json
-import logging
 import subprocess
 import sys
 import tempfile
@@ -22,14 +19,13 @@ import numpy as np
 
 from featurize.backbone import Backbone, preprocessed
 from featurize.errors import BackboneError
-from featurize.files import data_root, written_whole
+from featurize.files import data_root, seal, sealed
 from featurize.frameworks import silenced
 from featurize.onnx_graph import INPUT, WRITER_VERSION, to_onnx
 
 with silenced(1):  # it prints what the processor can do
     import MNN
 
-logger = logging.getLogger("frozenbench")
 CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 CONVERT_SECONDS = 600.0
 WINOGRAD_HINT, WINOGRAD_LEVEL = 3, 2  # MNN's HintMode.WINOGRAD_MEMORY_LEVEL
@@ -65,13 +61,11 @@ def mnn_engine(backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarray]]:
 
 
 def network_file(backbone: Backbone) -> Path:
-    """The network in MNN's own format, converted unless it was before.
-
-    Its name ends in the SHA-256 of its content, which is checked here: MNN does not check what it reads.
+    """The network in MNN's own format, converted unless it was before; MNN does not check what it reads.
 
     Raises:
         UsageError: the network has a layer that cannot be written as ONNX.
-        BackboneError: MNN's converter does not take the network.
+        BackboneError: MNN's converter does not take the network, or it is not loaded and was not converted before.
     """
     folder = data_root() / "engines"
     made_of = [
@@ -82,17 +76,11 @@ def network_file(backbone: Backbone) -> Path:
         version("keras"),
         version("MNN"),
     ]
-    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
-    for path in folder.glob(f"{key}-*.mnn"):
-        if path.stem.removeprefix(f"{key}-") == hashlib.sha256(path.read_bytes()).hexdigest():
-            return path
-        logger.warning("%s is damaged: its content does not belong to its name; it is converted again", path)
-        path.unlink()
-    content = _converted(backbone)
-    path = folder / f"{key}-{hashlib.sha256(content).hexdigest()}.mnn"
-    with written_whole(path) as temporary:
-        temporary.write_bytes(content)
-    return path
+    if found := sealed(folder, made_of, ".mnn"):
+        return found[0]
+    if backbone.model is None:
+        raise BackboneError(f"{backbone.name} is not in {folder}, converted for MNN")
+    return seal(folder, made_of, ".mnn", _converted(backbone))
 
 
 def _converted(backbone: Backbone) -> bytes:

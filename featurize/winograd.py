@@ -48,7 +48,11 @@ def winograd_engine(backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarra
     Raises:
         UsageError: the network has a layer that is not one of a VGG.
     """
-    chain = stages(backbone.model, backbone.layers)
+    return chain_engine(stages(backbone.model, backbone.layers), backbone)
+
+
+def chain_engine(chain: list[Stage], backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """The same for a chain that is at hand; the backbone's model is not looked at."""
     return _Network(chain, backbone, joblib.cpu_count(only_physical_cores=True)).run
 
 
@@ -235,7 +239,7 @@ def _transformed(stage: Stage, m: int) -> tuple[np.ndarray, np.ndarray]:
         u = np.pad(rows, ((0, 0), (0, -3 * ci % LANES), (0, 0))).reshape(1, -1, co)
     else:
         _, g, _ = matrices(m)
-        u = np.einsum("ia,jb,abcd->ijcd", g, g, stage.kernel.astype(float), optimize=True).reshape(-1, ci, co)
+        u = (np.kron(g, g) @ stage.kernel.reshape(9, -1).astype(float)).reshape(-1, ci, co)
         u = np.pad(u, ((0, 0), (0, -ci % WIDTH), (0, 0)))
     u = np.pad(u, ((0, 0), (0, 0), (0, -co % WIDTH)))
     result, bias = _aligned(len(u), u.shape[2] // WIDTH, u.shape[1], WIDTH), _aligned(u.shape[2])

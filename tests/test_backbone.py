@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import h5py
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from featurize import backbone as backbone_module
-from featurize.backbone import BUNDLED_VGG16, PREPROCESSING, load_backbone, preprocessed
+from featurize.backbone import BUNDLED_VGG16, load_backbone, preprocessed
 from featurize.engine import choose_engine, tensorflow_engine
 from featurize.errors import BackboneError, UsageError
 from featurize.frameworks import import_keras
@@ -133,19 +134,35 @@ def test_preprocessing_is_that_of_keras(mode: str) -> None:
     assert preprocessed(images, "none") is images
 
 
-def test_every_application_has_a_known_preprocessing() -> None:
-    applications = backbone_module._applications()
-    assert {"vgg16", "vgg19", "resnet50", "mobilenetv2", "efficientnetb0"} <= set(applications)
-    for function in applications.values():
-        assert backbone_module._mode("auto", sys.modules[function.__module__]) in PREPROCESSING
-
-
 def test_preprocessing_of_its_own_kind() -> None:
-    module = type(sys)("odd")
+    module = types.ModuleType("odd")
     module.preprocess_input = lambda x: x / 3  # type: ignore[attr-defined]
-    with pytest.raises(BackboneError, match="name one with --preprocess"):
-        backbone_module._mode("auto", module)
-    assert backbone_module._mode("tf", module) == "tf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "odd", module)
+        constructor = types.SimpleNamespace(__module__="odd")
+        with pytest.raises(BackboneError, match="odd has a preprocessing of its own kind; name one with --preprocess"):
+            backbone_module.own_preprocessing(constructor)
+
+
+def test_unnamed_layers_are_named_the_same_whatever_was_built_before() -> None:
+    keras = import_keras()
+    networks = []
+    for _ in range(2):
+        keras.layers.Activation("relu")  # takes a number
+        networks.append(load_backbone("mobilenetv3small", weights="random", image_size=32))
+    assert [network.layers for network in networks] == [("activation_17",)] * 2
+
+
+def test_the_layer_that_was_checked_is_the_one_that_is_tapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `imagenet`, a network is built twice: before its weights are downloaded, and with them."""
+    real = backbone_module.application("mobilenetv3small")
+
+    def constructor(weights: str | None, **options: object) -> object:
+        return real(weights=None, **options)
+
+    constructor.__module__ = real.__module__
+    monkeypatch.setattr(backbone_module, "application", lambda name: constructor)
+    assert load_backbone("mobilenetv3small", image_size=32).layers == ("activation_17",)
 
 
 @pytest.mark.parametrize(

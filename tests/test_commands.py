@@ -1,5 +1,6 @@
 """The three commands as a shell sees them: output, one clear line for every error, exit codes."""
 
+import io
 import json
 import os
 import signal
@@ -200,6 +201,7 @@ def test_pixels_takes_the_command_of_the_network_it_is_the_control_for(images: P
         ),
         (["--data", "sample", "--weights", "mine.h5"], 2, ["--weights mine.h5: no such file"]),
         (["--data", "sample", "--backbone", "pixels", "--out", "README.md/x.h5"], 1, ["could not be written"]),
+        (["backbones", "vgg61"], 2, ["--backbone vgg61", "did you mean vgg19 or vgg16"]),
         (["info", "absent.h5"], 1, ["absent.h5: no such feature cache"]),
         (["info", "README.md"], 1, ["README.md is not a feature cache of frozenbench"]),
     ],
@@ -207,6 +209,12 @@ def test_pixels_takes_the_command_of_the_network_it_is_the_control_for(images: P
 def test_bad_requests_to_featurize(arguments: list[str], code: int, parts: list[str], data_folder: Path) -> None:
     failed(command("featurize", *arguments), code, *parts)
     assert not data_folder.exists() or list(data_folder.rglob("*.*")) == []
+
+
+def test_a_network_and_its_layers() -> None:
+    found = json.loads(command("featurize", "backbones", "vgg16", "--image-size", "64", "--json").stdout)
+    assert (found["default_layer"], found["parameters"]) == ("block5_pool", 14_714_688)
+    assert found["layers"][2] == {"name": "block1_pool", "kind": "MaxPooling2D", "shape": [32, 32, 64]}
 
 
 @pytest.mark.parametrize("arguments", [["--image-size", "0"], ["--image-size", "x"], ["--nonsense"], ["unknown"]])
@@ -280,15 +288,38 @@ def test_predict(images: Path, data_folder: Path, tmp_path: Path) -> None:
         paths.append(str(tmp_path / f"{number}.png"))
         Image.fromarray(pictures[number]).save(paths[-1])
     (tmp_path / "no.png").write_text("no image")
-    done = command("classify", "predict", run["run_dir"], *paths, str(tmp_path / "no.png"), "--json")
+    words = ["classify", "predict", run["run_dir"]]
+    done = command(*words, *paths, str(tmp_path / "no.png"), "--json")
+    assert done.returncode == 1
+    assert f"error: 1 of 4 files could not be read; {tmp_path / 'no.png'}: no image" in done.stderr
     answer = json.loads(done.stdout)
     assert [item["file"] for item in answer["predictions"]] == paths
     assert [item["file"] for item in answer["skipped"]] == [str(tmp_path / "no.png")]
     for item, row in zip(answer["predictions"], table.itertuples(), strict=False):
         assert item["probability"] == pytest.approx(getattr(row, f"p_{item['label']}"), abs=1e-5)
-    failed(command("classify", "predict", run["run_dir"], str(tmp_path / "no.png")), 1, "no.png")
+    failed(command(*words, str(tmp_path / "no.png")), 1, "no.png")
+    failed(command(*words, *paths, "--csv", "--json"), 2, "--csv and --json: expected one of them")
+
+    (tmp_path / "no.png").unlink()
+    listed = subprocess.run(
+        [sys.executable, "-m", *words, "-", "--csv", "--top", "2"],
+        cwd=ROOT, input=str(tmp_path).encode(), capture_output=True,
+    )  # fmt: skip
+    assert listed.returncode == 1  # because of the images' own file, mine.npz
+    rows = pd.read_csv(io.BytesIO(listed.stdout), dtype=str)
+    assert list(rows["file"]) == [path for path in paths for _ in range(2)]
+    assert list(rows["label"][::2]) == [item["label"] for item in answer["predictions"]]
+
+    read, write = os.pipe()
+    os.close(read)
+    closed = subprocess.run(
+        [sys.executable, "-m", *words, *paths], cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert closed.stderr == ""
+
     (Path(run["run_dir"]) / "head.skops").write_bytes(b"x")
-    failed(command("classify", "predict", run["run_dir"], paths[0]), 1, "is not the head that was saved")
+    failed(command(*words, paths[0]), 1, "is not the head that was saved")
 
 
 def test_bad_features(cache: Path, data_folder: Path) -> None:

@@ -1,6 +1,10 @@
+import io
 import json
+import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,10 +19,10 @@ from test_extract import picture_folder
 
 from classify.heads import Task, make_head
 from classify.persist import HEAD, load_head, save_head
-from classify.predict import Guess, Prediction, Predictions, Skipped, predict_images, show
+from classify.predict import Guess, Prediction, Skipped, named_files, predict_images, show
 from classify.results import RESULT
 from featurize.backbone import load_backbone
-from featurize.cache import load_features, read_info
+from featurize.cache import CacheInfo, load_features, read_info
 from featurize.datasets import load_dataset
 from featurize.decode import read_image
 from featurize.engine import ENGINES
@@ -37,20 +41,26 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     info = extract_features(
         DATASET, backbone, pool="grid2", flip=True, resize="lanczos", engine="tensorflow", out=folder / "tiny.h5"
     ).info
-    train = load_features(info.path, "train", ("late",))
-    (folder / "run").mkdir()
-    digest = save_head(make_head("logreg", Task(*train.x.shape)).fit(train.x, train.y), folder / "run" / HEAD)
+    write_run(info, ("late",), folder / "run")
+    return folder
+
+
+def write_run(info: CacheInfo, layers: tuple[str, ...], folder: Path) -> Path:
+    """What `python -m classify` would leave, as far as `predict` reads it."""
+    train = load_features(info.path, "train", layers)
+    folder.mkdir()
+    digest = save_head(make_head("logreg", Task(*train.x.shape)).fit(train.x, train.y), folder / HEAD)
     result = replace(
         RECORD,
         spec=asdict(info.spec),
         fingerprint=info.spec.fingerprint,
         source=info.source,
         class_names=list(CLASSES),
-        layers=["late"],
+        layers=list(layers),
         dim=train.x.shape[1],
         head_sha256=digest,
     )
-    (folder / "run" / RESULT).write_text(json.dumps(asdict(result)))
+    (folder / RESULT).write_text(json.dumps(asdict(result)))
     return folder
 
 
@@ -73,9 +83,14 @@ def expected(made: Path) -> np.ndarray:
     return load_head(made / "run" / HEAD, digest).predict_proba(features.x)
 
 
-def check_predictions(found: Predictions, probabilities: np.ndarray, paths: list[Path]) -> None:
-    assert [prediction.file for prediction in found.predictions] == list(map(str, paths))
-    for prediction, row in zip(found.predictions, probabilities, strict=True):
+def predicted(run_dir: Path, paths: list[Path], top: int = 5) -> list[Prediction | Skipped]:
+    return list(predict_images(run_dir, paths, top))
+
+
+def check_predictions(found: list[Prediction | Skipped], probabilities: np.ndarray, paths: list[Path]) -> None:
+    assert [prediction.file for prediction in found] == list(map(str, paths))
+    for prediction, row in zip(found, probabilities, strict=True):
+        assert isinstance(prediction, Prediction)
         order = np.argsort(-row)
         assert [guess.label for guess in prediction.top] == [CLASSES[place] for place in order]
         np.testing.assert_allclose([guess.probability for guess in prediction.top], row[order], atol=1e-3)
@@ -84,10 +99,9 @@ def check_predictions(found: Predictions, probabilities: np.ndarray, paths: list
 
 def test_the_data_sets_own_images_are_predicted_as_their_cached_vectors(made: Path, tmp_path: Path) -> None:
     paths = written(tmp_path, *IMAGES)
-    found = predict_images(made / "run", paths)
-    assert found.skipped == []
+    found = predicted(made / "run", paths)
     check_predictions(found, expected(made), paths)
-    assert len({prediction.label for prediction in found.predictions}) > 1
+    assert len({prediction.label for prediction in found}) > 1
 
 
 def test_without_the_recorded_size_images_of_that_size_go_the_same_way(made: Path, run: Path, tmp_path: Path) -> None:
@@ -95,16 +109,16 @@ def test_without_the_recorded_size_images_of_that_size_go_the_same_way(made: Pat
     assert source.pop("image_shape") == [10, 10]
     change(run, source=source)
     paths = written(tmp_path, *IMAGES)
-    check_predictions(predict_images(run, paths), expected(made), paths)
+    check_predictions(predicted(run, paths), expected(made), paths)
 
 
 def test_a_large_photo_is_seen_as_the_training_images_were(made: Path, tmp_path: Path) -> None:
     large = [image.repeat(30, axis=0).repeat(30, axis=1) for image in IMAGES[:3]]
     paths = written(tmp_path, *large)
-    found = predict_images(made / "run", paths)
+    found = predicted(made / "run", paths)
     shrunk = [read_image(path, 10, 10) for path in paths]
-    again = predict_images(made / "run", written(tmp_path, *shrunk))
-    assert [p.top for p in found.predictions] == [p.top for p in again.predictions]
+    again = predicted(made / "run", written(tmp_path, *shrunk))
+    assert [each.top for each in found] == [each.top for each in again]
 
 
 @pytest.mark.parametrize("aspect", ["crop", "stretch", "pad"])
@@ -126,59 +140,66 @@ def test_files_are_seen_as_those_of_a_class_folder_were(made: Path, run: Path, t
         dim=features.x.shape[1],
         head_sha256=digest,
     )
-    found = predict_images(run, paths)
+    found = predicted(run, paths)
     np.testing.assert_allclose(
-        [prediction.probability for prediction in found.predictions],
+        [prediction.probability for prediction in found],
         head.predict_proba(features.x).max(axis=1),
         atol=1e-4,
     )
 
 
-def test_more_images_than_a_batch(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_read_and_classified_before_the_next(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("classify.predict.default_batch_size", lambda size: 5)
-    paths = written(tmp_path, *IMAGES)
-    check_predictions(predict_images(made / "run", paths), expected(made), paths)
+    paths, taken = written(tmp_path, *IMAGES), []
+    found = predict_images(made / "run", (taken.append(path) or path for path in paths))
+    assert taken == []
+    first = [next(found) for _ in range(5)]
+    assert len(taken) == 5
+    check_predictions([*first, *found], expected(made), paths)
 
 
 def test_top(made: Path, tmp_path: Path) -> None:
     for top, count in ((1, 1), (2, 2), (99, 3)):
-        (prediction,) = predict_images(made / "run", written(tmp_path, IMAGES[0]), top=top).predictions
+        (prediction,) = predicted(made / "run", written(tmp_path, IMAGES[0]), top)
         assert len(prediction.top) == count
         assert prediction.probability == max(guess.probability for guess in prediction.top)
 
 
-def test_what_is_no_image_is_skipped(made: Path, tmp_path: Path) -> None:
+def test_what_is_no_image_is_skipped(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("classify.predict.default_batch_size", lambda size: 2)
     (good,) = written(tmp_path, IMAGES[0])
-    text, cut, absent = tmp_path / "text.png", tmp_path / "cut.png", tmp_path / "absent.png"
+    text, cut, absent, long = tmp_path / "text.png", tmp_path / "cut.png", tmp_path / "absent.png", Path("x" * 300)
     text.write_text("no image")
     cut.write_bytes(written(tmp_path / "..", np.zeros((99, 99, 3), np.uint8))[0].read_bytes()[:70])
-    found = predict_images(made / "run", [text, good, cut, absent, tmp_path])
-    assert [prediction.file for prediction in found.predictions] == [str(good)]
-    assert [skipped.file for skipped in found.skipped] == [str(text), str(cut), str(absent), str(tmp_path)]
-    reasons = [skipped.reason for skipped in found.skipped]
+    found = predicted(made / "run", [text, good, cut, absent, long])
+    assert [each.file for each in found] == [str(text), str(good), str(cut), str(absent), str(long)]
+    assert isinstance(found.pop(1), Prediction)
+    reasons = [each.reason for each in found]
     assert reasons[0].startswith("no image of a format that is read here (BMP, GIF, JPEG")
     assert "truncated" in reasons[1]
-    assert reasons[2:] == ["no such file"] * 2
+    assert reasons[2:] == ["no such file", "File name too long"]
 
 
-def test_no_image_at_all(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_image_no_network_is_loaded(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("classify.predict.recorded_backbone", lambda *_: pytest.fail("a network was loaded"))
-    with pytest.raises(DataError, match=r"none of the 2 files can be classified; .*a.png: no such file"):
-        predict_images(made / "run", [tmp_path / "a.png", tmp_path / "b.png"])
+    (found,) = predicted(made / "run", [tmp_path / "a.png"])
+    assert found == Skipped(str(tmp_path / "a.png"), "no such file")
 
 
 def test_other_weights_are_refused(made: Path, run: Path, tmp_path: Path) -> None:
     source = json.loads((run / RESULT).read_text())["source"]
     change(run, source={**source, "weights": "random"})
     with pytest.raises(BackboneError, match=r"weights at random of .*tinynet.keras .*digest [0-9a-f]{64}, expected"):
-        predict_images(run, written(tmp_path, IMAGES[0]))
+        predicted(run, written(tmp_path, IMAGES[0]))
 
 
 def test_a_backbone_that_is_gone(run: Path, tmp_path: Path) -> None:
     source = json.loads((run / RESULT).read_text())["source"]
     change(run, source={**source, "backbone": str(tmp_path / "gone.keras")})
     with pytest.raises(UsageError, match=r"gone.keras: no such file"):
-        predict_images(run, written(tmp_path, IMAGES[0]))
+        predicted(run, written(tmp_path, IMAGES[0]))
 
 
 def test_another_head_is_refused_before_anything_is_read(run: Path, tmp_path: Path) -> None:
@@ -203,7 +224,7 @@ def test_another_head_is_refused_before_anything_is_read(run: Path, tmp_path: Pa
 def test_a_record_that_does_not_belong_together(run: Path, tmp_path: Path, changes: dict, message: str) -> None:
     change(run, **changes)
     with pytest.raises(DataError, match=message):
-        predict_images(run, written(tmp_path, IMAGES[0]))
+        predicted(run, written(tmp_path, IMAGES[0]))
 
 
 def unavailable(backbone: object) -> None:
@@ -231,30 +252,90 @@ def test_tensorflow_takes_the_place_of_an_engine_that_is_not_here(
     spec = replace(read_info(made / "tiny.h5").spec, engine="fast", engine_version="1")
     change(run, spec=asdict(spec), fingerprint=spec.fingerprint)
     paths = written(tmp_path, *IMAGES)
-    check_predictions(predict_images(run, paths), expected(made), paths)
-    (record,) = caplog.records
+    check_predictions(predicted(run, paths), expected(made), paths)
+    (record,) = [record for record in caplog.records if record.name == "frozenbench"]
     assert record.getMessage().startswith("the engine fast cannot be used here, tensorflow takes its place (")
+
+
+AGAIN_IN_A_NEW_PROCESS = """
+import sys
+from pathlib import Path
+from classify.predict import predict_images
+for found in predict_images(Path(sys.argv[1]), map(Path, sys.argv[2:])):
+    print(found.label, found.probability)
+print(*sorted({name.partition(".")[0] for name in sys.modules} & {"tensorflow", "keras"}))
+"""
+
+
+@pytest.mark.engines
+def test_the_next_time_no_framework_is_loaded(tmp_path: Path, data_folder: Path) -> None:
+    backbone = load_backbone("vgg16", layers=("block1_pool",), image_size=32)
+    info = extract_features(DATASET, backbone, engine="winograd", out=tmp_path / "vgg16.h5").info
+    run = write_run(info, ("block1_pool",), tmp_path / "vgg16")
+    paths = written(tmp_path, *IMAGES[:3])
+    first = predicted(run, paths)
+    assert len(list((data_folder / "engines").iterdir())) == 1
+    words = [sys.executable, "-c", AGAIN_IN_A_NEW_PROCESS, str(run), *map(str, paths)]
+    *lines, loaded = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert loaded == ""
+    assert lines == [f"{each.label} {each.probability}" for each in first]
+
+
+@pytest.mark.engines
+def test_where_a_network_cannot_be_kept(tmp_path: Path, data_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    backbone = load_backbone("vgg16", layers=("block1_pool",), image_size=32)
+    info = extract_features(DATASET, backbone, engine="winograd", out=tmp_path / "vgg16.h5").info
+    run = write_run(info, ("block1_pool",), tmp_path / "vgg16")
+    data_folder.write_text("no folder")
+    assert len(predicted(run, written(tmp_path, *IMAGES[:3]))) == 3
+    assert "the network could not be kept for the next time: " in caplog.text
+
+
+# Which files are meant.
+
+
+def test_folders_and_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ".mine"
+    for name in ("b.png", "a/z.png", "a/c.png", ".hidden.png", ".git/x.png", "a/.x/y.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    below = [folder / "a" / "c.png", folder / "a" / "z.png", folder / "b.png"]
+    assert list(named_files([folder])) == below
+    listed = io.TextIOWrapper(io.BytesIO(b"one.png\r\n\n" + os.fsencode(folder) + b"\n\xff.png"))
+    monkeypatch.setattr("sys.stdin", listed)
+    first, last = tmp_path / "first.png", folder / ".hidden.png"  # what is named is not left out
+    expected = [first, Path("one.png"), *below, Path(os.fsdecode(b"\xff.png")), last, Path("x" * 300)]
+    assert list(named_files([first, Path("-"), last, Path("x" * 300)])) == expected
+
+
+def test_a_list_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    with open(read) as listed, open(write, "wb", buffering=0) as sender:  # noqa: PTH123
+        monkeypatch.setattr("sys.stdin", listed)
+        sender.write(b"one.png\ntwo.png\n")
+        assert next(named_files([Path("-")])) == Path("one.png")
 
 
 # What is printed.
 
-FOUND = Predictions(
-    [Prediction("a.png", "ant", 0.75, [Guess("ant", 0.75), Guess("bee", 0.2)])], [Skipped("b.png", "no such file")]
-)
+FOUND = [Prediction("a,.png", "ant", 0.75, [Guess("ant", 0.75), Guess("bee", 0.2)]), Skipped("b.png", "no such file")]
+ONE_OF_TWO = r"^1 of 2 files could not be read; b.png: no such file$"
 
 
 def test_the_lines(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    show(FOUND, as_json=False)
-    assert capsys.readouterr().out == "a.png: ant 75.0%, bee 20.0%\n"
+    with pytest.raises(DataError, match=ONE_OF_TWO):
+        show(FOUND)
+    assert capsys.readouterr().out == "a,.png: ant 75.0%, bee 20.0%\n"
     assert caplog.messages == ["skipped b.png: no such file"]
 
 
 def test_the_json(capsys: pytest.CaptureFixture[str]) -> None:
-    show(FOUND, as_json=True)
+    with pytest.raises(DataError, match=ONE_OF_TWO):
+        show(FOUND, as_json=True)
     assert json.loads(capsys.readouterr().out) == {
         "predictions": [
             {
-                "file": "a.png",
+                "file": "a,.png",
                 "label": "ant",
                 "probability": 0.75,
                 "top": [{"label": "ant", "probability": 0.75}, {"label": "bee", "probability": 0.2}],
@@ -264,6 +345,27 @@ def test_the_json(capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
-def test_a_name_that_is_no_text(capsys: pytest.CaptureFixture[str]) -> None:
-    show(Predictions([Prediction("\udcff.png", "ant", 1.0, [Guess("ant", 1.0)])], []), as_json=False)
-    assert capsys.readouterr().out == "?.png: ant 100.0%\n"
+def test_the_csv(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=ONE_OF_TWO):
+        show(FOUND, as_csv=True)
+    assert capsys.readouterr().out == 'file,rank,label,probability\n"a,.png",1,ant,0.75\n"a,.png",2,bee,0.2\n'
+
+
+def test_lines_are_printed_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    def found() -> Iterator[Prediction]:
+        yield FOUND[0]
+        assert capsys.readouterr().out.startswith("a,.png: ant")
+        yield FOUND[0]
+
+    show(found())
+
+
+def test_no_file_at_all() -> None:
+    with pytest.raises(DataError, match="there is no file to classify"):
+        show([])
+
+
+@pytest.mark.parametrize("as_csv", [False, True])
+def test_a_name_that_is_no_text(capsys: pytest.CaptureFixture[str], as_csv: bool) -> None:
+    show([Prediction("\udcff.png", "ant", 1.0, [Guess("ant", 1.0)])], as_csv=as_csv)
+    assert capsys.readouterr().out.splitlines()[-1] in ("?.png: ant 100.0%", "?.png,1,ant,1.0")

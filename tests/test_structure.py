@@ -26,6 +26,7 @@ ORDER = [
     "featurize.shards",
     "featurize.cache",
     "featurize.backbone",
+    "featurize.catalogue",
     "featurize.keras_graph",
     "featurize.winograd_kernels",
     "featurize.winograd",
@@ -33,7 +34,9 @@ ORDER = [
     "featurize.mnn",
     "featurize.engine",
     "featurize.extract",
+    "featurize.kept",
     "featurize.verify",
+    "featurize.transformer",
     "featurize",
     "featurize.__main__",
     "classify.estimator",
@@ -69,7 +72,9 @@ ORDER = [
     "analysis.__main__",
 ]
 CLASSIFY_MAY_USE = {"featurize.errors", "featurize.files", "featurize.frameworks", "featurize.cache"}
-PREDICT_MAY_USE = CLASSIFY_MAY_USE | {"featurize.decode", "featurize.spec", "featurize.engine", "featurize.extract"}
+PREDICT_MAY_USE = CLASSIFY_MAY_USE | {
+    "featurize.decode", "featurize.spec", "featurize.engine", "featurize.extract", "featurize.kept",
+}  # fmt: skip
 ANALYSIS_MAY_USE = {
     "featurize.errors", "featurize.files", "featurize.image_files", "featurize.cache", "featurize.datasets",
     "classify.heads", "classify.metrics", "classify.compare", "classify.results",
@@ -160,8 +165,8 @@ print("LOADED", *sorted({{name.partition(".")[0] for name in sys.modules}}))
 
 def test_public_names() -> None:
     assert featurize.__all__ == [
-        "Backbone", "CacheInfo", "Extraction", "ExtractionSpec", "Features", "FrozenbenchError", "ImageDataset",
-        "Split", "extract_features", "load_backbone", "load_dataset", "load_features", "read_info",
+        "Backbone", "CacheInfo", "Extraction", "ExtractionSpec", "Features", "FrozenFeatures", "FrozenbenchError",
+        "ImageDataset", "Split", "extract_features", "load_backbone", "load_dataset", "load_features", "read_info",
     ]  # fmt: skip
     assert classify.__all__ == ["HEADS", "RunResult", "fit_and_evaluate", "load_runs", "make_head"]
     assert analysis.__all__ == ["comparison", "write_comparison"]
