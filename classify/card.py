@@ -118,8 +118,8 @@ def _limits(result: RunResult) -> list[str]:
     ]
     if shape := result.source.get("image_shape"):
         limits.append(
-            f"`predict` takes the middle of an image and shrinks it to {shape[0]} x {shape[1]} pixels, the size of the "
-            "training images, before anything else: nothing finer is seen."
+            f"`predict` first brings an image to {shape[0]} x {shape[1]} pixels, the size of the training images "
+            f"(aspect: {result.spec['aspect']}): nothing finer is seen."
         )
     if result.dataset == "cifar10-partial":
         limits.insert(

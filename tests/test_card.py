@@ -12,6 +12,7 @@ SPEC = {
     "dtype": "float32",
     "image_size": 64,
     "resize": "bicubic",
+    "aspect": "pad",
     "preprocess": "caffe",
     "flip": False,
     "engine": "mnn",
@@ -96,7 +97,7 @@ def test_the_whole_card() -> None:
     ):
         assert line in card.splitlines()
     assert "this one included: 3." in card
-    assert "shrinks it to 32 x 32 pixels" in card
+    assert "first brings an image to 32 x 32 pixels, the size of the training images (aspect: pad)" in card
     assert "CIFAR-10" not in card
 
 
@@ -133,7 +134,7 @@ def test_what_depends_on_the_run(changes: dict, expected: str) -> None:
 
 
 def test_a_cache_that_does_not_say_the_size_of_its_images() -> None:
-    assert "shrinks" not in model_card(replace(RECORD, source={}))
+    assert "first brings" not in model_card(replace(RECORD, source={}))
 
 
 def test_names_cannot_break_the_tables() -> None:
