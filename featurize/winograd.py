@@ -236,12 +236,11 @@ def _transformed(stage: Stage, m: int) -> tuple[np.ndarray, np.ndarray]:
     _, _, ci, co = stage.kernel.shape
     if m == 1:
         rows = stage.kernel.reshape(3, 3 * ci, co)
-        u = np.pad(rows, ((0, 0), (0, -3 * ci % LANES), (0, 0))).reshape(1, -1, co)
+        u = np.pad(rows, ((0, 0), (0, -3 * ci % LANES), (0, -co % WIDTH))).reshape(1, -1, _up(co, WIDTH))
     else:
         _, g, _ = matrices(m)
-        u = (np.kron(g, g) @ stage.kernel.reshape(9, -1).astype(float)).reshape(-1, ci, co)
-        u = np.pad(u, ((0, 0), (0, -ci % WIDTH), (0, 0)))
-    u = np.pad(u, ((0, 0), (0, 0), (0, -co % WIDTH)))
+        kernel = np.pad(stage.kernel, ((0, 0), (0, 0), (0, -ci % WIDTH), (0, -co % WIDTH)))
+        u = (np.kron(g, g) @ kernel.reshape(9, -1).astype(float)).reshape(-1, *kernel.shape[2:])
     result, bias = _aligned(len(u), u.shape[2] // WIDTH, u.shape[1], WIDTH), _aligned(u.shape[2])
     result[...] = u.reshape(*u.shape[:2], -1, WIDTH).swapaxes(1, 2)
     bias[:co] = stage.bias
