@@ -32,6 +32,7 @@ def extractor(engine: str) -> Extractor:
         pool="grid2",
         image_size=32,
         resize="bicubic",
+        aspect="crop",
         flip=True,
         preprocess="caffe",
         dtype="float32",

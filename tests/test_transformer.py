@@ -59,6 +59,20 @@ def test_paths(features: FrozenFeatures, kind: type, tmp_path: Path) -> None:
     )
 
 
+def test_images_that_are_not_square(tmp_path: Path) -> None:
+    wide = IMAGES[:, 2:8]
+    paths = written(tmp_path, *wide)
+    found = {}
+    for aspect in ("crop", "stretch", "pad"):
+        features = FrozenFeatures("pixels", image_size=10, aspect=aspect)
+        found[aspect] = features.transform(wide)
+        np.testing.assert_array_equal(features.transform(paths), found[aspect])
+    assert not np.array_equal(found["crop"], found["stretch"])
+    np.testing.assert_array_equal(found["pad"].reshape(-1, 10, 10, 3)[:, 2:8], wide)
+    with pytest.raises(UsageError, match="--aspect wide: known: crop, stretch, pad"):
+        FrozenFeatures("pixels", aspect="wide").fit(wide)
+
+
 def test_pixels_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setitem(sys.modules, "keras", None)
