@@ -23,12 +23,14 @@ from analysis.tables import (
     write_comparison,
 )
 from classify.results import RunResult, read_predictions
-from featurize.errors import DataError
+from featurize.cache import read_info
+from featurize.errors import CacheError, DataError
 
 logger = logging.getLogger("frozenbench")
 MISTAKES = 18
 NEIGHBOURS = 6
 CURVES = 6
+LISTED = 50  # image files that could not be read; of more, their number
 LIMITS = (
     "One data set and one test split: other images may give another answer.",
     "What pretraining cost, and how much ImageNet resembles the images, is not part of the measurements.",
@@ -160,8 +162,24 @@ def answer(
             for row in rows.drop_duplicates("features").sort_values("features").itertuples()
         },
         limits=list(LIMITS),
-        left_out=[(path.as_posix(), reason) for path, reason in left_out],
+        left_out=[*((path.as_posix(), reason) for path, reason in left_out), *unreadable(runs)],
     )
+
+
+def unreadable(runs: Mapping[Path, RunResult]) -> list[tuple[str, str]]:
+    """The image files that could not be read, each once, and why; of caches that are still there."""
+    found: dict[str, str] = {}
+    for cache in dict.fromkeys(run.cache for run in runs.values()):
+        try:
+            skipped = read_info(Path(cache)).skipped
+        except CacheError:
+            continue
+        for split, files in skipped.items():
+            if len(files) > LISTED:
+                found[f"{len(files):,} {split} images"] = f"could not be read: python -m featurize info {cache}"
+            else:
+                found |= {f"{path} ({split} image)": reason for path, reason in files}
+    return list(found.items())
 
 
 def accuracy_figure(shown: pd.DataFrame, figures: Figures) -> Picture:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from test_extract import picture_folder
 from test_results import PREDICTIONS, make_result, write_run
 from test_transfer import CNN, World, full
 
@@ -108,6 +109,20 @@ def test_no_run_can_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no run can be used; .*logreg-1: .* of its 3 predictions"):
         write_answer(load_runs(tmp_path)[0], [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_images_that_could_not_be_read_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = load_dataset(str(picture_folder(tmp_path / "pets")))
+    info = extract_features(dataset, load_backbone("pixels", image_size=8)).info
+    runs, _ = train_heads([Job("logreg", info)], tmp_path / "runs")
+    write_answer(runs, [], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    for name in ("train/cats/004.png (train image)", "test/d\u00f6gs/003.png (test image)"):
+        assert f"<bdi>{name}</bdi>: <bdi>cannot be read (" in page
+    monkeypatch.setattr("analysis.answer.LISTED", 0)
+    write_answer(runs, [], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert f"<bdi>1 train images</bdi>: <bdi>could not be read: python -m featurize info {info.path}</bdi>" in page
 
 
 def test_with_images_and_vectors(tmp_path: Path) -> None:
