@@ -16,12 +16,13 @@ from featurize.files import written_whole
 COLUMNS = [
     "dataset", "test_set", "kind", "features", "cache", "backbone", "weights", "layers", "model", "seed",
     "class_weight", "tuned", "dim", "train_rows", "test_rows", "accuracy", "accuracy_low", "accuracy_high",
-    "macro_f1", "macro_f1_low", "macro_f1_high", "log_loss", "brier", "ece", "fit_seconds", "extraction_seconds",
-    "predict_ms_per_image", "iterations", "converged", "head_bytes", "fingerprint", "run_dir",
+    "balanced_accuracy", "macro_f1", "macro_f1_low", "macro_f1_high", "log_loss", "brier", "ece", "fit_seconds",
+    "extraction_seconds", "predict_ms_per_image", "iterations", "converged", "head_bytes", "fingerprint", "run_dir",
 ]  # fmt: skip
 HEAD = ["test_set", "features", "layers", "model", "class_weight"]
 TIED = "†"
 ACCURACY = "accuracy % (95% interval)"
+BALANCED = "balanced accuracy %"
 BOLD = "In bold: the most accurate."
 LEGEND = (
     f"{TIED}: not significantly less accurate than the best. Heads that share a letter do not differ "
@@ -51,8 +52,8 @@ def comparison(runs: Mapping[Path, RunResult]) -> pd.DataFrame:
     or `scratch` (the images themselves, by a network that is trained on them). `cache` is the name of
     the vectors' file, `features` what they are called for short: the backbone and its weights, or the
     whole name where that says too little. Where one name stands for several kinds of vectors, their
-    layers or the first digits of their fingerprints are added. Accuracy, macro F1, their bounds and
-    the calibration error are in 0..1; `extraction_seconds` is for one image.
+    layers or the first digits of their fingerprints are added. Accuracies, macro F1, their bounds
+    and the calibration error are in 0..1; `extraction_seconds` is for one image.
     """
     rows = [
         {
@@ -136,8 +137,12 @@ def with_interval(value: float, low: float, high: float) -> str:
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `with_groups` as text under headings; the accuracy of those tied with the best is marked `TIED`."""
+    """Rows of `with_groups` as text under headings; the accuracy of those tied with the best is marked `TIED`.
+
+    Balanced accuracy, the mean of the classes' recalls, is shown where the classes are of unequal size.
+    """
     best = rows["accuracy"].max()
+    unequal = not np.allclose(rows["balanced_accuracy"], rows["accuracy"], atol=5e-4)
     letters = _letters("".join(rows.loc[rows["accuracy"] == best, "group"]))
     return pd.DataFrame(
         [
@@ -147,6 +152,7 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
                 "train images": f"{row.train_rows:,}",
                 ACCURACY: with_interval(row.accuracy, row.accuracy_low, row.accuracy_high)
                 + (f" {TIED}" if row.accuracy < best and letters & _letters(row.group) else ""),
+                **({BALANCED: f"{100 * row.balanced_accuracy:.1f}"} if unequal else {}),
                 "group": row.group,
                 "macro F1 % (95% interval)": with_interval(row.macro_f1, row.macro_f1_low, row.macro_f1_high),
                 "log loss": "-" if pd.isna(row.log_loss) else f"{row.log_loss:.3f}",

@@ -37,7 +37,7 @@ def make_result(**changes: object) -> RunResult:
         "macro_f1": 0.714,
         "macro_f1_low": 0.685,
         "macro_f1_high": 0.741,
-        "balanced_accuracy": 0.71,
+        "balanced_accuracy": changes.get("accuracy", 0.715),
         "recall": {"ant": [0.7, 0.65, 0.75], "bee": [0.72, 0.67, 0.77], "cow": None},
         "support": {"ant": 500, "bee": 500, "cow": 0},
         "log_loss": 0.85,

@@ -120,6 +120,13 @@ def test_kinds() -> None:
     assert table["layers"]["a"] == "block1_pool+block3_pool"
 
 
+def test_balanced_accuracy_is_shown_of_unequal_classes(tmp_path: Path) -> None:
+    for balanced, shown in ((0.715, []), (0.6, ["60.0"])):
+        runs = written(tmp_path / str(balanced), {Path("a"): make_result(balanced_accuracy=balanced)})
+        table = readable(with_groups(comparison(runs)))
+        assert table.get("balanced accuracy %", pd.Series()).tolist() == shown
+
+
 def test_features_have_their_whole_name_where_the_short_one_says_too_little() -> None:
     names = ("vgg16-imagenet-64px-block3_pool-grid2", "vgg16-imagenet-96px-block3_pool-avg", "mine")
     runs = {Path(name): make_result(features=f"tiny-{name}") for name in names}
