@@ -270,8 +270,8 @@ def _check_classes(root: Path, parts: list[dict[str, list[bytes]]]) -> None:
     for here, there, name in ((parts[0], parts[-1], "test split"), (parts[-1], parts[0], "training split")):
         if missing := sorted(here.keys() - there.keys()):
             raise DataError(
-                f"{root}: the {name} has no images of {len(missing):,} classes that the other one has "
-                f"({_some(missing, len(missing))}); give both the same class folders"
+                f"{root}: the {name} has no images of {_some(missing, len(missing))}, unlike the other one; give both "
+                "the same class folders"
             )
     if len(parts[0]) < 2:
         raise DataError(f"{root} holds images of one class only ({next(iter(parts[0]))}), expected two or more")
