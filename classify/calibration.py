@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from classify.estimator import ProbabilisticClassifier, training_data
 
 FOLDS = 5
-ROWS_FOR_ONE_FOLD = 1_000
+ROWS_FOR_ONE_FOLD = 500
 SHARPEST = 1e3
 
 
@@ -25,7 +25,7 @@ class TemperatureCalibrated(ProbabilisticClassifier):
 
     The classifier is fitted on all rows. Beside it, it is fitted on four fifths of them, and the
     temperature is the one that gives the last fifth the least log loss: five times over for up to
-    1,000 rows, once for more, where one fifth is plenty for one number.
+    500 rows, once for more, where one fifth is plenty for one number.
 
     Args:
         estimator: a classifier with `decision_function`, or with `predict_proba`, whose logarithm then

@@ -70,10 +70,9 @@ def test_many_rows_take_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = []
     fit = LogisticRegression.fit
     monkeypatch.setattr(LogisticRegression, "fit", lambda self, x, y: fitted.append(len(x)) or fit(self, x, y))
+    TemperatureCalibrated(LogisticRegression(), random_state=0).fit(X[:450], Y[:450])
     TemperatureCalibrated(LogisticRegression(), random_state=0).fit(X, Y)
-    monkeypatch.setattr(calibration, "ROWS_FOR_ONE_FOLD", 500)
-    TemperatureCalibrated(LogisticRegression(), random_state=0).fit(X, Y)
-    assert fitted == [600, 480, 480, 480, 480, 480, 600, 480]
+    assert fitted == [450, 360, 360, 360, 360, 360, 600, 480]
 
 
 def test_a_class_of_one_row_leaves_the_scores_as_they_are() -> None:
