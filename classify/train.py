@@ -141,7 +141,7 @@ def training_rows(job: Job) -> Features:
         UsageError: it asks for more rows than there are.
         CacheError: the cache cannot be used.
     """
-    train = _training_split(job.info.path, job.info.spec.fingerprint, job.layers)
+    train = _split(job.info.path, job.info.spec.fingerprint, "train", job.layers)
     if job.rows is None:
         return train
     if job.rows > len(train.y):
@@ -178,7 +178,7 @@ def open_test_split(job: Job, folder: Path) -> tuple[Features, int]:
     The only way to them in this package. Each opening is a line of a file in the folder of the
     cache's runs: whoever picks the best of many runs sees among how many.
     """
-    test = load_features(job.info.path, "test", job.layers)
+    test = _split(job.info.path, job.info.spec.fingerprint, "test", job.layers)
     folder.mkdir(parents=True, exist_ok=True)
     line = {"time": _now(), "run": job.name, "fingerprint": job.info.spec.fingerprint}
     with (folder / OPENINGS).open("a+", encoding="utf-8") as file:
@@ -188,10 +188,10 @@ def open_test_split(job: Job, folder: Path) -> tuple[Features, int]:
     return test, opened
 
 
-@functools.lru_cache(1)
-def _training_split(path: Path, fingerprint: str, layers: tuple[str, ...]) -> Features:
+@functools.lru_cache(2)
+def _split(path: Path, fingerprint: str, name: str, layers: tuple[str, ...]) -> Features:
     """Read once for all heads; the fingerprint tells a cache from one that took its place."""
-    return load_features(path, "train", layers)
+    return load_features(path, name, layers)
 
 
 def _as_result(

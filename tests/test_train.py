@@ -88,7 +88,7 @@ def test_the_test_split_is_opened_after_the_fit_and_nowhere_else(
     )
     fit = train.fit_head
     monkeypatch.setattr(train, "fit_head", lambda *args, **kwargs: events.append("fit") or fit(*args, **kwargs))
-    train._training_split.cache_clear()
+    train._split.cache_clear()
     train_heads([job], tmp_path)
     assert events == ["train", "fit", "test"]
 
