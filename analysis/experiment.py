@@ -47,7 +47,7 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset(train=4_000, images_per_class=(10, 100), seeds=3, pool="grid2", flip=False),
+    "quick": Preset(train=3_000, images_per_class=(10, 100), seeds=3, pool="grid2", flip=False),
     "full": Preset(train=None, images_per_class=(10, 30, 100, 300, 1000), seeds=5, pool="grid4", flip=True),
 }
 

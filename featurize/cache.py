@@ -7,6 +7,7 @@ libhdf5 writes the structure around them, for other tools, and never parses a fi
 ones crash it, hang it, or are read as zeros. FORMAT.md describes the format and the promises.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -365,19 +366,59 @@ def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Feature
         UsageError: it has no such split or layer.
     """
     with _unsealed(path) as (info, arrays, file):
-        if split not in info.rows:
-            raise UsageError(f"{path} has no split {split}; it has {', '.join(info.rows)}")
-        parts = info.columns(layers)
-        chosen = [columns for columns in info.layers if not layers or columns.name in layers]
-        rows = info.rows[split]
+        return _rows(info, arrays, file, split, layers)
 
-        def array(part: str, width: int, dtype: str) -> np.ndarray:
-            file.seek(arrays[split][part])
-            return np.frombuffer(file.read(rows * width * np.dtype(dtype).itemsize), dtype)
 
-        stored = array("features", info.dim, np.dtype(info.spec.dtype).newbyteorder("<").str).reshape(rows, info.dim)
-        x = np.concatenate([stored[:, columns.start : columns.stop] for columns in chosen], axis=1, dtype=np.float32)
-        labels, ids = array("labels", 1, "<i8"), array("ids", 1, "<i8")
+def read_rows(path: Path, split: str, start: int, stop: int, layers: Sequence[str] = ()) -> Features:
+    """The features of some rows of a split, as `load_features` gives all of them: for what does not fit into memory.
+
+    The seal of a file is checked once by a process, and again when the file is another one by its size or
+    time of change.
+
+    Raises:
+        CacheError: the file is damaged or no feature cache, or these rows hold values that are not finite.
+        UsageError: it has no such split or layer.
+    """
+    try:
+        there = path.stat()
+    except OSError:
+        return load_features(path, split, layers)  # which says what is wrong
+    info, arrays = _once_unsealed(path, there.st_size, there.st_mtime_ns, there.st_ino)
+    with path.open("rb") as file:
+        return _rows(info, arrays, file, split, layers, start, stop)
+
+
+@functools.lru_cache(8)
+def _once_unsealed(path: Path, size: int, changed: int, inode: int) -> tuple[CacheInfo, dict[str, dict[str, int]]]:
+    with _unsealed(path) as (info, arrays, _):
+        return info, arrays
+
+
+def _rows(
+    info: CacheInfo,
+    arrays: dict[str, dict[str, int]],
+    file: Any,
+    split: str,
+    layers: Sequence[str],
+    start: int = 0,
+    stop: int | None = None,
+) -> Features:
+    """Rows of an open cache, all of a split unless told otherwise."""
+    path = info.path
+    if split not in info.rows:
+        raise UsageError(f"{path} has no split {split}; it has {', '.join(info.rows)}")
+    parts = info.columns(layers)
+    chosen = [columns for columns in info.layers if not layers or columns.name in layers]
+    start, stop, _ = slice(start, stop).indices(info.rows[split])
+
+    def array(part: str, width: int, dtype: str) -> np.ndarray:
+        bytes_each = width * np.dtype(dtype).itemsize
+        file.seek(arrays[split][part] + start * bytes_each)
+        return np.frombuffer(file.read((stop - start) * bytes_each), dtype)
+
+    stored = array("features", info.dim, np.dtype(info.spec.dtype).newbyteorder("<").str).reshape(-1, info.dim)
+    x = np.concatenate([stored[:, columns.start : columns.stop] for columns in chosen], axis=1, dtype=np.float32)
+    labels, ids = array("labels", 1, "<i8"), array("ids", 1, "<i8")
     if not np.isfinite(x).all():
         row = int(np.argmin(np.isfinite(x).all(axis=1)))
         raise CacheError(f"{path}: the {split} vector of image {ids[row]} holds a value that is not finite; {REMAKE}")

@@ -5,6 +5,7 @@ FrozenbenchError            exit 1: the work failed
 ├── DataError               images or labels are missing, damaged or of the wrong shape
 ├── DownloadError           a file could not be fetched, or is not the file that was pinned
 ├── BackboneError           a network or its weights could not be loaded, or gave unusable values
+├── ClusterError            a cluster cannot be reached, or its workers cannot do the work
 ├── CacheError              a feature cache is missing, damaged or cannot be written
 │   └── CacheMismatchError  a feature cache was made by other choices than the ones asked for
 └── HeadError               a head cannot be trained on these features
@@ -44,6 +45,10 @@ class DownloadError(FrozenbenchError):
 
 class BackboneError(FrozenbenchError):
     """A network or its weights could not be loaded, or gave unusable values."""
+
+
+class ClusterError(FrozenbenchError):
+    """A cluster cannot be reached, or its workers cannot do the work."""
 
 
 class CacheError(FrozenbenchError):

@@ -16,6 +16,7 @@ ORDER = [
     "featurize.errors",
     "featurize.files",
     "featurize.frameworks",
+    "featurize.cluster",
     "featurize.spec",
     "featurize.downloads",
     "featurize.resize",
@@ -71,7 +72,9 @@ ORDER = [
     "analysis",
     "analysis.__main__",
 ]
-CLASSIFY_MAY_USE = {"featurize.errors", "featurize.files", "featurize.frameworks", "featurize.cache"}
+CLASSIFY_MAY_USE = {
+    "featurize.errors", "featurize.files", "featurize.frameworks", "featurize.cluster", "featurize.cache",
+}  # fmt: skip
 PREDICT_MAY_USE = CLASSIFY_MAY_USE | {
     "featurize.decode", "featurize.spec", "featurize.engine", "featurize.extract", "featurize.kept",
 }  # fmt: skip
@@ -94,6 +97,8 @@ HEAVY = {
     "onnx",
     "MNN",
     "_mnncengine",
+    "dask",
+    "distributed",
 }
 
 
