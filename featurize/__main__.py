@@ -270,6 +270,8 @@ def show(found: CacheInfo) -> None:
         "time": f"{found.seconds:.1f} s, {found.images_per_second:,.0f} images/s on {found.device}",
         "fingerprint": spec.fingerprint,
     }
+    if found.shards:
+        facts["features in"] = str(found.shards)
     for name, fact in facts.items():
         print(f"{name:<12} {fact}")
     for split, files in found.skipped.items():
