@@ -255,7 +255,7 @@ def _extract(client: Client, plan: Plan, shards: Shards, note: Note) -> str:
         ranges.cancel()
         with suppress(Exception):  # it only tidies up, and the scheduler may be gone
             client.unregister_worker_plugin(plugin.name)
-    return f"{len(ranges.seen)} workers with {', '.join(sorted(devices))}"
+    return f"a cluster ({len(ranges.seen)}) of {', '.join(sorted(devices))}"
 
 
 def _check_readable(split: Split, done: Done) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import platform
 import signal
 import time
 from collections import deque
@@ -19,7 +20,7 @@ from upath import UPath
 
 from featurize import spread
 from featurize.backbone import load_backbone
-from featurize.cache import load_features, parts_folder, read_info
+from featurize.cache import load_features, parts_folder
 from featurize.datasets import ImageDataset, Split, load_dataset
 from featurize.errors import BackboneError, ClusterError, UsageError
 from featurize.extract import extract_features, plan_extraction
@@ -71,7 +72,7 @@ def test_the_same_cache(cluster: LocalCluster, tmp_path: Path) -> None:
     assert same_rows(info.path, alone.path)
     assert info.spec == alone.spec
     assert sorted(os.listdir(tmp_path)) == ["alone.h5", "x.h5"]
-    assert info.device.endswith("workers with CPU x86_64") or "workers with" in info.device
+    assert info.device in (f"a cluster ({workers}) of CPU {platform.machine()}" for workers in (1, 2))
     assert seen[-1] == (590, 590)
     assert len(seen) > 4
 
@@ -380,9 +381,3 @@ def test_going_on_when_the_scheduler_is_back(tmp_path: Path, monkeypatch: pytest
     noted.clear()
     with pytest.raises(ClusterError, match="no scheduler answers"):
         over("tcp://far:1")(plan, shards, noted.append)
-
-
-def test_info_says_where_it_was_computed(cluster: LocalCluster, tmp_path: Path) -> None:
-    path = tmp_path / "x.h5"
-    extract_features(make_dataset(), PIXELS, out=path, batch_size=8, compute=over(cluster.scheduler_address))
-    assert "workers with CPU" in read_info(path).device or "worker" in read_info(path).device
