@@ -195,6 +195,7 @@ class Extracting(WorkerPlugin):
         with self.lock:
             if self.extractor is None:
                 self.extractor = self._loaded()
+                next(vectors_of(self.extractor, name, part[: self.batch_size], self.batch_size))  # makes the engine
             began = time.perf_counter()
             block = np.concatenate(list(vectors_of(self.extractor, name, part, self.batch_size)))
             seconds = time.perf_counter() - began
@@ -312,8 +313,8 @@ class HandOut:
         """
         while self.todo or self.running:
             self._look_around()
-            free = AHEAD * self._workers - len(self.running)
-            for _ in range(free):
+            ahead = AHEAD if self._rate else 1  # the first ones are small: they are there to learn by
+            for _ in range(ahead * self._workers - len(self.running)):
                 if self.todo:
                     self._submit(self._next())
                 elif late := self._late():
@@ -420,9 +421,8 @@ class HandOut:
             del self.running[twin]
             twin.cancel()
         self._took.append(time.monotonic() - since)
-        if done.worker in self.seen:  # the first task of a worker makes its engine
-            rate = done.shard.rows / max(done.seconds, 1e-6)
-            self._rate = (self._rate + rate) / 2 if self._rate else rate
+        rate = done.shard.rows / max(done.seconds, 1e-6)
+        self._rate = (self._rate + rate) / 2 if self._rate else rate
         self.seen.add(done.worker)
 
 
