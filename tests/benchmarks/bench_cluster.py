@@ -1,14 +1,18 @@
 """What a cluster costs and what it stands.
 
-    python tests/benchmarks/bench_cluster.py {efficiency,stragglers,kills,pair}
+    python tests/benchmarks/bench_cluster.py {efficiency,stragglers,overhead,simulate,links,kills,pair}
 
 efficiency  workers that sleep instead of working: the share of their time that is work
 stragglers  the same, where some workers are slow or hang
+overhead    the cluster's own time for a task, by tasks that do nothing
+simulate    what an extraction would take on many more workers, by the overhead and the rates given
+links       a cache that links to very many shards: seconds to make it, to open it, and its size
 kills       an extraction whose workers are killed again and again: is the cache right, what was lost
 pair        the same extraction by one process and on local:N, in turn
 """
 
 import argparse
+import heapq
 import os
 import random
 import signal
@@ -18,14 +22,17 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import dask
 from distributed import Client, LocalCluster, WorkerPlugin, get_worker
 
-from featurize import spread
+from featurize import linked, spread
 from featurize.backbone import load_backbone
-from featurize.cache import load_features
+from featurize.cache import finish, load_features, new_cache, read_info
 from featurize.datasets import load_dataset
 from featurize.extract import carry_out, compute_here, plan_extraction
 from featurize.shards import Shard
@@ -75,6 +82,130 @@ def efficiency(workers: int, task_seconds: float, tasks: int, slow: int = 0, tim
         f"{wall:.1f} s, ideal {ideal:.1f} s, efficiency {ideal / wall:.3f}",
         flush=True,
     )
+
+
+def overhead(workers: int, tasks: int) -> None:
+    """Print the time that client, scheduler and workers together take for a task that does nothing."""
+    with (
+        dask.config.set(ALONE),
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=False, protocol="tcp://", memory_limit=0, **LOOPBACK
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.wait_for_workers(workers)
+        ranges = HandOut(client, deque([Range("train", 0, tasks)]), lambda task: (sleep, (task, 0, 1.0)), 1, 1)
+        spread.AHEAD = 20
+        ranges._rate = 1e-9  # a row a task
+        with patched_sleep():
+            began = time.monotonic()
+            count = sum(found is not None for found in ranges)
+            wall = time.monotonic() - began
+    print(f"{workers} workers: {count} tasks that do nothing, {1000 * wall / count:.2f} ms each", flush=True)
+
+
+@contextmanager
+def patched_sleep() -> Iterator[None]:
+    """Nobody sleeps."""
+    before, time.sleep = time.sleep, lambda seconds: None
+    try:
+        yield
+    finally:
+        time.sleep = before
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a simulated extraction meets.
+
+    Attributes:
+        rows: images.
+        rate: images a second that one worker computes.
+        batch: images per forward pass.
+        overhead: seconds of the scheduler and the client for a task, one after another.
+        slow: share of the workers that are slow.
+        times: how many times as slow they are.
+        deaths: of a worker in an hour.
+        restart: seconds from a death until the next one has loaded the network.
+    """
+
+    rows: int
+    rate: float
+    batch: int = 128
+    overhead: float = 0.005
+    slow: float = 0.05
+    times: float = 5.0
+    deaths: float = 0.05
+    restart: float = 60.0
+
+
+def simulate(workers: int, given: Circumstances, seed: int = 0) -> tuple[float, int, float]:
+    """Seconds, tasks and seconds of work lost, by the very rule that hands ranges out."""
+    dice = random.Random(seed)
+    ranges = HandOut(None, deque([Range("train", 0, given.rows)]), None, given.batch, given.rows)
+    ranges._workers, ranges._rate = workers, given.rate
+    pace = [given.rate / (given.times if dice.random() < given.slow else 1) for _ in range(workers)]
+    free = [(given.restart, worker) for worker in range(workers)]  # all load the network first
+    asked = [0.0] * workers  # when each began the task before, and asked for this one
+    clerk, tasks, lost, end = 0.0, 0, 0.0, 0.0  # the clerk is the scheduler: when it has time again
+    late = spread.LATE * spread.TASK_SECONDS  # after which another worker begins with the same
+    while ranges.todo:
+        ready, worker = heapq.heappop(free)
+        clerk = max(clerk, asked[worker]) + given.overhead
+        start, task = max(ready, clerk), ranges._next()
+        rows = task.stop - task.start
+        seconds, tasks = rows / pace[worker], tasks + 1
+        death = dice.expovariate(given.deaths / 3600)
+        if death < seconds:
+            lost += death
+            ranges.todo.appendleft(task)
+            heapq.heappush(free, (start + death + given.restart, worker))
+            continue
+        asked[worker] = start
+        heapq.heappush(free, (start + seconds, worker))
+        end = max(end, start + min(seconds, late + rows / given.rate))
+    return end, tasks, lost
+
+
+def show_simulation() -> None:
+    """Print a table for 100 million images, by the rates of README and SCALING.md."""
+    print("| images a second of a worker | workers | hours | of the ideal | tasks | lost to deaths |")
+    for rate in (262.0, 13.5, 1000.0):
+        for workers in (8, 64, 256, 1024):
+            given = Circumstances(100_000_000, rate)
+            seconds, tasks, lost = simulate(workers, given)
+            power = workers * rate * (1 - given.slow + given.slow / given.times)
+            print(
+                f"| {rate:g} | {workers} | {seconds / 3600:.1f} | {seconds * power / given.rows:.3f} | {tasks:,} | "
+                f"{lost / 60:.0f} min |",
+                flush=True,
+            )
+
+
+def links(count: int) -> None:
+    """Print what it takes to link a cache to so many shards, and to open it."""
+    from conftest import FACTS, LAYERS, make_dataset, make_spec, make_vectors
+
+    linked.LINKED_FROM = 0
+    dataset = make_dataset(count, 10)
+    vectors = {name: make_vectors(split) for name, split in dataset.splits.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path, spec = Path(folder) / "x.h5", make_spec(dataset)
+        with new_cache(path, spec, dataset, LAYERS) as shards:
+            for row in range(count):
+                shards.add("train", row, vectors["train"][row : row + 1])
+            shards.add("test", 0, vectors["test"])
+            began = time.monotonic()
+            shards.resume()
+            resumed, began = time.monotonic() - began, time.monotonic()
+            finish(path, shards, spec, dataset, "imagenet", LAYERS, **FACTS)
+            made, began = time.monotonic() - began, time.monotonic()
+        read_info(path)
+        opened = time.monotonic() - began
+        print(
+            f"{count:,} shards: looked through in {resumed:.1f} s (and their bytes), linked in {made:.1f} s, opened in "
+            f"{opened:.1f} s; the file has {path.stat().st_size / count:.0f} bytes a shard"
+        )
 
 
 class Diary(WorkerPlugin):
@@ -177,7 +308,7 @@ def pair(data: str, workers: int, rounds: int) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["efficiency", "stragglers", "kills", "pair"])
+    parser.add_argument("what", choices=["efficiency", "stragglers", "overhead", "simulate", "links", "kills", "pair"])
     parser.add_argument("--workers", type=int, nargs="+", default=[8, 64, 256])
     parser.add_argument("--seconds", type=float, nargs="+", default=[10.0], help="of a task; between two kills")
     parser.add_argument("--tasks", type=int, default=6, help="for each worker")
@@ -187,6 +318,13 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.what == "kills":
         kills(asked.data, asked.count, asked.seconds[0], asked.seed)
+    elif asked.what == "simulate":
+        show_simulation()
+    elif asked.what == "links":
+        links(asked.count)
+    elif asked.what == "overhead":
+        for workers in asked.workers:
+            overhead(workers, 100 * asked.tasks)
     elif asked.what == "pair":
         pair(asked.data, asked.workers[0], asked.count)
     else:
