@@ -8,6 +8,7 @@ ones crash it, hang it, or are read as zeros. FORMAT.md describes the format and
 """
 
 import functools
+import glob
 import hashlib
 import io
 import json
@@ -26,10 +27,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from featurize import linked
 from featurize.datasets import ImageDataset, Split
 from featurize.errors import CacheError, CacheMismatchError, UsageError, suggestion
-from featurize.files import data_root, written_whole
+from featurize.files import data_root, write_whole, written_whole
+from featurize.hdf5 import LIBVER, room_for
 from featurize.image_files import ImageFiles
+from featurize.linked import LinkedRows
 from featurize.shards import PLAN, SEAL_BYTES, Shards, discard, locked
 from featurize.spec import SCHEMA_VERSION, ExtractionSpec
 
@@ -185,33 +189,53 @@ def parts_folder(path: Path) -> Path:
 
 @contextmanager
 def new_cache(
-    path: Path, spec: ExtractionSpec, dataset: ImageDataset, layers: Sequence[Columns], *, overwrite: bool = False
+    path: Path,
+    spec: ExtractionSpec,
+    dataset: ImageDataset,
+    layers: Sequence[Columns],
+    *,
+    overwrite: bool = False,
+    shards_at: Path | None = None,
 ) -> Iterator[Shards]:
     """Shards to write a cache's rows to, those of an interrupted extraction among them.
 
     One process at a time holds them, the others wait. Whatever ends the block, shards that are there
     stay until `finish` has made the cache of them.
 
+    Args:
+        path: of the cache.
+        spec: what determines the values.
+        dataset: whose images the rows are of.
+        layers: which columns belong to which layer.
+        overwrite: discard the unfinished extraction there if it is one of other choices.
+        shards_at: the folder for shards, which may be remote; beside the cache if not given.
+
     Raises:
         CacheError: the disk is full or the folder cannot be written to.
         CacheMismatchError: the unfinished extraction there is one of other choices.
     """
     folder = parts_folder(path)
+    place = folder if shards_at is None else shards_at / folder.name
     try:
         with locked(folder):
             rows = {name: len(split) for name, split in dataset.splits.items()}
-            shards = Shards(folder, spec.fingerprint, rows, layers[-1].stop, spec.dtype)
+            shards = Shards(place, spec.fingerprint, rows, layers[-1].stop, spec.dtype)
             try:
                 _check_plan(folder, spec, overwrite)
+                if place != folder:
+                    place.mkdir(parents=True, exist_ok=True)
+                    _check_plan(place, spec, overwrite)
                 shards.resume()
                 _check_space(path, shards)
                 yield shards
             finally:
-                if not any(folder.glob("*.rows")):
+                if not any(place.glob("*.h5")):
                     discard(folder)
+                    if place != folder:
+                        discard(place)
     except OSError as error:
         raise CacheError(
-            f"{path} could not be written: {error}; what is finished stays in {folder}, and the same command goes on "
+            f"{path} could not be written: {error}; what is finished stays in {place}, and the same command goes on "
             "from there"
         ) from error
 
@@ -219,7 +243,7 @@ def new_cache(
 def discard_leftovers(path: Path, spec: ExtractionSpec) -> None:
     """Remove the shards that a process left which was killed between naming its cache and tidying up."""
     folder = parts_folder(path)
-    if folder.exists() and (_plan(folder) == spec or not any(folder.glob("*.rows"))):
+    if folder.exists() and (_plan(folder) == spec or not any(folder.glob("*.h5"))):
         with locked(folder):
             discard(folder)
 
@@ -237,6 +261,8 @@ def finish(
 ) -> None:
     """Make the cache of its shards, seal it, give it its name and remove the shards.
 
+    From `linked.LINKED_FROM` bytes on, it links to them instead, in a folder beside it.
+
     Args:
         path: of the cache.
         shards: with every row of every split.
@@ -253,7 +279,12 @@ def finish(
     skipped = skipped or {}
     left_out = {name: np.isin(np.arange(rows), list(skipped.get(name, ()))) for name, rows in shards.rows.items()}
     splits = {name: split[~left_out[name]] for name, split in dataset.splits.items()}
-    with written_whole(path, shards.folder) as temporary:
+    apart: dict[str, LinkedRows] = {}
+    folder = linked.linked_folder(path, spec.fingerprint)
+    if _links(path, shards):
+        kept = linked.link(shards, folder)
+        apart = {name: LinkedRows(kept, name, np.flatnonzero(rows)) for name, rows in left_out.items()}
+    with written_whole(path, parts_folder(path)) as temporary:
         header = {
             "spec": json.loads(spec.to_json()),
             "fingerprint": spec.fingerprint,
@@ -268,25 +299,42 @@ def finish(
             },
             "digests": {name: split.digest for name, split in dataset.splits.items()},
             "versions": library_versions(VERSIONS_OF),
+            "linked": linked.as_json(apart) if apart else None,
             **facts,
         }
         block = SMALLEST_BLOCK
         while block < len(json.dumps(header)) + 4096:  # room for the places of the arrays
             block *= 2
-        header["arrays"] = _write_structure(temporary, block, header, splits, shards)
+        header["arrays"] = _write_structure(temporary, block, header, splits, shards, apart)
         with temporary.open("r+b") as file:
             for name, split in splits.items():
-                places, first = header["arrays"][name], 0
-                file.seek(places["features"])
-                for rows in shards.read(name):
-                    kept = ~left_out[name][first : first + len(rows)]
-                    file.write(np.ascontiguousarray(rows if kept.all() else rows[kept]).data.cast("B"))
-                    first += len(rows)
+                places = header["arrays"][name]
+                if not apart:
+                    file.seek(places["features"])
+                    _copy_rows(shards, name, left_out[name], file)
                 for part, values in _columns_beside(split).items():
                     file.seek(places[part])
                     file.write(values.tobytes())
             _write_seal(file, block, header)
     shards.clear()
+    for other in path.parent.glob(f"{glob.escape(path.name)}.shards-*"):  # of caches that were at this place before
+        if other != folder or not apart:
+            shutil.rmtree(other)
+
+
+def _links(path: Path, shards: Shards) -> bool:
+    """Whether the cache is to link to its shards: to many bytes, beside it."""
+    size = sum(shards.rows.values()) * shards.dim * np.dtype(shards.dtype).itemsize
+    return size >= linked.LINKED_FROM and shards.folder == parts_folder(path)
+
+
+def _copy_rows(shards: Shards, split: str, left_out: np.ndarray, file: Any) -> None:
+    """Write a split's rows, but those left out (bool (n,)), into a file."""
+    first = 0
+    for rows in shards.read(split):
+        kept = ~left_out[first : first + len(rows)]
+        file.write(np.ascontiguousarray(rows if kept.all() else rows[kept]).data.cast("B"))
+        first += len(rows)
 
 
 def _path_of(split: Split, row: int) -> str:
@@ -304,36 +352,34 @@ def _columns_beside(split: Split) -> dict[str, np.ndarray]:
 
 
 def _write_structure(
-    temporary: Path, block: int, header: dict[str, Any], splits: Mapping[str, Split], shards: Shards
+    temporary: Path,
+    block: int,
+    header: dict[str, Any],
+    splits: Mapping[str, Split],
+    shards: Shards,
+    apart: Mapping[str, LinkedRows],
 ) -> dict[str, dict[str, int]]:
     """The HDF5 structure with room for the arrays; returns each array's offset in the file."""
     places: dict[str, dict[str, int]] = {}
     with _PatientFile(temporary, "r+") as raw:
-        with h5py.File(raw, "w", libver=("earliest", "v110"), userblock_size=block) as file:
+        with h5py.File(raw, "w", libver=LIBVER, userblock_size=block) as file:
             file.attrs["schema_version"] = SCHEMA_VERSION
             for key, value in header.items():
+                if key == "linked":  # maybe too large for an attribute, and what the datasets themselves say
+                    continue
                 file.attrs[key] = value if isinstance(value, (str, int, float)) else json.dumps(value)
             for name, split in splits.items():
                 group = file.create_group(name)
                 group.attrs["digest"] = header["digests"][name]
-                numbers = np.dtype(shards.dtype).newbyteorder("<")
-                places[name] = {"features": _room_for(group, "features", (len(split), shards.dim), numbers)}
+                numbers, places[name] = np.dtype(shards.dtype).newbyteorder("<"), {}
+                if apart:
+                    apart[name].create(group)
+                else:
+                    places[name]["features"] = room_for(group, "features", (len(split), shards.dim), numbers)
                 for part, values in _columns_beside(split).items():
-                    places[name][part] = _room_for(group, part, values.shape, values.dtype)
+                    places[name][part] = room_for(group, part, values.shape, values.dtype)
         raw.raise_error()
     return places
-
-
-def _room_for(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> int:
-    """Create a dataset that is one run of bytes, not written yet; returns its offset in the file."""
-    settings = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    settings.set_layout(h5py.h5d.CONTIGUOUS)
-    settings.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    settings.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    settings.set_obj_track_times(False)  # the same rows give the same file
-    kind = h5py.h5t.py_create(dtype, logical=True)  # texts as UTF-8
-    created = h5py.h5d.create(group.id, name.encode(), kind, h5py.h5s.create_simple(shape), settings)
-    return int(created.get_offset())
 
 
 def _write_seal(file: Any, block: int, header: dict[str, Any]) -> None:
@@ -354,8 +400,8 @@ def read_info(path: Path) -> CacheInfo:
     Raises:
         CacheError: no such file, a damaged one, or not a feature cache of this version.
     """
-    with _unsealed(path) as (info, _, _):
-        return info
+    with _unsealed(path) as (header, _):
+        return header.info
 
 
 def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Features:
@@ -365,8 +411,8 @@ def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Feature
         CacheError: the file is damaged or no feature cache, or holds values that are not finite.
         UsageError: it has no such split or layer.
     """
-    with _unsealed(path) as (info, arrays, file):
-        return _rows(info, arrays, file, split, layers)
+    with _unsealed(path) as (header, file):
+        return _rows(header, file, split, layers)
 
 
 def read_rows(path: Path, split: str, start: int, stop: int, layers: Sequence[str] = ()) -> Features:
@@ -383,20 +429,19 @@ def read_rows(path: Path, split: str, start: int, stop: int, layers: Sequence[st
         there = path.stat()
     except OSError:
         return load_features(path, split, layers)  # which says what is wrong
-    info, arrays = _once_unsealed(path, there.st_size, there.st_mtime_ns, there.st_ino)
+    header = _once_unsealed(path, there.st_size, there.st_mtime_ns, there.st_ino)
     with path.open("rb") as file:
-        return _rows(info, arrays, file, split, layers, start, stop)
+        return _rows(header, file, split, layers, start, stop)
 
 
 @functools.lru_cache(8)
-def _once_unsealed(path: Path, size: int, changed: int, inode: int) -> tuple[CacheInfo, dict[str, dict[str, int]]]:
-    with _unsealed(path) as (info, arrays, _):
-        return info, arrays
+def _once_unsealed(path: Path, size: int, changed: int, inode: int) -> "_Header":
+    with _unsealed(path) as (header, _):
+        return header
 
 
 def _rows(
-    info: CacheInfo,
-    arrays: dict[str, dict[str, int]],
+    header: "_Header",
     file: Any,
     split: str,
     layers: Sequence[str],
@@ -404,7 +449,7 @@ def _rows(
     stop: int | None = None,
 ) -> Features:
     """Rows of an open cache, all of a split unless told otherwise."""
-    path = info.path
+    info, path = header.info, header.info.path
     if split not in info.rows:
         raise UsageError(f"{path} has no split {split}; it has {', '.join(info.rows)}")
     parts = info.columns(layers)
@@ -413,10 +458,13 @@ def _rows(
 
     def array(part: str, width: int, dtype: str) -> np.ndarray:
         bytes_each = width * np.dtype(dtype).itemsize
-        file.seek(arrays[split][part] + start * bytes_each)
-        return np.frombuffer(file.read((stop - start) * bytes_each), dtype)
+        file.seek(header.arrays[split][part] + start * bytes_each)
+        return np.frombuffer(file.read(max(0, stop - start) * bytes_each), dtype)
 
-    stored = array("features", info.dim, np.dtype(info.spec.dtype).newbyteorder("<").str).reshape(-1, info.dim)
+    if header.linked:
+        stored = header.linked[split].read(start, stop)
+    else:
+        stored = array("features", info.dim, np.dtype(info.spec.dtype).newbyteorder("<").str).reshape(-1, info.dim)
     x = np.concatenate([stored[:, columns.start : columns.stop] for columns in chosen], axis=1, dtype=np.float32)
     labels, ids = array("labels", 1, "<i8"), array("ids", 1, "<i8")
     if not np.isfinite(x).all():
@@ -439,9 +487,18 @@ def _rows(
     )
 
 
+@dataclass(frozen=True)
+class _Header:
+    """What stands in front of a cache: its facts, each array's offset, and, if it links to shards, the features."""
+
+    info: CacheInfo
+    arrays: dict[str, dict[str, int]]
+    linked: dict[str, LinkedRows]
+
+
 @contextmanager
-def _unsealed(path: Path) -> Iterator[tuple[CacheInfo, dict[str, dict[str, int]], Any]]:
-    """What the header says, each array's offset, and the open file, all checked."""
+def _unsealed(path: Path) -> Iterator[tuple[_Header, Any]]:
+    """The header and the open file, both checked."""
     if not path.is_file():
         raise CacheError(f"{path}: no such feature cache; make one with python -m featurize --out {path}")
     with path.open("rb") as file:
@@ -464,14 +521,13 @@ def _unsealed(path: Path) -> Iterator[tuple[CacheInfo, dict[str, dict[str, int]]
             raise CacheError(f"{path} is damaged: its content does not belong to its seal; {REMAKE}")
         file.seek(len(first) + SEAL_BYTES)
         try:
-            header = json.loads(file.read(block - file.tell()))
-            info, arrays = _parse_header(path, header, size)
+            header = _parse_header(path, json.loads(file.read(block - file.tell())), size)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
             raise CacheError(f"{path} is sealed, but no feature cache of frozenbench ({error}); {REMAKE}") from error
-        yield info, arrays, file
+        yield header, file
 
 
-def _parse_header(path: Path, header: Any, size: int) -> tuple[CacheInfo, dict[str, dict[str, int]]]:
+def _parse_header(path: Path, header: Any, size: int) -> _Header:
     """The header's facts, and the arrays' offsets, which all lie inside the file."""
     spec = ExtractionSpec.from_json(json.dumps(header["spec"]))
     if spec.fingerprint != header["fingerprint"]:
@@ -486,14 +542,19 @@ def _parse_header(path: Path, header: Any, size: int) -> tuple[CacheInfo, dict[s
     if any(len(columns.shape) not in (1, 3) for columns in layers):
         raise ValueError("a layer's shape is neither (rows, columns, channels) nor (length,)")
     dim, item = layers[-1].stop, np.dtype(spec.dtype).itemsize
-    if dim * item > size:
+    if dim * item > size and not header.get("linked"):
         raise ValueError("one vector alone is larger than the file")
     arrays = {
         str(name): {str(part): int(at) for part, at in places.items()} for name, places in header["arrays"].items()
     }
     rows = {name: int(header["rows"][name]) for name in arrays}
+    apart = {}
+    if facts := header.get("linked"):
+        apart = linked.from_json(facts, path, spec.fingerprint, dim, spec.dtype)
+        if {name: len(found) for name, found in apart.items()} != rows:
+            raise ValueError("its shards do not hold its rows")
     for name, places in arrays.items():
-        for part, width in (("features", dim * item), ("labels", 8), ("ids", 8)):
+        for part, width in (("features", dim * item), ("labels", 8), ("ids", 8))[bool(apart) :]:
             if rows[name] < 0 or places[part] < 0 or places[part] + rows[name] * width > size:
                 raise ValueError(f"/{name}/{part} lies outside the file")
     info = CacheInfo(
@@ -513,7 +574,7 @@ def _parse_header(path: Path, header: Any, size: int) -> tuple[CacheInfo, dict[s
         device=str(header["device"]),
         engine_choice=str(header.get("engine_choice", "")),
     )
-    return info, arrays
+    return _Header(info, arrays, apart)
 
 
 def _check_plan(folder: Path, spec: ExtractionSpec, overwrite: bool) -> None:
@@ -523,10 +584,9 @@ def _check_plan(folder: Path, spec: ExtractionSpec, overwrite: bool) -> None:
         return
     if there is not None and not overwrite:
         raise CacheMismatchError(_difference(f"the unfinished extraction in {folder}", there, spec))
-    for leftover in folder.glob("*.rows"):
+    for leftover in folder.glob("*.h5"):
         leftover.unlink()
-    with written_whole(folder / PLAN) as temporary:
-        temporary.write_text(spec.to_json(), "utf-8")
+    write_whole(folder / PLAN, spec.to_json().encode())
 
 
 def _plan(folder: Path) -> ExtractionSpec | None:
@@ -547,7 +607,9 @@ def _check_space(path: Path, shards: Shards) -> None:
     width = shards.dim * np.dtype(shards.dtype).itemsize
     total = sum(shards.rows.values())
     missing = total - sum(shards.done.values())
-    free, needed = shutil.disk_usage(shards.folder).free, missing * width + total * (width + 16) + (1 << 20)
+    here = 0 if shards.folder != parts_folder(path) else missing * width
+    copied = 0 if _links(path, shards) else total * width
+    free, needed = shutil.disk_usage(parts_folder(path)).free, here + copied + total * 16 + (1 << 20)
     if free < needed:
         raise CacheError(
             f"{path} needs {needed / 1e6:,.0f} MB, its disk has {free / 1e6:,.0f} MB free; free some space, or choose "

@@ -106,8 +106,8 @@ def _check_same(worker: str, ours: dict[str, str], theirs: dict[str, str]) -> No
     for package, version in ours.items():
         if theirs.get(package) != version:
             raise ClusterError(
-                f"the worker {worker} has {package} {theirs.get(package, '(none)')}, expected {version} as here; install "
-                "the same versions there, and start it again"
+                f"the worker {worker} has {package} {theirs.get(package, '(none)')}, expected {version} as here; "
+                "install the same versions there, and start it again"
             )
 
 

@@ -41,6 +41,8 @@ logger = logging.getLogger("frozenbench")
 REREAD_ROWS = 64
 Progress = Callable[[int, int], None]
 """Called with the number of images done and in all."""
+Note = Callable[[int], None]
+"""Called with the number of rows that have come to be done; it may raise KeyboardInterrupt."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,10 @@ class Plan(Extractor):
     batch_size: int
 
 
+Compute = Callable[[Plan, Shards, Note], str]
+"""Computes the rows that the shards lack, and says by what device."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What an extraction will take, by a probe: vector length, bytes and seconds."""
@@ -112,6 +118,8 @@ def extract_features(
     out: Path | None = None,
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
+    compute: Compute | None = None,
+    shards_at: Path | None = None,
 ) -> Extraction:
     """Run a frozen backbone over every image once and cache the vectors.
 
@@ -128,6 +136,8 @@ def extract_features(
         out: the cache's path; by default a telling name in the data folder.
         overwrite: replace a cache that was made by other choices or cannot be read.
         progress: called after each batch.
+        compute: where the work is done: `spread.over("tcp://HOST:PORT")` for a cluster; by default here.
+        shards_at: the folder for shards, which may be remote; beside the cache if not given.
 
     Raises:
         UsageError: an unknown option, or a map too small for the pooling.
@@ -148,7 +158,7 @@ def extract_features(
         batch_size=batch_size,
         out=out,
     )
-    return carry_out(plan, overwrite=overwrite, progress=progress)
+    return carry_out(plan, overwrite=overwrite, progress=progress, compute=compute, shards_at=shards_at)
 
 
 def plan_extraction(
@@ -278,12 +288,22 @@ def estimate(plan: Plan) -> Estimate:
     )
 
 
-def carry_out(plan: Plan, *, overwrite: bool = False, progress: Progress = lambda done, total: None) -> Extraction:
+def carry_out(
+    plan: Plan,
+    *,
+    overwrite: bool = False,
+    progress: Progress = lambda done, total: None,
+    compute: Compute | None = None,
+    shards_at: Path | None = None,
+) -> Extraction:
     """Make the cache, or take the one that is there, or go on with an unfinished one.
+
+    The arguments are those of `extract_features`.
 
     Raises:
         CacheMismatchError: the path holds a cache made by other choices.
         CacheError: the cache cannot be written.
+        ClusterError: the cluster cannot do the work.
         UsageError: the engine asked for does not know a layer.
         BackboneError: a vector is not finite, or the engine asked for does not give TensorFlow's numbers.
         DataError: no image of a split can be read.
@@ -294,7 +314,7 @@ def carry_out(plan: Plan, *, overwrite: bool = False, progress: Progress = lambd
         return Extraction(info, reused=True)
     layers = _columns(plan)
     with (
-        new_cache(path, spec, dataset, layers, overwrite=overwrite) as shards,
+        new_cache(path, spec, dataset, layers, overwrite=overwrite, shards_at=shards_at) as shards,
         _interrupts_held_back() as stop_if_asked,
     ):
         if info := _reusable(path, spec, overwrite):  # made by the process that we waited for
@@ -304,18 +324,16 @@ def carry_out(plan: Plan, *, overwrite: bool = False, progress: Progress = lambd
         done = resumed = sum(shards.done.values())
         if resumed:
             logger.info("%s of %s rows were already there", f"{resumed:,}", f"{total:,}")
+
+        def note(rows: int) -> None:
+            nonlocal done
+            done += rows
+            if rows:
+                progress(done, total)
+            stop_if_asked()
+
         began = time.perf_counter()
-        for name, split in dataset.splits.items():
-            with _kept(shards, name) as keep:
-                for ids, parts, unreadable in computed(plan, split, shards.done[name]):
-                    for layer, part in zip(spec.layers, parts, strict=True):
-                        _check_finite(part, layer, name, ids)
-                    block = np.concatenate(parts, axis=1)
-                    block[unreadable] = np.nan  # left out when the cache is made
-                    keep(block)
-                    done += len(ids)
-                    progress(done, total)
-                    stop_if_asked()
+        device = (compute or compute_here)(plan, shards, note)
         try:
             plan.backbone.check_frozen()
         except BackboneError:
@@ -331,12 +349,23 @@ def carry_out(plan: Plan, *, overwrite: bool = False, progress: Progress = lambd
             layers,
             seconds=seconds,
             images_per_second=(total - resumed) / seconds,
-            device=_device(spec.engine),
+            device=device,
             engine_choice=plan.engine.why,
             source={"data": dataset.source, **_images_of(dataset), **plan.backbone.source},
             skipped={name: _skipped(shards, name, split, spec) for name, split in dataset.splits.items()},
         )
     return Extraction(read_info(path), reused=False, resumed_rows=resumed)
+
+
+def compute_here(plan: Plan, shards: Shards, note: Note) -> str:
+    """Compute the rows that are missing, in this process; the arguments are those of `Compute`."""
+    for name, split in plan.dataset.splits.items():
+        for start, stop in shards.gaps(name):
+            with _kept(shards, name, start) as keep:
+                for block in vectors_of(plan, name, split[start:stop], plan.batch_size):
+                    keep(block)
+                    note(len(block))
+    return device_of(plan.spec.engine)
 
 
 def _reusable(path: Path, spec: ExtractionSpec, overwrite: bool) -> CacheInfo | None:
@@ -352,8 +381,8 @@ def _reusable(path: Path, spec: ExtractionSpec, overwrite: bool) -> CacheInfo | 
 
 
 @contextmanager
-def _kept(shards: Shards, split: str) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yield what takes blocks of rows (m, d), and write them every few seconds, beside the work; at the end the rest.
+def _kept(shards: Shards, split: str, start: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield what takes the rows from `start` on, in blocks (m, d), and write them every few seconds, beside the work.
 
     One write is under way at a time; an error of it is raised by the next one, or at the end.
     """
@@ -364,11 +393,13 @@ def _kept(shards: Shards, split: str) -> Iterator[Callable[[np.ndarray], None]]:
         writing: Future[None] = pool.submit(lambda: None)
 
         def write() -> None:
-            nonlocal since, writing
+            nonlocal start, since, writing
             writing.result()
             if waiting:
-                writing = pool.submit(shards.write, split, np.concatenate(waiting))
+                block = np.concatenate(waiting)
+                writing = pool.submit(shards.add, split, start, block)
                 waiting.clear()
+                start += len(block)
             since = time.monotonic()
 
         def keep(block: np.ndarray) -> None:
@@ -475,20 +506,43 @@ def prepared(images: Any, spec: ExtractionSpec) -> tuple[np.ndarray, list[int]]:
     return resized(images, spec.image_size, spec.resize, spec.aspect), []
 
 
-def computed(plan: Plan, split: Split, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray], list[int]]]:
-    """The ids and vectors of each batch from row `first` on, and which of its rows could not be read.
+def vectors_of(extractor: Extractor, name: str, split: Split, batch_size: int) -> Iterator[np.ndarray]:
+    """The vectors (m, d) of each batch of images; those of files that could not be read are NaN.
+
+    Args:
+        extractor: what makes them.
+        name: of the split, for messages.
+        split: the images, or some of them.
+        batch_size: images per forward pass.
+
+    Raises:
+        BackboneError: a vector is not finite.
+    """
+    for ids, parts, unreadable in computed(extractor, split, batch_size):
+        for layer, part in zip(extractor.spec.layers, parts, strict=True):
+            _check_finite(part, layer, name, ids)
+        block = np.concatenate(parts, axis=1)
+        block[unreadable] = np.nan  # left out when the cache is made
+        yield block
+
+
+def computed(
+    extractor: Extractor, split: Split, batch_size: int
+) -> Iterator[tuple[np.ndarray, list[np.ndarray], list[int]]]:
+    """The ids and vectors of each batch, and which of its rows could not be read.
 
     The next batch is decoded and resized meanwhile.
     """
-    rows = [slice(start, start + plan.batch_size) for start in range(first, len(split), plan.batch_size)]
+    rows = [slice(start, start + batch_size) for start in range(0, len(split), batch_size)]
     with ThreadPoolExecutor(1) as pool:
-        ahead = [pool.submit(prepared, split.images[batch], plan.spec) for batch in rows[:1]]
+        ahead = [pool.submit(prepared, split.images[batch], extractor.spec) for batch in rows[:1]]
         for number, batch in enumerate(rows, start=1):
             images, unreadable = ahead.pop().result()
             ahead += [
-                pool.submit(prepared, split.images[following], plan.spec) for following in rows[number : number + 1]
+                pool.submit(prepared, split.images[following], extractor.spec)
+                for following in rows[number : number + 1]
             ]
-            yield split.ids[batch], plan.vectors(images), unreadable
+            yield split.ids[batch], extractor.vectors(images), unreadable
 
 
 def _check_finite(part: np.ndarray, layer: str, split: str, ids: np.ndarray) -> None:
@@ -500,5 +554,6 @@ def _check_finite(part: np.ndarray, layer: str, split: str, ids: np.ndarray) -> 
         )
 
 
-def _device(engine: str) -> str:
+def device_of(engine: str) -> str:
+    """What an engine runs on in this process."""
     return (gpu() if engine == "tensorflow" else "") or f"CPU {platform.machine()}"

@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 logger = logging.getLogger("frozenbench")
@@ -41,11 +41,26 @@ def written_whole(path: Path, folder: Path | None = None) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; ours are ordinary ones
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, *content: bytes | memoryview) -> None:
+    """Write a file as `written_whole` does; a remote one, of universal_pathlib, as its store does.
+
+    Object stores show a file when all of it is there. What others may leave half-written, a seal must tell.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    if isinstance(path, PurePath):
+        with written_whole(path) as temporary, temporary.open("wb") as file:
+            file.writelines(content)
+    else:
+        path.write_bytes(b"".join(content))
 
 
 def sealed(folder: Path, made_of: list[Any], suffix: str) -> tuple[Path, bytes] | None:
@@ -96,7 +111,8 @@ def _umask() -> int:
     return mask
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,12 +1,16 @@
 """Unfinished extractions: sealed shards of finished rows, until the cache is assembled.
 
 The folder `<cache>.parts/` holds `lock`, `plan.json` (what is being made) and, for every few seconds
-of work, `<split>-<first row>.rows`: a line with the SHA-256 of the shard's place and content, then
-the rows, C order, little-endian. Each file is written whole or not at all.
+of work, `<split>-<first row>.h5`: a line with the SHA-256 of the shard's place and of everything
+behind the line, a line with the offset and the number of its rows, and, from byte 512 on, HDF5 with
+the rows as `/features`. Each file is written whole or not at all. A large cache links to its shards
+instead of copying them.
 """
 
 import fcntl
+import functools
 import hashlib
+import io
 import json
 import logging
 import os
@@ -15,11 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+import h5py
 import numpy as np
 
 from featurize.errors import CacheError
-from featurize.files import written_whole
+from featurize.files import write_whole
+from featurize.hdf5 import LIBVER, room_for
 
 logger = logging.getLogger("frozenbench")
 LOCK_POLL_SECONDS = 0.2
@@ -27,6 +34,8 @@ SHARD_SECONDS = 2.0
 SHARD_BYTES = 1 << 24
 PLAN = "plan.json"
 SEAL_BYTES = 65  # 64 hexadecimal digits and a line feed
+BLOCK_BYTES = 512  # HDF5's smallest user block
+AGAIN = "run the same command again"
 
 
 @contextmanager
@@ -66,17 +75,28 @@ def discard(folder: Path) -> None:
         folder.rmdir()
 
 
+class Shard(NamedTuple):
+    """A shard that is there: how many rows it has, the SHA-256 in front of it, and which rows begin with NaN.
+
+    These are rows of the split, of images that could not be read.
+    """
+
+    rows: int
+    seal: str
+    not_numbers: tuple[int, ...]
+
+
 @dataclass
 class Shards:
-    """The rows of one unfinished extraction that are safe on the disk.
+    """The rows of one extraction that are safe on the disk, in shards of any size, in any order.
 
     Attributes:
-        folder: where they lie.
+        folder: where they lie; maybe one that fsspec reaches, as a `UPath` of universal_pathlib.
         plan: a text that stands for what is being made; rows of another plan are never taken.
         rows: rows of each split when the extraction is finished.
         dim: numbers in a row.
         dtype: their type.
-        done: rows of each split that are there, from the first on.
+        held: of each split the shards, by their first row.
     """
 
     folder: Path
@@ -84,21 +104,35 @@ class Shards:
     rows: dict[str, int]
     dim: int
     dtype: str
-    done: dict[str, int] = field(default_factory=dict)
+    held: dict[str, dict[int, Shard]] = field(default_factory=dict)
+
+    @property
+    def done(self) -> dict[str, int]:
+        """How many rows of each split are there."""
+        return {split: sum(shard.rows for shard in shards.values()) for split, shards in self.held.items()}
+
+    def gaps(self, split: str) -> list[tuple[int, int]]:
+        """The rows of a split that are not there: from, to (exclusive)."""
+        found, end = [], 0
+        for start, shard in sorted(self.held[split].items()):
+            if start > end:
+                found.append((end, start))
+            end = start + shard.rows
+        return found if end == self.rows[split] else [*found, (end, self.rows[split])]
 
     def resume(self) -> int:
-        """Find what is there; returns the number of rows. Damaged shards are removed.
-
-        Only what is whole counts: a split's rows up to the first gap.
-        """
+        """Find what is there; returns the number of rows. Damaged shards are removed, and those that overlap others."""
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink()
         for split in self.rows:
-            self.done[split] = 0
-            for path in sorted(self.folder.glob(f"{split}-*.rows")):
+            self.held[split], end = {}, 0
+            for path in sorted(self.folder.glob(f"{split}-*.h5")):
                 try:
-                    if self._start(path) == self.done[split]:
-                        self.done[split] += len(self._read(path, split))
+                    start = self._start(path)
+                    if start >= end:
+                        rows, seal = self.read_shard(split, start)
+                        self.held[split][start] = Shard(len(rows), seal, _not_numbers(rows, start))
+                        end = start + len(rows)
                         continue
                 except CacheError as error:
                     logger.warning("%s; its rows are computed again", error)
@@ -107,17 +141,26 @@ class Shards:
 
     def clear(self) -> None:
         """Remove every row."""
-        for path in self.folder.glob("*.rows"):
+        for path in self.folder.glob("*.h5"):
             path.unlink()
 
-    def write(self, split: str, block: np.ndarray) -> None:
-        """Add the next rows (m, dim) of a split."""
-        start = self.done[split]
-        content = np.ascontiguousarray(block, np.dtype(self.dtype).newbyteorder("<")).data.cast("B")
-        with written_whole(self.folder / f"{split}-{start:012d}.rows") as temporary, temporary.open("wb") as file:
-            file.write(self._seal(split, start, content))
-            file.write(content)
-        self.done[split] += len(block)
+    def path(self, split: str, start: int) -> Path:
+        """The shard whose first row is `start`."""
+        return self.folder / f"{split}-{start:012d}.h5"
+
+    def add(self, split: str, start: int, block: np.ndarray) -> None:
+        """Put the rows (m, dim) from `start` on into a shard, which then is one of `held`."""
+        self.held[split][start] = self.write(split, start, block)
+
+    def write(self, split: str, start: int, block: np.ndarray) -> Shard:
+        """Put the rows (m, dim) from `start` on into a shard; whoever has `held` is to take it up there."""
+        rows = np.ascontiguousarray(block, np.dtype(self.dtype).newbyteorder("<"))
+        before, behind = _structure(rows.shape, rows.dtype)
+        place = f"{BLOCK_BYTES + len(before)} {len(rows)}\n".encode().ljust(BLOCK_BYTES - SEAL_BYTES, b"\n")
+        content = (place, before, rows.data.cast("B"), behind)
+        seal = self._seal(split, start, *content)
+        write_whole(self.path(split, start), seal.encode() + b"\n", *content)
+        return Shard(len(rows), seal, _not_numbers(rows, start))
 
     def read(self, split: str) -> Iterator[np.ndarray]:
         """The rows of a split (m, dim) in order, a shard at a time.
@@ -125,36 +168,69 @@ class Shards:
         Raises:
             CacheError: a shard is damaged; it has been removed.
         """
-        for path in sorted(self.folder.glob(f"{split}-*.rows")):
+        for start, shard in sorted(self.held[split].items()):
             try:
-                yield self._read(path, split)
+                yield self.read_shard(split, start, shard.seal)[0]
             except CacheError:
-                path.unlink(missing_ok=True)
+                self.path(split, start).unlink(missing_ok=True)
                 raise
 
     def not_numbers(self, split: str) -> np.ndarray:
-        """The rows of a split that begin with NaN, int64 (m,): of images that could not be read.
+        """The rows of a split that begin with NaN, int64 (m,): of images that could not be read."""
+        return np.array([row for _, shard in sorted(self.held[split].items()) for row in shard.not_numbers], np.int64)
+
+    def read_shard(self, split: str, start: int, seal: str | None = None) -> tuple[np.ndarray, str]:
+        """The rows (m, dim) of one shard, and its seal.
+
+        Args:
+            split: of the rows.
+            start: the first one.
+            seal: the one that it must have, if that is known.
 
         Raises:
-            CacheError: a shard is damaged; it has been removed.
+            CacheError: it is damaged or not there.
         """
-        return np.flatnonzero(np.concatenate([np.isnan(rows[:, 0]) for rows in self.read(split)]))
+        path = self.path(split, start)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise CacheError(f"{path} is not there; {AGAIN}") from error
+        behind, width = memoryview(content)[SEAL_BYTES:], self.dim * np.dtype(self.dtype).itemsize
+        found = self._seal(split, start, behind)
+        if content[:SEAL_BYTES] != found.encode() + b"\n" or seal not in (None, found):
+            raise CacheError(f"{path} is damaged: its content does not belong to its seal; {AGAIN}")
+        words = bytes(behind[: BLOCK_BYTES - SEAL_BYTES]).split()
+        offset, count = (int(word) for word in words) if len(words) == 2 and b"".join(words).isdigit() else (0, 0)
+        if not count or not BLOCK_BYTES <= offset <= len(content) - count * width or start + count > self.rows[split]:
+            raise CacheError(f"{path} is sealed, but no shard of this extraction; {AGAIN}")
+        rows = np.frombuffer(content, np.dtype(self.dtype).newbyteorder("<"), count * self.dim, offset)
+        return rows.reshape(count, self.dim), found
 
-    def _read(self, path: Path, split: str) -> np.ndarray:
-        content = path.read_bytes()
-        seal, rows = content[:SEAL_BYTES], memoryview(content)[SEAL_BYTES:]
-        width = self.dim * np.dtype(self.dtype).itemsize
-        if not rows or len(rows) % width or seal != self._seal(split, self._start(path), rows):
-            raise CacheError(f"{path} is damaged: its content does not belong to its seal; run the same command again")
-        return np.frombuffer(rows, np.dtype(self.dtype).newbyteorder("<")).reshape(-1, self.dim)
-
-    def _seal(self, split: str, start: int, content: memoryview) -> bytes:
+    def _seal(self, split: str, start: int, *content: bytes | memoryview) -> str:
         digest = hashlib.sha256(json.dumps([self.plan, split, start]).encode())
-        digest.update(content)
-        return digest.hexdigest().encode() + b"\n"
+        for part in content:
+            digest.update(part)
+        return digest.hexdigest()
 
     def _start(self, path: Path) -> int:
         try:
-            return int(path.stem.rpartition("-")[2])
-        except ValueError as error:
-            raise CacheError(f"{path} is no shard") from error
+            start = int(path.stem.rpartition("-")[2])
+        except ValueError:
+            start = -1
+        if start < 0 or path.name != self.path(path.stem.rpartition("-")[0], start).name:
+            raise CacheError(f"{path} is no shard")
+        return start
+
+
+def _not_numbers(rows: np.ndarray, start: int) -> tuple[int, ...]:
+    return tuple((start + np.flatnonzero(np.isnan(rows[:, 0]))).tolist())
+
+
+@functools.lru_cache(4)
+def _structure(shape: tuple[int, int], dtype: np.dtype) -> tuple[bytes, bytes]:
+    """What HDF5 has before and behind the rows of a file that holds them as `/features`; without the user block."""
+    file = io.BytesIO()
+    with h5py.File(file, "w", libver=LIBVER, userblock_size=BLOCK_BYTES) as opened:
+        offset = room_for(opened, "features", shape, dtype)
+    content, size = file.getbuffer(), shape[0] * shape[1] * dtype.itemsize
+    return bytes(content[BLOCK_BYTES:offset]), bytes(content[offset + size :])

@@ -90,8 +90,8 @@ def write_tiny_cache(path: Path, noise: float = 1.3, dataset: ImageDataset | Non
     spec = make_spec(dataset, **changes)
     with new_cache(path, spec, dataset, LAYERS) as shards:
         for number, (name, split) in enumerate(dataset.splits.items()):
-            if shards.done[name] < len(split):
-                shards.write(name, make_vectors(split, noise, seed=number)[shards.done[name] :])
+            for start, stop in shards.gaps(name):
+                shards.add(name, start, make_vectors(split, noise, seed=number)[start:stop])
         finish(path, shards, spec, dataset, "imagenet", LAYERS, **FACTS)
     return path
 

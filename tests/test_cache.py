@@ -113,7 +113,7 @@ def write_partly(path: Path, rows: int, error: BaseException | None = None) -> N
     dataset = make_dataset()
     spec = make_spec(dataset)
     with new_cache(path, spec, dataset, LAYERS) as shards:
-        shards.write("train", make_vectors(dataset.splits["train"])[shards.done["train"] : rows])
+        shards.add("train", 0, make_vectors(dataset.splits["train"])[:rows])
         if error:
             raise error
         finish(path, shards, spec, dataset, "imagenet", LAYERS, **FACTS)
@@ -123,12 +123,13 @@ def test_what_an_interruption_leaves_is_taken_up(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     with pytest.raises(KeyboardInterrupt):
         write_partly(path, 50, KeyboardInterrupt())
-    assert sorted(os.listdir(tmp_path / "x.h5.parts")) == ["lock", "plan.json", "train-000000000000.rows"]
+    assert sorted(os.listdir(tmp_path / "x.h5.parts")) == ["lock", "plan.json", "train-000000000000.h5"]
     dataset = make_dataset()
     with new_cache(path, make_spec(dataset), dataset, LAYERS) as shards:
         assert shards.done == {"train": 50, "test": 0}
         for number, (name, split) in enumerate(dataset.splits.items()):
-            shards.write(name, make_vectors(split, seed=number)[shards.done[name] :])
+            start = shards.done[name]
+            shards.add(name, start, make_vectors(split, seed=number)[start:])
         finish(path, shards, make_spec(dataset), dataset, "imagenet", LAYERS, **FACTS)
     assert os.listdir(tmp_path) == ["x.h5"]
     whole = write_tiny_cache(tmp_path / "whole.h5")
@@ -152,7 +153,7 @@ def test_what_a_kill_before_tidying_up_left_is_removed(cache: Path) -> None:
     spec, parts = make_spec(make_dataset()), parts_folder(cache)
     parts.mkdir()
     (parts / "plan.json").write_text(spec.to_json())
-    (parts / "train-000000000000.rows").write_bytes(b"rows")
+    (parts / "train-000000000000.h5").write_bytes(b"rows")
     discard_leftovers(cache, make_spec(make_dataset(), pool="max"))
     assert parts.exists()  # the unfinished extraction of another specification
     discard_leftovers(cache, spec)
@@ -177,7 +178,7 @@ def test_unfinished_work_of_other_choices_is_not_mixed_in(tmp_path: Path) -> Non
         pass
     with new_cache(path, other, dataset, LAYERS, overwrite=True) as shards:
         assert shards.done == {"train": 0, "test": 0}
-        shards.write("train", make_vectors(dataset.splits["train"])[:9])
+        shards.add("train", 0, make_vectors(dataset.splits["train"])[:9])
     with pytest.raises(CacheMismatchError, match="with pool max, asked for avg"):
         write_partly(path, 50)
 

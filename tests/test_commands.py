@@ -370,7 +370,7 @@ def test_ctrl_c_and_going_on(tmp_path: Path, data_folder: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         deadline = time.monotonic() + 120
-        while not list(shards.glob("*.rows")):
+        while not list(shards.glob("*.h5")):
             assert time.monotonic() < deadline
             assert running.poll() is None
             time.sleep(0.02)

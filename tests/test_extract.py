@@ -20,7 +20,7 @@ from featurize.errors import BackboneError, CacheError, CacheMismatchError, Data
 from featurize.extract import extract_features, recorded_backbone, recorded_extractor
 from featurize.pooling import pooled
 from featurize.resize import resized
-from featurize.shards import Shards
+from featurize.shards import Shard, Shards
 
 
 @pytest.fixture(scope="module")
@@ -272,11 +272,11 @@ def test_one_failing_write_is_not_forgotten(
     """Rows are written beside the work: an error comes later than it happens, but it comes."""
     write, calls = Shards.write, []
 
-    def fail_once(self: Shards, split: str, block: np.ndarray) -> None:
+    def fail_once(self: Shards, split: str, start: int, block: np.ndarray) -> Shard:
         calls.append(len(block))
         if len(calls) == 1:
             raise OSError(5, "Input/output error")
-        write(self, split, block)
+        return write(self, split, start, block)
 
     monkeypatch.setattr(Shards, "write", fail_once)
     monkeypatch.setattr(extract_module, "SHARD_SECONDS", 0.0)

@@ -25,7 +25,7 @@ def make_shards(folder: Path, plan: str = "plan") -> Shards:
 def folder(tmp_path: Path) -> Path:
     shards = make_shards(tmp_path / "x.parts")
     for start, stop in ((0, 10), (10, 15), (15, 30)):
-        shards.write("train", ROWS[start:stop])
+        shards.add("train", start, ROWS[start:stop])
     return tmp_path / "x.parts"
 
 
@@ -33,61 +33,66 @@ def test_rows_are_there_again(folder: Path) -> None:
     shards = make_shards(folder)
     assert shards.done == {"train": 30, "test": 0}
     np.testing.assert_array_equal(np.concatenate(list(shards.read("train"))), ROWS)
-    assert sorted(os.listdir(folder)) == [f"train-{start:012d}.rows" for start in (0, 10, 15)]
+    assert sorted(os.listdir(folder)) == [f"train-{start:012d}.h5" for start in (0, 10, 15)]
 
 
-def test_rows_behind_a_gap_are_computed_again(folder: Path) -> None:
-    (folder / "train-000000000010.rows").unlink()
-    assert make_shards(folder).done["train"] == 10
-    assert os.listdir(folder) == ["train-000000000000.rows"]
+def test_a_gap_is_found(folder: Path) -> None:
+    (folder / "train-000000000010.h5").unlink()
+    shards = make_shards(folder)
+    assert shards.done["train"] == 25
+    assert shards.gaps("train") == [(10, 15)]
+    assert shards.gaps("test") == [(0, 10)]
+    shards.add("train", 10, ROWS[10:15])
+    assert shards.gaps("train") == []
+    np.testing.assert_array_equal(np.concatenate(list(shards.read("train"))), ROWS)
 
 
 @pytest.mark.parametrize("number", range(100))
 def test_any_flipped_bit_is_noticed(folder: Path, number: int, caplog: pytest.LogCaptureFixture) -> None:
-    path = folder / "train-000000000010.rows"
+    path = folder / "train-000000000010.h5"
     content = bytearray(path.read_bytes())
     bit = int(np.random.default_rng(number).integers(8 * len(content)))
     content[bit // 8] ^= 1 << bit % 8
     path.write_bytes(content)
-    assert make_shards(folder).done["train"] == 10
-    assert "train-000000000010.rows is damaged" in caplog.text
+    assert make_shards(folder).gaps("train") == [(10, 15)]
+    assert "train-000000000010.h5 is damaged" in caplog.text
 
 
-@pytest.mark.parametrize("size", [0, 10, 64, 65, 66, 80, 81, 144])
+@pytest.mark.parametrize("size", [0, 10, 64, 65, 66, 511, 512, 1584, 1600, 1663])
 def test_any_truncation_is_noticed(folder: Path, size: int) -> None:
-    path = folder / "train-000000000010.rows"
+    path = folder / "train-000000000010.h5"
     path.write_bytes(path.read_bytes()[:size])
-    assert make_shards(folder).done["train"] == 10
+    assert make_shards(folder).gaps("train") == [(10, 15)]
 
 
 def test_a_shard_belongs_to_its_place_and_plan(folder: Path) -> None:
     assert make_shards(folder, "another plan").done["train"] == 0
     shards = make_shards(folder)
-    shards.write("train", ROWS[:10])
-    shards.write("train", ROWS[10:20])
-    (folder / "train-000000000010.rows").rename(folder / "train-000000000020.rows")
-    (folder / "train-000000000000.rows").rename(folder / "train-000000000010.rows")
-    (folder / "train-000000000020.rows").rename(folder / "train-000000000000.rows")
+    shards.add("train", 0, ROWS[:10])
+    shards.add("train", 10, ROWS[10:20])
+    (folder / "train-000000000010.h5").rename(folder / "train-000000000020.h5")
+    (folder / "train-000000000000.h5").rename(folder / "train-000000000010.h5")
+    (folder / "train-000000000020.h5").rename(folder / "train-000000000000.h5")
     assert make_shards(folder).done["train"] == 0
 
 
 def test_damage_between_writing_and_assembly_is_noticed(folder: Path) -> None:
     shards = make_shards(folder)
-    path = folder / "train-000000000010.rows"
+    path = folder / "train-000000000010.h5"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(CacheError, match="is damaged: its content does not belong to its seal; run the same command"):
         list(shards.read("train"))
-    assert make_shards(folder).done["train"] == 10
+    assert make_shards(folder).gaps("train") == [(10, 15)]
 
 
 def test_a_foreign_file_among_the_shards(folder: Path) -> None:
-    (folder / "train-mine.rows").write_bytes(b"what is this")
+    (folder / "train-mine.h5").write_bytes(b"what is this")
     assert make_shards(folder).done["train"] == 30
     assert len(os.listdir(folder)) == 3
 
 
 def test_leftovers_of_a_killed_process_are_removed(folder: Path) -> None:
-    (folder / ".train-000000000030.rows.abc.tmp").write_bytes(b"half")
+    (folder / ".train-000000000030.h5.abc.tmp").write_bytes(b"half")
     make_shards(folder)
     assert len(os.listdir(folder)) == 3
 

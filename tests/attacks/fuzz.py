@@ -108,8 +108,8 @@ def targets(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes, random.Rand
     shards = Shards(folder / "shards", "plan", {"train": 30}, 4, "float32")
     shards.folder.mkdir()
     shards.resume()
-    shards.write("train", np.zeros((30, 4), np.float32))
-    shard = (shards.folder / "train-000000000000.rows").read_bytes()
+    shards.add("train", 0, np.zeros((30, 4), np.float32))
+    shard = (shards.folder / "train-000000000000.h5").read_bytes()
 
     def both(path: Path) -> None:
         for name in ("train", "test"):
@@ -121,7 +121,7 @@ def targets(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes, random.Rand
         load_cifar10_folder(path.parent)
 
     def rows(path: Path) -> None:
-        (shards.folder / "train-000000000000.rows").write_bytes(path.read_bytes())
+        (shards.folder / "train-000000000000.h5").write_bytes(path.read_bytes())
         shards.resume()
 
     def result(path: Path) -> None:

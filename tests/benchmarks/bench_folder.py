@@ -50,7 +50,7 @@ def measure_start(files: int) -> None:
             f"listed, hashed, split: {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} s of processor"
         )
         plan = plan_extraction(dataset, load_backbone("pixels", image_size=96))
-        next(computed(plan, dataset.splits["train"], 0))
+        next(computed(plan, dataset.splits["train"], plan.batch_size))
         print(
             f"first batch:           {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} s of processor"
         )
@@ -98,7 +98,7 @@ def measure_speed(rounds: int, images: int) -> None:
 def seconds(plan: Plan) -> np.ndarray:
     """Wall-clock and processor seconds of one pass over the training images."""
     began = np.array([time.perf_counter(), time.process_time()])
-    for _ in computed(plan, plan.dataset.splits["train"], 0):
+    for _ in computed(plan, plan.dataset.splits["train"], plan.batch_size):
         pass
     return np.array([time.perf_counter(), time.process_time()]) - began
 

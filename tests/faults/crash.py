@@ -136,7 +136,7 @@ def interrupt(times: int, seed: int, folder: Path) -> None:
         expect(not list(folder.rglob("*.tmp")), "a temporary file was left")
         if code == 130:
             interrupted += 1
-            kept += bool(list(parts.glob("*.rows")))
+            kept += bool(list(parts.glob("*.h5")))
         if path.exists():
             expect(content(path) == reference, "another content")
             path.unlink()
@@ -195,8 +195,8 @@ def damage(times: int, folder: Path, change: Callable[[bytearray], None]) -> int
     extraction(path)
     shards.folder.mkdir()
     shards.resume()
-    shards.write("train", np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32))
-    shard = shards.folder / "train-000000000000.rows"
+    shards.add("train", 0, np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32))
+    shard = shards.folder / "train-000000000000.h5"
     whole = {path: path.read_bytes(), shard: shard.read_bytes()}
     noticed = 0
     logging.getLogger("frozenbench").setLevel(logging.CRITICAL)

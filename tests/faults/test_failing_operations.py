@@ -96,7 +96,7 @@ def test_a_new_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def check() -> None:
         assert not list(tmp_path.rglob("*.tmp"))
         parts = tmp_path / "x.h5.parts"
-        assert not parts.exists() or list(parts.glob("*.rows"))  # a folder without rows is debris
+        assert not parts.exists() or list(parts.glob("*.h5"))  # a folder without rows is debris
         if path.exists():  # the name had been given when the fsync of its folder failed
             assert path.read_bytes() == whole.read_bytes()
             path.unlink()
