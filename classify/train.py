@@ -120,8 +120,9 @@ def train_heads(
         todo = dict(_to_do(jobs, runs, force, outcomes))
         together = {run_dir: (job, run_dir.absolute()) for run_dir, job in todo.items() if not job.trials or time_limit}
         outcomes.update(spread(client, work, together, what=_title))
-        for run_dir in todo.keys() - together.keys():
-            job = todo[run_dir]
+        for run_dir, job in todo.items():
+            if run_dir in together:
+                continue
             settings = searched(job, run_dir.parent, functools.partial(_trials_on, client, job))
             outcomes.update(spread(client, work, {run_dir: (job, run_dir.absolute(), settings)}, what=_title))
     results = {run_dir: outcome for run_dir, outcome in outcomes.items() if isinstance(outcome, RunResult)}

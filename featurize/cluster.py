@@ -46,8 +46,12 @@ def connected(address: str, versions: Callable[[], dict[str, str]]) -> Iterator[
         raise UsageError(
             f"--cluster needs Dask, which is not installed ({error}); pip install 'frozenbench[cluster]'"
         ) from error
-    quiet = {"distributed.logging.distributed": "critical", "distributed.admin.system-monitor.gil.enabled": False}
-    with dask.config.set(quiet):
+    settings = {
+        "distributed.logging.distributed": "critical",
+        "distributed.admin.system-monitor.gil.enabled": False,
+        "distributed.worker.daemon": False,  # a daemon may have no child, such as a head with a time limit
+    }
+    with dask.config.set(settings):
         if isinstance(scheduler, int):
             threads = max(1, (os.cpu_count() or 1) // scheduler)
             with (
