@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from featurize.cache import CacheInfo, read_info
-from featurize.errors import run_command_line
+from featurize.errors import UsageError, run_command_line
 
 if TYPE_CHECKING:
-    from featurize.extract import Plan
+    from featurize.extract import Compute, Plan
 
 logger = logging.getLogger("frozenbench")
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
@@ -55,6 +55,12 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="For --weights random.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The cache.  [default: a telling name in data/features]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a cache made by other choices.")] = False,
+    cluster: Annotated[
+        str, typer.Option(help="Compute on a Dask cluster: local:N for N processes here, or tcp://HOST:PORT.")
+    ] = "",
+    shards: Annotated[
+        str, typer.Option(help="Where unfinished rows are kept: a folder or a URL.  [default: beside the cache]")
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -75,6 +81,8 @@ def run(
     check_engine(engine)
     if backbone == PIXELS and (layers or pool != "avg"):
         logger.info("pixels has no layers: --layers and --pool do not apply, the vector is the image itself")
+    compute = cluster_of(cluster)
+    shards_at = shards_folder(shards)
     dataset = load_dataset(data).first(train=train, test=test)
     for line in class_counts(dataset):
         logger.info(line)
@@ -104,7 +112,7 @@ def run(
         show_estimate(plan, as_json=as_json)
         return
     with progress_display() as progress:
-        result = carry_out(plan, overwrite=overwrite, progress=progress)
+        result = carry_out(plan, overwrite=overwrite, progress=progress, compute=compute, shards_at=shards_at)
     if as_json:
         print(json.dumps({**result.info.as_json(), "reused": result.reused, "resumed_rows": result.resumed_rows}))
         return
@@ -185,6 +193,44 @@ def backbones(
     width = max(len(layer.name) for layer in found.layers)
     for layer in found.layers:
         print(f"  {layer.name:<{width}} {' x '.join(map(str, layer.shape)):<16} {layer.kind}")
+
+
+def cluster_of(address: str) -> "Compute | None":
+    """What computes on the cluster at an address; None without one.
+
+    Raises:
+        UsageError: no such kind of address, or Dask is not installed.
+    """
+    if not address:
+        return None
+    from featurize.cluster import check_address
+
+    check_address(address)
+    from featurize.spread import over
+
+    return over(address)
+
+
+def shards_folder(name: str) -> Path | None:
+    """A folder, or a place that fsspec reaches, by its name; None without one.
+
+    Raises:
+        UsageError: what reaches it is not installed.
+    """
+    if "://" not in name:
+        return Path(name) if name else None
+    try:
+        from upath import UPath
+
+        place = UPath(name)
+        place.fs.exists(place.path)
+    except ImportError as error:
+        raise UsageError(
+            f"--shards {name}: {error}; pip install 'frozenbench[cluster]' and what the URL needs"
+        ) from error
+    except Exception as error:  # of whatever library reaches it
+        raise UsageError(f"--shards {name} cannot be reached: {error}") from error
+    return Path(place.path) if place.protocol in ("file", "local") else cast(Path, place)
 
 
 def show_estimate(plan: "Plan", *, as_json: bool) -> None:

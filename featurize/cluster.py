@@ -4,6 +4,7 @@ Nothing of a scheduler is written here: Dask (https://distributed.dask.org) hand
 """
 
 import importlib.metadata
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -38,17 +39,13 @@ def connected(address: str, versions: Callable[[], dict[str, str]]) -> Iterator[
         UsageError: no such kind of address, or Dask is not installed.
         ClusterError: no scheduler answers, or it has no workers, or one of them has not the same packages.
     """
+    check_address(address)
+    import dask
+    from distributed import Client, LocalCluster
+
     scheduler = _scheduler(address)
-    try:
-        import dask
-        from distributed import Client, LocalCluster
-    except ImportError as error:
-        raise UsageError(
-            f"--cluster needs Dask, which is not installed ({error}); pip install 'frozenbench[cluster]'"
-        ) from error
     settings = {
-        "distributed.logging.distributed": "critical",
-        "distributed.admin.system-monitor.gil.enabled": False,
+        "distributed.admin.large-graph-warning-threshold": "1 GB",  # a task may carry the pixels of its images
         "distributed.worker.daemon": False,  # a daemon may have no child, such as a head with a time limit
     }
     with dask.config.set(settings):
@@ -113,6 +110,13 @@ def _check_same(worker: str, ours: dict[str, str], theirs: dict[str, str]) -> No
                 f"the worker {worker} has {package} {theirs.get(package, '(none)')}, expected {version} as here; "
                 "install the same versions there, and start it again"
             )
+
+
+def check_address(address: str) -> None:
+    """Raise UsageError for no kind of address, or where Dask is not installed."""
+    _scheduler(address)
+    if importlib.util.find_spec("distributed") is None:
+        raise UsageError("--cluster needs Dask, which is not installed; pip install 'frozenbench[cluster]'")
 
 
 def _scheduler(address: str) -> str | int:

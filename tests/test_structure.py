@@ -37,6 +37,7 @@ ORDER = [
     "featurize.mnn",
     "featurize.engine",
     "featurize.extract",
+    "featurize.spread",
     "featurize.kept",
     "featurize.verify",
     "featurize.transformer",
