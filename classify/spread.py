@@ -79,7 +79,7 @@ def spread(
 
     Raises:
         HeadError: the workers died of a call.
-        ClusterError: the cluster is gone.
+        ClusterError: the cluster's scheduler is gone.
         Exception: what the function raised, as it is. Calls that have not begun are not made then.
     """
     from joblib import Parallel, delayed
@@ -102,7 +102,7 @@ def spread(
 
 def _backend(client: "Client", what: Callable[[int], str]) -> Any:
     """Joblib's Dask backend, but for two of its ways that would leave a user waiting or surprised (joblib 1.6)."""
-    from distributed.scheduler import KilledWorker
+    from distributed import CancelledError, KilledWorker
     from joblib._dask import DaskDistributedBackend
 
     class Backend(DaskDistributedBackend):  # type: ignore[misc]
@@ -126,10 +126,12 @@ def _backend(client: "Client", what: Callable[[int], str]) -> Any:
             return future
 
         def retrieve_result_callback(self, out: Any) -> Any:
-            if isinstance(out, HeadError):
+            if isinstance(out, CancelledError):  # nobody here cancels a call
+                raise ClusterError(
+                    "the cluster's scheduler is gone; what is finished is kept: the same command goes on from there"
+                )
+            if isinstance(out, BaseException):
                 raise out
-            if isinstance(out, BaseException):  # futures that were cancelled by the loss of the scheduler
-                raise ClusterError(f"the cluster is gone ({out!r}); what is finished is kept, and not done again")
             return super().retrieve_result_callback(out)
 
     return Backend(client=client)

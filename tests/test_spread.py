@@ -3,10 +3,13 @@
 import dataclasses
 import functools
 import itertools
+import json
 import logging
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -334,3 +337,47 @@ def test_a_single_worker_with_a_single_thread(job: Job, tmp_path: Path) -> None:
     studies = [sorted((tmp_path / name / "tiny-net").glob("*.study")) for name in ("here", "there")]
     assert [path.name for path in studies[0]] == [path.name for path in studies[1]]
     assert content(studies[0][0]) == content(studies[1][0])
+
+
+def napping(job: Job, run_dir: Path, **more: Any) -> str:
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    (run_dir.parent / "began").touch()
+    time.sleep(60)
+    return ""
+
+
+def test_a_cluster_that_was_there_before(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def started(name: str, *options: str) -> subprocess.Popen:
+        words = [sys.executable, "-m", f"distributed.cli.dask_{name}", "--scheduler-file", str(tmp_path / "file")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen([*words, *options], cwd=tmp_path, env=environment, stdout=quiet, stderr=quiet)
+
+    with ExitStack() as stack:
+        scheduler = stack.enter_context(started("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"))
+        stack.callback(scheduler.kill)
+        while not (tmp_path / "file").exists():
+            time.sleep(0.1)
+        worker = stack.enter_context(started("worker", "--nthreads", "2", "--no-dashboard", "--death-timeout", "60"))
+        stack.callback(worker.terminate)
+        address = json.loads((tmp_path / "file").read_text())["address"]
+        with connected(address, VERSIONS) as client:
+            there, _ = train_heads([job], tmp_path / "there", client=client)
+            same_runs(train_heads([dataclasses.replace(job, threads=2)], tmp_path / "here")[0], there)
+            with pytest.raises(UsageError, match=r"^--time-limit: the worker tcp://\S+ may not start the process"):
+                train_heads([job], tmp_path / "limited", client=client, time_limit=120)
+
+            def stop() -> None:
+                while not (tmp_path / "lost" / "tiny-net" / "began").exists():
+                    time.sleep(0.05)
+                scheduler.kill()
+
+            monkeypatch.setattr(train, "train_head", functools.partial(napping))
+            thread = threading.Thread(target=stop)
+            thread.start()
+            with pytest.raises(ClusterError, match=r"^the cluster's scheduler is gone; what is finished is kept: "):
+                train_heads([job], tmp_path / "lost", client=client)
+            thread.join()
+    assert capfd.readouterr().err == ""
