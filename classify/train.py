@@ -118,11 +118,10 @@ def train_heads(
         jobs = [_for_workers(job, wave) for job in jobs]
         check_shared(client, {job.info.path for job in jobs}, runs.absolute(), children=time_limit is not None)
         todo = dict(_to_do(jobs, runs, force, outcomes))
-        together = {run_dir: (job, run_dir.absolute()) for run_dir, job in todo.items() if not job.trials or time_limit}
-        outcomes.update(spread(client, work, together, what=_title))
-        for run_dir, job in todo.items():
-            if run_dir in together:
-                continue
+        searches = {run_dir: job for run_dir, job in todo.items() if job.trials and time_limit is None}
+        others = {run_dir: (job, run_dir.absolute()) for run_dir, job in todo.items() if run_dir not in searches}
+        outcomes.update(spread(client, work, others, what=_title))
+        for run_dir, job in searches.items():
             settings = searched(job, run_dir.parent, functools.partial(_trials_on, client, job))
             outcomes.update(spread(client, work, {run_dir: (job, run_dir.absolute(), settings)}, what=_title))
     results = {run_dir: outcome for run_dir, outcome in outcomes.items() if isinstance(outcome, RunResult)}
