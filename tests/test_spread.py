@@ -30,7 +30,7 @@ from featurize.errors import ClusterError, HeadError, UsageError
 
 distributed = pytest.importorskip("distributed")
 VERSIONS = functools.partial(library_versions, VERSIONS_OF)
-WORKERS, THREADS = 2, 4
+WORKERS, THREADS = 2, 2
 
 
 @contextmanager
