@@ -270,6 +270,8 @@ def show(found: CacheInfo) -> None:
         "time": f"{found.seconds:.1f} s, {found.images_per_second:,.0f} images/s on {found.device}",
         "fingerprint": spec.fingerprint,
     }
+    if found.shards:
+        facts["features in"] = str(found.shards)
     for name, fact in facts.items():
         print(f"{name:<12} {fact}")
     for split, files in found.skipped.items():
@@ -293,14 +295,17 @@ def progress_display() -> Iterator[Callable[[int, int], None]]:
             task = bar.add_task("images")
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
-    began = shown = time.monotonic()
+    shown = time.monotonic()
+    began, already = 0.0, 0  # when the first images were done, and how many: those of an earlier time among them
 
     def line(done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal shown, began, already
         now = time.monotonic()
-        if now - shown >= PLAIN_PROGRESS_SECONDS:
+        if not began:
+            began, already = now, done
+        elif now - shown >= PLAIN_PROGRESS_SECONDS:
             shown = now
-            left = (now - began) / done * (total - done)
+            left = (now - began) / (done - already) * (total - done)
             print(f"{done:,} of {total:,} images, about {left:.0f} s left", file=sys.stderr)
 
     yield line

@@ -19,7 +19,7 @@ import platform
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class CacheInfo:
     """What a cache says of itself, without its features.
 
     `skipped` holds the path of each image file that could not be read, and why; `digests` are those of
-    the splits with them.
+    the splits with them. `shards` is the folder of the features of a large cache, which links to them.
     """
 
     path: Path
@@ -80,6 +80,7 @@ class CacheInfo:
     rows: dict[str, int]
     digests: dict[str, str]
     skipped: dict[str, list[tuple[str, str]]]
+    shards: Path | None
     source: dict[str, Any]
     seconds: float
     images_per_second: float
@@ -140,6 +141,7 @@ class CacheInfo:
             "dim": self.dim,
             "splits": {name: {"rows": rows} for name, rows in self.rows.items()},
             "skipped": self.skipped,
+            "shards": str(self.shards) if self.shards else None,
             "class_names": list(self.class_names),
             "spec": asdict(self.spec),
             "seconds": self.seconds,
@@ -222,6 +224,8 @@ def new_cache(
             shards = Shards(place, spec.fingerprint, rows, layers[-1].stop, spec.dtype)
             try:
                 _check_plan(folder, spec, overwrite)
+                if overwrite:
+                    _take_back(path, spec, shards)
                 if place != folder:
                     place.mkdir(parents=True, exist_ok=True)
                     _check_plan(place, spec, overwrite)
@@ -238,6 +242,22 @@ def new_cache(
             f"{path} could not be written: {error}; what is finished stays in {place}, and the same command goes on "
             "from there"
         ) from error
+
+
+def _take_back(path: Path, spec: ExtractionSpec, shards: Shards) -> None:
+    """Put the shards that a finished cache links to where they came from: those that are damaged are computed again."""
+    try:
+        with _unsealed(path) as (header, _):
+            parts, same = list(header.linked.values()), header.info.spec == spec
+    except CacheError:
+        return
+    if parts and same and shards.folder == parts_folder(path):
+        old = parts[0].shards
+        there = {
+            split: {start: shard for start, shard in held.items() if old.path(split, start).exists()}
+            for split, held in old.held.items()
+        }
+        linked.link(replace(old, held=there), shards.folder)
 
 
 def discard_leftovers(path: Path, spec: ExtractionSpec) -> None:
@@ -567,6 +587,7 @@ def _parse_header(path: Path, header: Any, size: int) -> _Header:
         rows=rows,
         digests={name: str(header["digests"][name]) for name in arrays},
         skipped={name: [(str(path), str(why)) for path, why in header["skipped"].get(name, [])] for name in arrays},
+        shards=next(iter(apart.values())).shards.folder if apart else None,
         source=dict(header["source"]),
         seconds=float(header["seconds"]),
         images_per_second=float(header["images_per_second"]),

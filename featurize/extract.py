@@ -373,7 +373,8 @@ def _reusable(path: Path, spec: ExtractionSpec, overwrite: bool) -> CacheInfo | 
     if not path.exists():
         return None
     try:
-        return check_same(path, spec)
+        info = check_same(path, spec)
+        return None if overwrite and info.shards else info  # whose shards are to be looked at, every one
     except CacheError:
         if overwrite:
             return None

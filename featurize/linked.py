@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from featurize.shards import Shard, Shards
 
 LINKED_FROM = 1 << 34
 """Bytes of features from which on a cache links to its shards: a copy would take as much space and minutes more."""
+
+
+MEND = "python -m featurize ... --overwrite computes again what is missing"
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,12 @@ class LinkedRows:
         for first, _, begin, end in places:  # before memory is taken for what a header claims
             path = self.shards.path(self.split, first)
             if not path.is_file():
-                raise CacheError(f"{path} is missing: it belongs to a cache; keep the two together when they are moved")
+                raise CacheError(f"{path} is missing: it belongs to a cache; keep the two together, or {MEND}")
             if path.stat().st_size < (end - begin) * width:
-                raise CacheError(f"{path} is damaged: it is too short; copy it again, or make the cache again")
+                raise CacheError(f"{path} is damaged: it is too short; {MEND}")
         rows = np.empty((max(stop - start, 0), self.shards.dim), np.dtype(self.shards.dtype).newbyteorder("<"))
         for first, kept, begin, end in places:
-            there, _ = self.shards.read_shard(self.split, first, self.shards.held[self.split][first].seal)
+            there, _ = self.shards.read_shard(self.split, first, self.shards.held[self.split][first].seal, MEND)
             if kept is not None:
                 there = there[kept]
             low, high = max(start, begin), min(stop, end)
@@ -101,7 +104,7 @@ def link(shards: Shards, folder: Path) -> Shards:
         OSError: the folder cannot be written to.
     """
     folder.mkdir(exist_ok=True)
-    linked = Shards(folder, shards.plan, shards.rows, shards.dim, shards.dtype, shards.held)
+    linked = replace(shards, folder=folder)
     for split, held in shards.held.items():
         for start in held:
             old, new = shards.path(split, start), linked.path(split, start)

@@ -35,7 +35,6 @@ SHARD_BYTES = 1 << 24
 PLAN = "plan.json"
 SEAL_BYTES = 65  # 64 hexadecimal digits and a line feed
 BLOCK_BYTES = 512  # HDF5's smallest user block
-AGAIN = "run the same command again"
 
 
 @contextmanager
@@ -179,13 +178,16 @@ class Shards:
         """The rows of a split that begin with NaN, int64 (m,): of images that could not be read."""
         return np.array([row for _, shard in sorted(self.held[split].items()) for row in shard.not_numbers], np.int64)
 
-    def read_shard(self, split: str, start: int, seal: str | None = None) -> tuple[np.ndarray, str]:
+    def read_shard(
+        self, split: str, start: int, seal: str | None = None, remedy: str = "run the same command again"
+    ) -> tuple[np.ndarray, str]:
         """The rows (m, dim) of one shard, and its seal.
 
         Args:
             split: of the rows.
             start: the first one.
             seal: the one that it must have, if that is known.
+            remedy: what an error tells to do.
 
         Raises:
             CacheError: it is damaged or not there.
@@ -194,15 +196,15 @@ class Shards:
         try:
             content = path.read_bytes()
         except FileNotFoundError as error:
-            raise CacheError(f"{path} is not there; {AGAIN}") from error
+            raise CacheError(f"{path} is not there; {remedy}") from error
         behind, width = memoryview(content)[SEAL_BYTES:], self.dim * np.dtype(self.dtype).itemsize
         found = self._seal(split, start, behind)
         if content[:SEAL_BYTES] != found.encode() + b"\n" or seal not in (None, found):
-            raise CacheError(f"{path} is damaged: its content does not belong to its seal; {AGAIN}")
+            raise CacheError(f"{path} is damaged: its content does not belong to its seal; {remedy}")
         words = bytes(behind[: BLOCK_BYTES - SEAL_BYTES]).split()
         offset, count = (int(word) for word in words) if len(words) == 2 and b"".join(words).isdigit() else (0, 0)
         if not count or not BLOCK_BYTES <= offset <= len(content) - count * width or start + count > self.rows[split]:
-            raise CacheError(f"{path} is sealed, but no shard of this extraction; {AGAIN}")
+            raise CacheError(f"{path} is sealed, but no shard of this extraction; {remedy}")
         rows = np.frombuffer(content, np.dtype(self.dtype).newbyteorder("<"), count * self.dim, offset)
         return rows.reshape(count, self.dim), found
 

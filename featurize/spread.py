@@ -90,20 +90,19 @@ def over(address: str) -> Compute:
         versions = functools.partial(library_versions, PACKAGES)
         gone_since = None
         while True:
-            before = sum(shards.done.values())
             try:
                 with connected(address, versions) as client:
                     gone_since = None
                     return _extract(client, plan, shards, note)
             except SchedulerGoneError:
                 logger.warning("the scheduler at %s is gone; going on when it is back", address)
-                gone_since = time.monotonic()
+                gone_since, before = time.monotonic(), sum(shards.done.values())
+                note(shards.resume() - before)  # what was sealed and could not be told any more
             except ClusterError:
                 if gone_since is None or time.monotonic() - gone_since > BACK_SECONDS:
                     raise
-            if sum(shards.done.values()) == before:
                 time.sleep(POLL_SECONDS)
-            note(0)
+                note(0)
 
     return compute
 
@@ -256,7 +255,7 @@ def _extract(client: Client, plan: Plan, shards: Shards, note: Note) -> str:
         ranges.cancel()
         with suppress(Exception):  # it only tidies up, and the scheduler may be gone
             client.unregister_worker_plugin(plugin.name)
-    return f"{len(ranges.seen)} workers with {', '.join(sorted(devices))}"
+    return f"a cluster ({len(ranges.seen)}) of {', '.join(sorted(devices))}"
 
 
 def _check_readable(split: Split, done: Done) -> None:

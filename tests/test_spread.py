@@ -1,383 +1,383 @@
-"""Heads and trials on real worker processes of a local Dask cluster."""
+"""Stage 1 on a cluster of real processes: the same cache as without one, whatever happens to workers."""
 
-import dataclasses
 import functools
-import itertools
-import json
-import logging
 import os
-import pickle
+import platform
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import make_dataset, write_tiny_cache
+from conftest import make_dataset
+from distributed import Client, LocalCluster, get_worker
+from test_backbone import save_tiny_network
+from test_extract import picture_folder
+from upath import UPath
 
-from classify import spread, train
-from classify.results import RunResult, read_predictions
-from classify.train import VERSIONS_OF, Job, train_heads
-from featurize.cache import library_versions, read_info
-from featurize.cluster import check_workers, connected
-from featurize.errors import ClusterError, HeadError, UsageError
+from featurize import spread
+from featurize.backbone import load_backbone
+from featurize.cache import load_features, parts_folder
+from featurize.datasets import ImageDataset, Split, load_dataset
+from featurize.errors import BackboneError, ClusterError, UsageError
+from featurize.extract import extract_features, plan_extraction
+from featurize.shards import Shard, Shards
+from featurize.spread import Done, Extracting, HandOut, Range, over
 
-distributed = pytest.importorskip("distributed")
-VERSIONS = functools.partial(library_versions, VERSIONS_OF)
-WORKERS, THREADS = 2, 2
-
-
-@contextmanager
-def cluster(workers: int, threads: int) -> Iterator[Any]:
-    """`--cluster local:<workers>` on a machine of workers x threads cores."""
-    with ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(os, "cpu_count", lambda: workers * threads)
-            client = stack.enter_context(connected(f"local:{workers}", VERSIONS))
-        yield client
+PIXELS = load_backbone("pixels", image_size=8)
 
 
 @pytest.fixture(scope="module")
-def shared_client() -> Iterator[Any]:
-    with cluster(WORKERS, THREADS) as client:
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(cluster: LocalCluster) -> Iterator[Client]:
+    with Client(cluster) as client:
         yield client
 
 
-@pytest.fixture
-def client(shared_client: Any) -> Any:
-    """With all its workers, whatever the test before did to them."""
-    shared_client.wait_for_workers(WORKERS, timeout=60)
-    return shared_client
+@pytest.fixture(autouse=True)
+def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many ranges even for a few images."""
+    monkeypatch.setattr(spread, "LEAST_SECONDS", 0.0)
 
 
-@pytest.fixture
-def job(cache: Path) -> Job:
-    return Job("logreg", read_info(cache), threads=THREADS)
+def same_rows(one: Path, other: Path) -> bool:
+    pairs = [(load_features(one, split), load_features(other, split)) for split in ("train", "test")]
+    return all(
+        a.x.tobytes() == b.x.tobytes() and a.y.tobytes() == b.y.tobytes() and a.ids.tobytes() == b.ids.tobytes()
+        for a, b in pairs
+    )
 
 
-def same_runs(here: dict[Path, RunResult], there: dict[Path, RunResult]) -> None:
-    assert [path.name for path in here] == [path.name for path in there]
-    for (left, a), (right, b) in zip(here.items(), there.items(), strict=True):
-        assert RunResult.read(right) == b
-        assert sorted(os.listdir(left)) == sorted(os.listdir(right))
-        assert a.parameters == b.parameters
-        one, two = read_predictions(left), read_predictions(right)
-        np.testing.assert_array_equal(one["predicted"], two["predicted"])
-        np.testing.assert_allclose(one["p_ant"], two["p_ant"], atol=1e-4)
+def test_the_same_cache(cluster: LocalCluster, tmp_path: Path) -> None:
+    dataset, seen = make_dataset(500, 90), []
+    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5").info
+    info = extract_features(
+        dataset,
+        PIXELS,
+        out=tmp_path / "x.h5",
+        batch_size=8,
+        compute=over(cluster.scheduler_address),
+        progress=lambda *counts: seen.append(counts),
+    ).info
+    assert same_rows(info.path, alone.path)
+    assert info.spec == alone.spec
+    assert sorted(os.listdir(tmp_path)) == ["alone.h5", "x.h5"]
+    assert info.device in (f"a cluster ({workers}) of CPU {platform.machine()}" for workers in (1, 2))
+    assert seen[-1] == (590, 590)
+    assert len(seen) > 4
 
 
-def test_the_same_runs_as_without_a_cluster(
-    client: Any, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "frozenbench")
-    monkeypatch.chdir(tmp_path)  # where the workers are not
-    info = dataclasses.replace(job.info, path=Path(os.path.relpath(job.info.path)))
-    jobs = [dataclasses.replace(job, model=model, info=info) for model in ("xgboost", "logreg", "dummy")]
-    here, _ = train_heads(jobs, Path("here"))
-    caplog.clear()
-    with distributed.get_task_stream(client) as tasks:
-        there, stopped = train_heads(jobs, Path("there"), client=client)
-    same_runs(here, there)
-    assert stopped == []
-    # A task each: what joblib does inside of a head stays there, with the features.
-    assert len(tasks.data) == len(jobs)
-    assert sorted(result.test_opened for result in there.values()) == [1, 2, 3]
-    assert sorted(record.getMessage() for record in caplog.records if record.name == "frozenbench") == [
-        f"{model} on tiny-net: 120 x 16" for model in ("dummy", "logreg", "xgboost")
-    ]
-    caplog.clear()
-    assert train_heads(jobs, Path("there"), client=client)[0] == there
-    assert caplog.text.count("already there") == 3
+def test_a_network_on_workers(cluster: LocalCluster, tmp_path: Path) -> None:
+    network = load_backbone(str(save_tiny_network(tmp_path / "tinynet.keras")), layers=("early", "late"), image_size=12)
+    dataset, options = make_dataset(70, 20), {"pool": "grid2", "batch_size": 8, "flip": True}
+    extract_features(dataset, network, out=tmp_path / "alone.h5", **options)
+    extract_features(dataset, network, out=tmp_path / "x.h5", compute=over(cluster.scheduler_address), **options)
+    for split in ("train", "test"):
+        one, other = load_features(tmp_path / "alone.h5", split), load_features(tmp_path / "x.h5", split)
+        np.testing.assert_allclose(one.x, other.x, rtol=1e-6, atol=1e-6)
 
 
-def test_no_features_are_sent(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = read_info(write_tiny_cache(tmp_path / "large.h5", dataset=make_dataset(20_000, 60)))  # 1.3 MB of features
-    sizes = []
-    submit = distributed.Client.submit
-
-    def spy(self: Any, *args: Any, **more: Any) -> Any:
-        sizes.append(len(pickle.dumps((args, more))))
-        return submit(self, *args, **more)
-
-    monkeypatch.setattr(distributed.Client, "submit", spy)
-    train_heads([Job("logreg", info, trials=2), Job("dummy", info)], tmp_path / "runs", client=client)
-    assert len(sizes) == 4
-    assert max(sizes) < 50_000
+def test_image_files_are_read_by_the_workers(cluster: LocalCluster, tmp_path: Path) -> None:
+    dataset = load_dataset(str(picture_folder(tmp_path / "pictures")))
+    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5").info
+    info = extract_features(
+        dataset, PIXELS, out=tmp_path / "x.h5", batch_size=4, compute=over(cluster.scheduler_address)
+    ).info
+    assert same_rows(info.path, alone.path)
+    assert info.skipped == alone.skipped
+    assert sum(map(len, info.skipped.values()))
 
 
-@dataclasses.dataclass(frozen=True)
-class Nap:
-    seconds: float
-    threads: int = 1
+@pytest.mark.parametrize("cluster_first", [False, True])
+def test_what_was_begun_elsewhere_is_finished(cluster: LocalCluster, tmp_path: Path, cluster_first: bool) -> None:
+    """Shards are the same whoever writes them."""
+    dataset = make_dataset(200, 40)
+    ways = [None, over(cluster.scheduler_address)]
+    first, second = ways[::-1] if cluster_first else ways
+
+    def stop(done: int, total: int) -> None:
+        if done >= 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(dataset, PIXELS, out=tmp_path / "x.h5", batch_size=8, compute=first, progress=stop)
+    result = extract_features(dataset, PIXELS, out=tmp_path / "x.h5", batch_size=8, compute=second)
+    assert result.resumed_rows >= 100
+    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5").info
+    assert same_rows(result.info.path, alone.path)
 
 
-def nap(nap: Nap) -> tuple[int, int, float, float]:
-    began = time.time()
-    time.sleep(nap.seconds)
-    return os.getpid(), nap.threads, began, time.time()
+@pytest.mark.parametrize("place", ["memory://bucket/{}", "file://{}/elsewhere", "{}/elsewhere"])
+def test_shards_elsewhere(tmp_path: Path, place: str) -> None:
+    from featurize.__main__ import shards_folder
+
+    where = shards_folder(place.format(tmp_path))
+    assert where is not None
+    dataset = make_dataset(100, 20)
+
+    def stop(done: int, total: int) -> None:
+        if done >= 40:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"out": tmp_path / "x.h5", "batch_size": 8, "shards_at": where}
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(dataset, PIXELS, progress=stop, **options)
+    assert [path.name for path in (where / "x.h5.parts").glob("*.h5")] == ["train-000000000000.h5"]
+    assert not list((tmp_path / "x.h5.parts").glob("*.h5"))
+    assert extract_features(dataset, PIXELS, **options).resumed_rows == 40
+    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5").info
+    assert same_rows(tmp_path / "x.h5", alone.path)
+    assert not list((where / "x.h5.parts").glob("*"))
+    assert not (tmp_path / "x.h5.parts").exists()
 
 
-def overlap(naps: list[tuple[int, int, float, float]]) -> bool:
-    spans = sorted(nap[2:] for nap in naps)
-    return any(end > start for (_, end), (start, _) in itertools.pairwise(spans))
+def test_damage_in_a_remote_shard_is_noticed(tmp_path: Path) -> None:
+    where = UPath("memory://other")
+    shards = Shards(where, "plan", {"train": 20}, 4, "float32")
+    shards.resume()
+    shards.add("train", 0, np.ones((20, 4), np.float32))
+    path = shards.path("train", 0)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert shards.resume() == 0
 
 
-def test_a_head_at_a_time_on_each_worker_with_its_threads(client: Any) -> None:
-    calls = {number: (Nap(2.0 if number == 0 else 0.1),) for number in range(8)}
-    naps = dict(spread.spread(client, nap, calls, what=str))
-    assert {threads for _, threads, _, _ in naps.values()} == {THREADS}
-    slow = naps[0][0]
-    others = {pid for number, (pid, *_) in naps.items() if number}
-    assert len(others | {slow}) == WORKERS
-    assert others != {slow}
-    for pid in others | {slow}:
-        assert not overlap([nap for nap in naps.values() if nap[0] == pid])
-    # The worker that is free takes the rest, however many threads the other one has.
-    assert [pid for pid, *_ in naps.values()].count(slow) == 1
-    assert list(naps)[-1] == 0  # what is done first comes first
-    assert list(dict(spread.spread(client, nap, calls, what=str, ordered=True))) == list(range(8))
+@pytest.mark.parametrize("name", ["nowhere://x", "s3://bucket-without-library"])
+def test_a_place_that_cannot_be_reached(name: str) -> None:
+    from featurize.__main__ import shards_folder
+
+    with pytest.raises(UsageError, match=f"--shards {name}"):
+        shards_folder(name)
 
 
-def test_two_heads_that_meet_on_a_worker_take_turns(client: Any) -> None:
-    worker = min(client.nthreads())
-    futures = [
-        client.submit(spread._on_worker, number, logging.INFO, nap, Nap(0.3), workers=[worker]) for number in range(3)
-    ]
-    assert not overlap([value for _, value, _ in client.gather(futures)])
+def plan_and_shards(tmp_path: Path, dataset: ImageDataset | None = None) -> tuple[Any, Shards]:
+    plan = plan_extraction(dataset or make_dataset(), PIXELS, out=tmp_path / "x.h5")
+    folder = parts_folder(plan.path)
+    folder.mkdir()
+    (folder / "plan.json").write_text(plan.spec.to_json())
+    return plan, Shards(folder, plan.spec.fingerprint, {"train": 120, "test": 60}, 192, "float32")
 
 
-def test_nothing_to_do(client: Any) -> None:
-    assert dict(spread.spread(client, nap, {}, what=str)) == {}
+def test_workers_that_do_not_see_the_folder(client: Client, tmp_path: Path) -> None:
+    plan, shards = plan_and_shards(tmp_path)
+    client.register_plugin(Extracting(plan, shards))
+    (shards.folder / "plan.json").write_text("that of another disk")
+    with pytest.raises(ClusterError, match="the worker tcp.* does not see .*x.h5.parts, .*--out.*--shards URL"):
+        client.register_plugin(Extracting(plan, shards))
+    (shards.folder / "plan.json").unlink()
+    with pytest.raises(ClusterError, match="does not see"):
+        client.register_plugin(Extracting(plan, shards))
 
 
-def die_once(job: Job, run_dir: Path, **more: Any) -> RunResult | str:
-    """The death of the process in the middle of a fit, the first time."""
-    marker = run_dir.parent / "died"
-    if not marker.exists():
-        marker.touch()
-        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        time.sleep(60)
-    return train.train_head(job, run_dir, **more)
+def test_workers_that_do_not_see_the_images(client: Client, tmp_path: Path) -> None:
+    plan, shards = plan_and_shards(tmp_path, load_dataset(str(picture_folder(tmp_path / "pictures"))))
+    plugin = Extracting(plan, shards)
+    plugin.roots = {tmp_path / "not there"}
+    with pytest.raises(ClusterError, match="the worker tcp.* has no .*not there, where the images are"):
+        client.register_plugin(plugin)
 
 
-def test_a_head_whose_worker_was_killed_is_trained_again(
-    client: Any, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here, _ = train_heads([job], tmp_path / "here")
-    (tmp_path / "there" / "tiny-net").mkdir(parents=True)
-    monkeypatch.setattr(train, "train_head", functools.partial(die_once))
-    there, _ = train_heads([job], tmp_path / "there", client=client)
-    assert (tmp_path / "there" / "tiny-net" / "died").exists()
-    same_runs(here, there)
+def test_workers_of_another_version(client: Client, tmp_path: Path) -> None:
+    plugin = Extracting(*plan_and_shards(tmp_path))
+    plugin.versions = {**plugin.versions, "pillow": "1.1"}
+    with pytest.raises(ClusterError, match=r"the worker tcp.* has pillow .*, expected 1.1; install the same versions"):
+        client.register_plugin(plugin)
 
 
-def fail_after_the_other(job: Job, run_dir: Path, **more: Any) -> RunResult | str:
-    """As seed 0, a good head; as seed 1, one that fails; as seed 2, one that takes its worker along."""
-    if job.seed:
-        while not any(path.name.startswith(job.model) for path in run_dir.parent.glob("*")):
-            time.sleep(0.05)
-        if job.seed == 2:
-            os._exit(1)
-        raise HeadError("no such luck")
-    return train.train_head(job, run_dir, **more)
+def test_a_file_that_only_a_worker_cannot_read(cluster: LocalCluster, tmp_path: Path) -> None:
+    """It would be left out of the cache for no good reason."""
+    root = picture_folder(tmp_path / "pictures")
+    dataset = load_dataset(str(root))
+    split = dataset.splits["train"]
+    good = next(row for row in range(len(split)) if not split.images[[row]].read(8, "bicubic", "crop")[1])
+    done = Done("tcp://far:1", Shard(5, "", (good,)), 1.0, "CPU")
+    with pytest.raises(ClusterError, match="the worker tcp://far:1 cannot read .*, which can be read here"):
+        spread._check_readable(split, done)
+    bad = next(row for row in range(len(split)) if split.images[[row]].read(8, "bicubic", "crop")[1])
+    spread._check_readable(split, Done("tcp://far:1", Shard(5, "", (bad,)), 1.0, "CPU"))
+
+
+def test_a_late_task_of_what_is_over_leaves_nothing(client: Client, tmp_path: Path) -> None:
+    plan, shards = plan_and_shards(tmp_path)
+    plugin = Extracting(plan, shards)
+    client.register_plugin(plugin)
+    (shards.folder / "plan.json").unlink()
+    part: Split = plan.dataset.splits["train"][:8]
+    future = client.submit(spread.compute_range, plugin.name, "train", part, 0, pure=False)
+    with pytest.raises(ClusterError, match="no longer there"):
+        future.result()
+    assert not list(shards.folder.iterdir())
+
+
+# What the loop itself does, by tasks that sleep.
+
+
+def sleep(task: Range, seconds: float) -> Done:
+    time.sleep(seconds)
+    return Done(get_worker().address, Shard(task.stop - task.start, "", ()), seconds, "CPU")
+
+
+def fail(task: Range, error: Exception) -> Done:
+    raise error
+
+
+def kill(task: Range) -> Done:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def hang_once(task: Range, mark: Path) -> Done:
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return sleep(task, 0.01)
+    time.sleep(600)
+    raise AssertionError
+
+
+def hand_out(client: Client, rows: int, call: Callable[[Range], Any], batch: int = 8, most: int = 1000) -> HandOut:
+    return HandOut(client, deque([Range("train", 0, rows), Range("test", 0, 30)]), call, batch, most)
+
+
+def done_ranges(ranges: HandOut) -> list[Range]:
+    return [task for found in ranges if found for task in found[:1]]
+
+
+def covered(tasks: list[Range], split: str) -> list[int]:
+    return sorted(row for task in tasks if task.split == split for row in range(task.start, task.stop))
+
+
+def test_every_row_once_in_whole_batches(client: Client) -> None:
+    tasks = done_ranges(hand_out(client, 1003, lambda task: (sleep, (task, 0.002 * (task.stop - task.start)))))
+    assert covered(tasks, "train") == list(range(1003))
+    assert covered(tasks, "test") == list(range(30))
+    assert all(task.start % 8 == 0 for task in tasks)
+    sizes = [task.stop - task.start for task in tasks if task.split == "train"]
+    assert max(sizes[:4]) == 8  # a batch, to learn how long one takes
+    assert max(sizes) > 100  # then more
+    assert np.mean(sizes[-3:]) < max(sizes) / 2  # and fewer towards the end
+
+
+def test_a_task_is_not_too_large(client: Client) -> None:
+    tasks = done_ranges(hand_out(client, 1000, lambda task: (sleep, (task, 0.0)), most=40))
+    assert max(task.stop - task.start for task in tasks) == 40
 
 
 @pytest.mark.parametrize(
-    ("seed", "message"),
+    ("error", "kind", "said"),
     [
-        (1, r"no such luck"),
+        (BackboneError("not finite"), BackboneError, "^not finite$"),
         (
-            2,
-            r"logreg on tiny-net ended every worker that it ran on, 1 in all, the last one tcp://127.0.0.1:\d+: most "
-            r"likely memory ran out; each may use \d+\.\d GiB; use fewer rows \(a smaller --train-size\)",
+            MemoryError(),
+            ClusterError,
+            "the workers that computed the train images 0 to 7 died, most likely for want of mem",
+        ),
+        (
+            ZeroDivisionError("by 0"),
+            ClusterError,
+            "images 0 to 7 could not be computed: ZeroDivisionError: by 0; what is",
         ),
     ],
 )
-def test_a_head_that_fails(
-    seed: int, message: str, client: Any, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train, "train_head", functools.partial(fail_after_the_other))
-    monkeypatch.setattr(client.cluster.scheduler, "allowed_failures", 0)
-    jobs = [dataclasses.replace(job, seed=each) for each in (seed, 0)]
-    with pytest.raises(HeadError, match=f"^{message}") as caught:
-        train_heads(jobs, tmp_path, client=client)
-    assert "\n" not in str(caught.value)
-    assert RunResult.read(tmp_path / "tiny-net" / job.name).seed == 0  # what was finished is kept
+def test_a_task_that_fails(client: Client, error: Exception, kind: type[Exception], said: str) -> None:
+    with pytest.raises(kind, match=said):
+        done_ranges(hand_out(client, 8, lambda task: (fail, (task, error))))
 
 
-def test_an_error_of_a_worker_is_the_same_as_here(client: Any, job: Job, tmp_path: Path) -> None:
-    messages = set()
-    for where in (None, client):
-        with pytest.raises(HeadError) as caught:
-            train_heads([dataclasses.replace(job, rows=2)], tmp_path / "runs", client=where)
-        messages.add(str(caught.value))
-    [message] = messages
-    assert message.startswith("the training rows hold no image of ant: every class needs some; ")
+def test_killed_workers(cluster: LocalCluster, client: Client) -> None:
+    """Whoever is killed, every range is done, and no finished one again."""
+    calls: list[Range] = []
+
+    def call(task: Range) -> Any:
+        calls.append(task)
+        return sleep, (task, 0.3)
+
+    found, kills = [], 0
+    for done in hand_out(client, 160, call, batch=8, most=8):
+        if done:
+            found.append(done[0])
+            if len(found) in (5, 12):
+                os.kill(cluster.workers[kills].process.pid, signal.SIGKILL)
+                kills += 1
+    assert kills == 2
+    assert covered(found, "train") == list(range(160))
+    assert len(calls) == len(set(calls)) == len(found)
 
 
-def test_a_cache_that_is_not_on_the_workers(
-    client: Any, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spread, "_beginning", lambda path: b"another")  # here only
-    with pytest.raises(ClusterError, match=r"^the worker tcp://\S+ has another file under the name /.*tiny-net.h5; .*"):
-        train_heads([job], tmp_path / "runs", client=client)
-    job.info.path.unlink()
-    with pytest.raises(ClusterError, match=r"cannot read /.*tiny-net.h5 \(No such file or directory\); .* see --feat"):
-        train_heads([job], tmp_path / "runs", client=client)
+def test_a_task_that_kills_its_workers(client: Client) -> None:
+    with pytest.raises(
+        ClusterError, match=r"train images 0 to 7 died, .* memory, of which they may take .* GB; give each"
+    ):
+        done_ranges(HandOut(client, deque([Range("train", 0, 8)]), lambda task: (kill, (task,)), 8, 8))
 
 
-def test_runs_that_are_not_shared(client: Any, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def here_only(**more: Any) -> Iterator[str]:
-        yield str(tmp_path / "runs" / "made-here-only")
-
-    monkeypatch.setattr(spread.tempfile, "TemporaryDirectory", here_only)
-    with pytest.raises(ClusterError, match=r"cannot write to /.*/runs \(No such file or directory\); .* see .* --runs"):
-        train_heads([job], tmp_path / "runs", client=client)
-
-
-def test_nothing_is_left_in_the_folder_of_runs(client: Any, tmp_path: Path) -> None:
-    spread.check_shared(client, [], tmp_path / "runs", children=True)
-    assert os.listdir(tmp_path / "runs") == []
+def test_a_worker_that_hangs(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "LEAST_SECONDS", 0.2)
+    began = time.monotonic()
+    ranges = hand_out(client, 64, lambda task: (hang_once, (task, tmp_path / "mark")))
+    assert covered(done_ranges(ranges), "train") == list(range(64))
+    assert time.monotonic() - began < 60
+    client.restart()  # so that nobody waits for the one that hangs
 
 
-def pretended() -> dict[str, str]:
-    return {**VERSIONS(), **({"scikit-learn": "0.1"} if "PRETEND" in os.environ else {})}
+def test_interrupting_takes_back_what_has_not_begun(client: Client) -> None:
+    ranges = hand_out(client, 800, lambda task: (sleep, (task, 0.2)), most=8)
+    for _ in zip(range(3), ranges, strict=False):
+        pass
+    ranges.cancel()
+    deadline = time.monotonic() + 20
+    while any(client.processing().values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
-def test_another_version_on_a_worker(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_workers(client, "local:2", pretended)
-    monkeypatch.setenv("PRETEND", "1")
-    with pytest.raises(ClusterError, match=r"^the worker tcp://\S+ has scikit-learn \d\S+, expected 0.1 as here"):
-        check_workers(client, "local:2", pretended)
+def test_a_client_that_has_lost_its_scheduler(client: Client) -> None:
+    with LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as other:
+        lost = Client(other)
+        ranges = iter(hand_out(lost, 80, lambda task: (sleep, (task, 0.1)), most=8))
+        next(ranges)
+        lost.close()
+        with pytest.raises(spread.SchedulerGoneError):
+            list(ranges)
 
 
-def test_a_limit_on_a_cluster(client: Any, job: Job, tmp_path: Path) -> None:
-    plain, _ = train_heads([job], tmp_path / "here")
-    kept, stopped = train_heads([job], tmp_path / "there", client=client, time_limit=120)
-    same_runs(plain, kept)
-    assert stopped == []
-    # Shorter than a process needs to start.
-    none, stopped = train_heads([job], tmp_path / "none", client=client, time_limit=0.01)
-    assert none == {}
-    [line] = stopped
-    assert line.startswith("logreg on tiny-net was stopped after 0.01 seconds")
+def test_going_on_when_the_scheduler_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for again, and what was sealed meanwhile counts."""
+    plan, shards = plan_and_shards(tmp_path)
+    shards.resume()
+    noted, attempts = [], []
 
+    def extract(client: object, plan: object, shards: Shards, note: Callable[[int], None]) -> str:
+        attempts.append(client)
+        if len(attempts) == 1:
+            shards.write("train", 0, np.zeros((50, 192), np.float32))  # by a worker that could not tell
+            raise spread.SchedulerGoneError
+        assert shards.gaps("train") == [(50, 120)]
+        return "two CPUs"
 
-def yes() -> bool:
-    return True
+    @functools.wraps(spread.connected)
+    def connected(address: str, versions: object) -> Any:
+        import contextlib
 
+        if len(attempts) == 1 and not noted[1:]:
+            raise ClusterError("no scheduler answers")
+        return contextlib.nullcontext(object())
 
-def test_workers_that_may_start_no_process(
-    client: Any, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spread, "_is_daemonic", yes)
-    train_heads([job], tmp_path, client=client)
-    with pytest.raises(UsageError, match=r"^--time-limit: the worker tcp://\S+ may not start the process"):
-        train_heads([job], tmp_path, client=client, time_limit=120)
-
-
-def test_trials_on_a_cluster(
-    client: Any, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    pytest.importorskip("optuna")
-    from test_tuning import content
-
-    caplog.set_level(logging.INFO, "frozenbench")
-    search = dataclasses.replace(job, trials=9)
-    pids = []
-    tell = train._trials_on
-
-    def spy(*args: Any) -> Iterator[Any]:
-        for trial in tell(*args):
-            pids.append(trial.number)
-            yield trial
-
-    monkeypatch.setattr(train, "_trials_on", spy)
-    there, _ = train_heads([search], tmp_path / "there", client=client)
-    assert pids == list(range(9))
-    lines = [record.getMessage() for record in caplog.records if "trial" in record.getMessage()]
-    assert [line.split(":")[1] for line in lines] == [f" trial {number} of 9" for number in range(1, 10)]
-    # The same as the same waves here, and as an interrupted search that is gone on with.
-    here, _ = train_heads([dataclasses.replace(search, wave=WORKERS)], tmp_path / "here")
-    same_runs(here, there)
-    train_heads([dataclasses.replace(search, trials=5)], tmp_path / "again", client=client)
-    again, _ = train_heads([search], tmp_path / "again", client=client)
-    same_runs(here, again)
-    [study] = (tmp_path / "here" / "tiny-net").glob("*.study")
-    for folder in ("there", "again"):
-        assert content(tmp_path / folder / "tiny-net" / study.name) == content(study)
-    # Another study, and another run, than that of one trial after another; which is what a limit makes.
-    alone, _ = train_heads([search], tmp_path / "alone")
-    assert {path.name for path in alone} != {path.name for path in here}
-    limited, _ = train_heads([search], tmp_path / "limited", client=client, time_limit=120)
-    same_runs(alone, limited)
-
-
-def where(job: Nap) -> int:
-    return os.getpid()
-
-
-def test_a_single_worker_with_a_single_thread(job: Job, tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
-    from test_tuning import content
-
-    search = dataclasses.replace(job, trials=8)
-    here, _ = train_heads([search], tmp_path / "here")
-    with cluster(1, 1) as client:
-        assert dict(spread.spread(client, where, {0: (Nap(0),)}, what=str))[0] != os.getpid()
-        there, _ = train_heads([search], tmp_path / "there", client=client)
-    same_runs(here, there)
-    studies = [sorted((tmp_path / name / "tiny-net").glob("*.study")) for name in ("here", "there")]
-    assert [path.name for path in studies[0]] == [path.name for path in studies[1]]
-    assert content(studies[0][0]) == content(studies[1][0])
-
-
-def napping(job: Job, run_dir: Path, **more: Any) -> str:
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    (run_dir.parent / "began").touch()
-    time.sleep(60)
-    return ""
-
-
-def test_a_cluster_that_was_there_before(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    def started(name: str, *options: str) -> subprocess.Popen:
-        words = [sys.executable, "-m", f"distributed.cli.dask_{name}", "--scheduler-file", str(tmp_path / "file")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen([*words, *options], cwd=tmp_path, env=environment, stdout=quiet, stderr=quiet)
-
-    with ExitStack() as stack:
-        scheduler = stack.enter_context(started("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"))
-        stack.callback(scheduler.kill)
-        while not (tmp_path / "file").exists():
-            time.sleep(0.1)
-        worker = stack.enter_context(started("worker", "--nthreads", "2", "--no-dashboard", "--death-timeout", "60"))
-        stack.callback(worker.terminate)
-        address = json.loads((tmp_path / "file").read_text())["address"]
-        with connected(address, VERSIONS) as client:
-            there, _ = train_heads([job], tmp_path / "there", client=client)
-            same_runs(train_heads([dataclasses.replace(job, threads=2)], tmp_path / "here")[0], there)
-            with pytest.raises(UsageError, match=r"^--time-limit: the worker tcp://\S+ may not start the process"):
-                train_heads([job], tmp_path / "limited", client=client, time_limit=120)
-
-            def stop() -> None:
-                while not (tmp_path / "lost" / "tiny-net" / "began").exists():
-                    time.sleep(0.05)
-                scheduler.kill()
-
-            monkeypatch.setattr(train, "train_head", functools.partial(napping))
-            thread = threading.Thread(target=stop)
-            thread.start()
-            with pytest.raises(ClusterError, match=r"^the cluster's scheduler is gone; what is finished is kept: "):
-                train_heads([job], tmp_path / "lost", client=client)
-            thread.join()
-    assert capfd.readouterr().err == ""
+    monkeypatch.setattr(spread, "_extract", extract)
+    monkeypatch.setattr(spread, "connected", connected)
+    assert over("tcp://far:1")(plan, shards, noted.append) == "two CPUs"
+    assert noted == [50, 0]
+    monkeypatch.setattr(spread, "BACK_SECONDS", -1)
+    attempts.clear()
+    noted.clear()
+    with pytest.raises(ClusterError, match="no scheduler answers"):
+        over("tcp://far:1")(plan, shards, noted.append)
