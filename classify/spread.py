@@ -63,7 +63,7 @@ def spread(
 ) -> Iterator[tuple[Key, Any]]:
     """Call a function on the workers, as many times at once as there are workers now.
 
-    A call whose worker dies is made again on another one, as often as Dask's `allowed-failures` says.
+    Each worker has one call at a time and all its threads for it. A call whose worker dies is made again on another one, as often as Dask's `allowed-failures` says.
 
     Args:
         client: of the cluster.
