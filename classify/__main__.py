@@ -86,7 +86,9 @@ def run(
         for number in seeds
         for name in names
     ]  # fmt: skip
-    with connected(cluster, functools.partial(library_versions, VERSIONS_OF)) if cluster else nullcontext() as client:
+    # What runs depend on, and what travels between here and the workers.
+    packages = (*VERSIONS_OF, "joblib", "distributed", *(["optuna"] if tune else []))
+    with connected(cluster, functools.partial(library_versions, packages)) if cluster else nullcontext() as client:
         results, stopped = train_heads(
             todo, runs or runs_folder(), time_limit=time_limit, force=force, keep_heads=save, client=client
         )

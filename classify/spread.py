@@ -63,7 +63,8 @@ def spread(
 ) -> Iterator[tuple[Key, Any]]:
     """Call a function on the workers, as many times at once as there are workers now.
 
-    Each worker has one call at a time and all its threads for it. A call whose worker dies is made again on another one, as often as Dask's `allowed-failures` says.
+    Each worker makes one call at a time, with all its threads. A call whose worker dies is made again on
+    another one, as often as Dask's `allowed-failures` says.
 
     Args:
         client: of the cluster.
