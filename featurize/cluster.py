@@ -101,7 +101,7 @@ def check_workers(client: "Client", address: str, versions: Callable[[], dict[st
             raise ClusterError(f"the worker {worker} cannot use frozenbench: {_line(theirs)}")
         _check_same(worker, ours, theirs)
     threads = client.nthreads()
-    logger.info("cluster: %d workers, %d threads; %s", len(threads), sum(threads.values()), client.dashboard_link)
+    logger.info("cluster: workers %d, threads %d; %s", len(threads), sum(threads.values()), client.dashboard_link)
 
 
 def _check_same(worker: str, ours: dict[str, str], theirs: dict[str, str]) -> None:

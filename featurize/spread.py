@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,10 +50,10 @@ PACKAGES = ("frozenbench", "tensorflow", "keras", "mnn", "numba", "numpy", "pill
 
 TASK_SECONDS = 5.0
 """What a kill may cost; at this length the cluster's own work is some thousandths (measured: SCALING.md)."""
-LEAST_SECONDS = 1.0
+LEAST_SHARE = 0.25  # of that, for the last tasks
 TASK_BYTES = 1 << 23  # of pixels on their way, or of vectors in a worker's memory
 AHEAD = 2  # tasks for each worker: one that it works on, one that waits there
-LATE = 4  # times as long as others take
+LATE, LEAST_LATE_SECONDS = 4, 1.0  # times as long as others take, which are this long at least
 POLL_SECONDS = 0.25
 WORKERS_SECONDS = 2.0  # between two looks at who is there
 BACK_SECONDS = 300  # for a scheduler that is gone to come back
@@ -320,11 +321,10 @@ class HandOut:
                     self._submit(late)
                 else:
                     break
-            try:
-                found = self._collected(self._ended.get(timeout=POLL_SECONDS))
-            except queue.Empty:
-                found = None
-            yield found
+            found = self._collected()
+            yield from found
+            if not found:
+                yield None
 
     def cancel(self) -> None:
         """Take back what is handed out, as far as it has not begun."""
@@ -355,7 +355,8 @@ class HandOut:
         """The next rows to hand out: enough for `TASK_SECONDS`, fewer towards the end."""
         left = sum(task.stop - task.start for task in self.todo)
         fair = left / (AHEAD * max(1, self._workers))
-        rows = min(max(min(TASK_SECONDS * self._rate, fair), LEAST_SECONDS * self._rate), self.most)
+        usual = TASK_SECONDS * self._rate
+        rows = min(max(min(usual, fair), LEAST_SHARE * usual), self.most)
         rows = max(1, round(rows / self.batch)) * self.batch
         split, start, stop = self.todo.popleft()
         if start + rows < stop:
@@ -366,7 +367,7 @@ class HandOut:
         """A range that takes much longer than others, and that one worker has only."""
         if not self._took:
             return None
-        limit = LATE * max(statistics.median(self._took), LEAST_SECONDS)
+        limit = LATE * max(statistics.median(self._took), LEAST_LATE_SECONDS)
         now, ranges = time.monotonic(), [task for task, _ in self.running.values()]
         for task, since in self.running.values():
             if now - since > limit and ranges.count(task) == 1:
@@ -384,28 +385,45 @@ class HandOut:
         self.running[future] = task, time.monotonic()
         future.add_done_callback(self._ended.put)
 
-    def _collected(self, future: Future) -> tuple[Range, Done] | None:
-        """What has become of a task; None where its range is done already, or is to be done again."""
-        if future not in self.running:
-            return None
-        task, since = self.running.pop(future)
-        if future.status == "finished":
-            done: Done = future.result()
-            for twin in [other for other, (same, _) in self.running.items() if same == task]:
-                del self.running[twin]
-                twin.cancel()
-            self._took.append(time.monotonic() - since)
-            if done.worker in self.seen:  # the first task of a worker makes its engine
-                rate = done.shard.rows / max(done.seconds, 1e-6)
-                self._rate = (self._rate + rate) / 2 if self._rate else rate
-            self.seen.add(done.worker)
-            return task, done
-        if future.status == "error":
-            raise _as_error(task, future.exception())
+    def _collected(self) -> list[tuple[Range, Done]]:
+        """What has become of the tasks that have ended; a range that is lost is to be done again."""
+        ended = []
+        with suppress(queue.Empty):
+            ended.append(self._ended.get(timeout=POLL_SECONDS))
+            while True:  # many at once, where there are many workers: fetching results takes a conversation
+                ended.append(self._ended.get_nowait())
+        ended = [future for future in ended if future in self.running]  # no twin of one that was faster
+        for future in ended:
+            if future.status == "error":
+                raise _as_error(self.running[future][0], future.exception())
         if self.client.status != "running":
             raise SchedulerGoneError
-        self.todo.appendleft(task)
-        return None
+        finished = [future for future in ended if future.status == "finished"]
+        try:
+            results: list[Done] = self.client.gather(finished)
+        except (OSError, CancelledError) as error:
+            raise SchedulerGoneError from error
+        found = []
+        for future, done in zip(finished, results, strict=True):
+            if future in self.running:
+                found.append((self.running[future][0], done))
+                self._take_note(future, done)
+        for future in ended:
+            if future in self.running and future.status != "finished":
+                self.todo.appendleft(self.running.pop(future)[0])
+        return found
+
+    def _take_note(self, future: Future, done: Done) -> None:
+        """Learn from a task that is done, and forget it and its twin."""
+        task, since = self.running.pop(future)
+        for twin in [other for other, (same, _) in self.running.items() if same == task]:
+            del self.running[twin]
+            twin.cancel()
+        self._took.append(time.monotonic() - since)
+        if done.worker in self.seen:  # the first task of a worker makes its engine
+            rate = done.shard.rows / max(done.seconds, 1e-6)
+            self._rate = (self._rate + rate) / 2 if self._rate else rate
+        self.seen.add(done.worker)
 
 
 def _as_error(task: Range, error: BaseException | None) -> FrozenbenchError:

@@ -80,7 +80,7 @@ def test_a_local_cluster(caplog: pytest.LogCaptureFixture) -> None:
     with connected("local:2", versions) as client:
         threads = client.nthreads()
         assert list(threads.values()) == [max(1, (os.cpu_count() or 1) // 2)] * 2
-        assert f"cluster: 2 workers, {sum(threads.values())} threads; http://127.0.0.1:" in caplog.text
+        assert f"cluster: workers 2, threads {sum(threads.values())}; http://127.0.0.1:" in caplog.text
         given = client.run(functools.partial(os.environ.get, "OMP_NUM_THREADS"))
         assert set(given.values()) == {str(next(iter(threads.values())))}
         # Nobody but this machine can talk to it.

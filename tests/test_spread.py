@@ -47,7 +47,7 @@ def client(cluster: LocalCluster) -> Iterator[Client]:
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many ranges even for a few images."""
-    monkeypatch.setattr(spread, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(spread, "LEAST_SHARE", 0.0)
 
 
 def same_rows(one: Path, other: Path) -> bool:
@@ -321,7 +321,7 @@ def test_a_task_that_kills_its_workers(client: Client) -> None:
 
 
 def test_a_worker_that_hangs(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spread, "LEAST_SECONDS", 0.2)
+    monkeypatch.setattr(spread, "LEAST_LATE_SECONDS", 0.2)
     began = time.monotonic()
     ranges = hand_out(client, 64, lambda task: (hang_once, (task, tmp_path / "mark")))
     assert covered(done_ranges(ranges), "train") == list(range(64))
