@@ -1,8 +1,10 @@
 """Stage 2 on the command line: `python -m classify`."""
 
+import functools
 import json
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +47,12 @@ def run(
         float | None, typer.Option(help="Stop a head after so many seconds, its search included.")
     ] = None,
     seed: Annotated[str, typer.Option(help="For whatever is random; comma-separated for several runs.")] = "0",
-    jobs: Annotated[int | None, typer.Option(min=1, help="Threads.  [default: all cores]")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Threads; without effect with --cluster.  [default: all cores]")
+    ] = None,
+    cluster: Annotated[
+        str, typer.Option(help="Spread heads and trials over Dask workers: local:N, or tcp://HOST:PORT.")
+    ] = "",
     runs: Annotated[Path | None, typer.Option(help="Where runs are kept.  [default: data/runs]")] = None,
     save: Annotated[bool, typer.Option(help="Keep the fitted heads, for predict.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Run again what is already there.")] = False,
@@ -57,8 +64,9 @@ def run(
     # Imported here so that --help does not wait for them.
     from classify.heads import head_names
     from classify.results import runs_folder
-    from classify.train import Job, train_heads
-    from featurize.cache import read_info
+    from classify.train import VERSIONS_OF, Job, train_heads
+    from featurize.cache import library_versions, read_info
+    from featurize.cluster import connected
 
     if class_weight not in ("none", "balanced"):
         raise UsageError(f"--class-weight {class_weight}: expected none or balanced")
@@ -78,7 +86,12 @@ def run(
         for number in seeds
         for name in names
     ]  # fmt: skip
-    results, stopped = train_heads(todo, runs or runs_folder(), time_limit=time_limit, force=force, keep_heads=save)
+    # What runs depend on, and what travels between here and the workers.
+    packages = (*VERSIONS_OF, "joblib", "distributed", *(["optuna"] if tune else []))
+    with connected(cluster, functools.partial(library_versions, packages)) if cluster else nullcontext() as client:
+        results, stopped = train_heads(
+            todo, runs or runs_folder(), time_limit=time_limit, force=force, keep_heads=save, client=client
+        )
     if results:
         report(results, as_json=as_json)
     if stopped:

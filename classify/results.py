@@ -42,7 +42,7 @@ class RunResult:
         history: of a head that is trained in epochs, what its estimator's `history_` says of each.
         head_sha256: of head.skops; empty where the head was not kept.
         head_bytes: the size of that file; 0 where there is none.
-        cache: the path of the features as it was given.
+        cache: the path of the features as it was given; of a run on a cluster, the absolute one.
     """
 
     model: str

@@ -1,6 +1,7 @@
 """The loop of stage 2: feature cache -> head -> evaluation -> run directory."""
 
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import json
@@ -8,11 +9,11 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,10 +23,15 @@ from classify.evaluate import Evaluation, FittedHead, evaluate_head, fit_head, p
 from classify.heads import Task, make_head
 from classify.persist import HEAD, save_head
 from classify.results import RunResult, new_run, write_result
+from classify.spread import check_shared, spread
 from classify.time_limit import HeadTimeoutError, within
-from classify.tuning import tune
+from classify.tuning import Measure, Settings, run_trial, tune
 from featurize.cache import CacheInfo, Features, library_versions, load_features
 from featurize.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from optuna.trial import FrozenTrial, Trial
 
 logger = logging.getLogger("frozenbench")
 VERSIONS_OF = ("frozenbench", "scikit-learn", "scikit-learn-intelex", "xgboost", "keras", "tensorflow", "numpy")
@@ -45,6 +51,7 @@ class Job:
         class_weight: `balanced`, or None.
         trials: of the search for settings; 0 for the head's defaults.
         threads: how many.
+        wave: trials of the search that are looked at side by side.
     """
 
     model: str
@@ -55,6 +62,7 @@ class Job:
     class_weight: str | None = None
     trials: int = 0
     threads: int = 1
+    wave: int = 1
 
     @property
     def name(self) -> str:
@@ -64,13 +72,20 @@ class Job:
         task = Task(rows, info.dim, self.seed, class_weight=self.class_weight, mirror=mirror, image=info.image)
         steps = [[type(step).__name__, plain_parameters(step)] for _, step in make_head(self.model, task).steps]
         layers = self.layers or [columns.name for columns in self.info.layers]
-        content = [self.info.spec.fingerprint, layers, self.model, self.rows, self.seed, self.trials, steps]
+        search = [self.trials, self.wave] if self.wave > 1 else self.trials
+        content = [self.info.spec.fingerprint, layers, self.model, self.rows, self.seed, search, steps]
         digest = hashlib.sha256(json.dumps([*content, self.class_weight], sort_keys=True).encode()).hexdigest()
         return f"{self.model}-{digest[:8]}"
 
 
 def train_heads(
-    jobs: Iterable[Job], runs: Path, *, time_limit: float | None = None, force: bool = False, keep_heads: bool = True
+    jobs: Iterable[Job],
+    runs: Path,
+    *,
+    time_limit: float | None = None,
+    force: bool = False,
+    keep_heads: bool = True,
+    client: "Client | None" = None,
 ) -> tuple[dict[Path, RunResult], list[str]]:
     """Fit and evaluate heads, and keep each as a run.
 
@@ -80,58 +95,143 @@ def train_heads(
         time_limit: seconds for each head, its search included; it then runs in a process of its own.
         force: run again what is already there.
         keep_heads: save the fitted heads with their runs.
+        client: of a cluster (see `featurize.cluster.connected`) whose workers share the caches and the
+            folder of runs with this process: a head at a time on each, with the worker's threads. A
+            search is spread over them, a trial for each worker at a time, unless there is a time
+            limit: then each stays with its head. None to train one head after another here.
 
     Returns:
         The result of each head by its run directory, reused ones included, and a line for each head
-        that was stopped at the limit.
+        that was stopped at the limit, both in the order of the jobs.
 
     Raises:
+        ClusterError: the workers cannot do the work.
         FrozenbenchError: the features or a head cannot be used; runs finished before are kept.
     """
-    results, stopped = {}, []
+    work = functools.partial(train_head, time_limit=time_limit, keep_heads=keep_heads)
+    outcomes: dict[Path, RunResult | str] = {}
+    if client is None:
+        for run_dir, job in _to_do(jobs, runs, force, outcomes):
+            outcomes[run_dir] = work(job, run_dir)
+    else:
+        wave = len(client.nthreads()) if time_limit is None else 1
+        jobs = [_for_workers(job, wave) for job in jobs]
+        check_shared(client, {job.info.path for job in jobs}, runs.absolute(), children=time_limit is not None)
+        todo = dict(_to_do(jobs, runs, force, outcomes))
+        searches = {run_dir: job for run_dir, job in todo.items() if job.trials and time_limit is None}
+        others = {run_dir: (job, run_dir.absolute()) for run_dir, job in todo.items() if run_dir not in searches}
+        outcomes.update(spread(client, work, others, what=_title))
+        for run_dir, job in searches.items():
+            settings = searched(job, run_dir.parent, functools.partial(_trials_on, client, job))
+            outcomes.update(spread(client, work, {run_dir: (job, run_dir.absolute(), settings)}, what=_title))
+    results = {run_dir: outcome for run_dir, outcome in outcomes.items() if isinstance(outcome, RunResult)}
+    return results, [outcome for outcome in outcomes.values() if isinstance(outcome, str)]
+
+
+def _to_do(
+    jobs: Iterable[Job], runs: Path, force: bool, outcomes: dict[Path, RunResult | str]
+) -> Iterator[tuple[Path, Job]]:
+    """Each job that is not done yet, with its run directory; the result of each other one goes to `outcomes`."""
     for job in jobs:
         run_dir = runs / job.info.path.stem / job.name
         if run_dir.exists() and not force:
             try:
-                results[run_dir] = RunResult.read(run_dir)
+                outcomes[run_dir] = RunResult.read(run_dir)
                 logger.info("%s on %s: already there", job.model, job.info.path.stem)
                 continue
             except DataError as error:
                 logger.warning("%s; running it again", error)
-        train = training_rows(job)
-        found = check_train(train)
-        logger.info("%s on %s: %s x %s", job.model, job.info.path.stem, f"{len(train.y):,}", f"{train.x.shape[1]:,}")
-        try:
-            fitted = within(
-                time_limit, searched_and_fitted, job, run_dir.parent, what=f"{job.model} on {run_dir.parent.name}"
-            )
-        except HeadTimeoutError as error:
-            logger.warning(error)
-            stopped.append(str(error))
-            continue
-        test, opened = open_test_split(job, run_dir.parent)
-        found += [*check_overlap(train, test), *fitted.warnings]
-        evaluation = evaluate_head(fitted, test)
-        for warning in found:
-            logger.warning("%s: %s", job.model, warning)
-        result = _as_result(job, len(train.y), fitted, evaluation, opened, found)
-        with new_run(run_dir) as folder:
-            if keep_heads:
-                digest = save_head(fitted.head, folder / HEAD)
-                size = (folder / HEAD).stat().st_size
-                result = dataclasses.replace(result, head_sha256=digest, head_bytes=size)
-            (folder / CARD).write_text(model_card(result), "utf-8")
-            write_result(folder, result, _predictions_table(test, evaluation))
-        results[run_dir] = result
-    return results, stopped
+        outcomes[run_dir] = ""  # keeps its place in the order
+        yield run_dir, job
 
 
-def searched_and_fitted(job: Job, studies: Path) -> FittedHead:
-    """Search the head's settings, if that is asked for, and fit it with them; the test split stays closed."""
+def train_head(
+    job: Job,
+    run_dir: Path,
+    settings: Settings | None = None,
+    *,
+    time_limit: float | None = None,
+    keep_heads: bool = True,
+) -> RunResult | str:
+    """Fit and evaluate one head, and keep it as a run: here, or on a worker of a cluster.
+
+    Args:
+        job: what to train.
+        run_dir: where it is kept.
+        settings: what a search has found; None to search here, if the job asks for it.
+        time_limit: as for `train_heads`.
+        keep_heads: as for `train_heads`.
+
+    Returns:
+        The result, or a line that says that the head was stopped at the limit.
+
+    Raises:
+        FrozenbenchError: the features or the head cannot be used.
+    """
     train = training_rows(job)
-    task = Task.of(train, job.seed, job.threads, job.class_weight)
-    settings = tune(job.model, train, job.trials, task, studies).settings if job.trials else {}
+    found = check_train(train)
+    logger.info("%s on %s: %s x %s", job.model, job.info.path.stem, f"{len(train.y):,}", f"{train.x.shape[1]:,}")
+    try:
+        fitted = within(time_limit, searched_and_fitted, job, run_dir.parent, settings, what=_title(job))
+    except HeadTimeoutError as error:
+        logger.warning(error)
+        return str(error)
+    test, opened = open_test_split(job, run_dir.parent)
+    found += [*check_overlap(train, test), *fitted.warnings]
+    evaluation = evaluate_head(fitted, test)
+    for warning in found:
+        logger.warning("%s: %s", job.model, warning)
+    result = _as_result(job, len(train.y), fitted, evaluation, opened, found)
+    with new_run(run_dir) as folder:
+        if keep_heads:
+            digest = save_head(fitted.head, folder / HEAD)
+            size = (folder / HEAD).stat().st_size
+            result = dataclasses.replace(result, head_sha256=digest, head_bytes=size)
+        (folder / CARD).write_text(model_card(result), "utf-8")
+        write_result(folder, result, _predictions_table(test, evaluation))
+    return result
+
+
+def searched_and_fitted(job: Job, studies: Path, settings: Settings | None = None) -> FittedHead:
+    """Search the head's settings, if there are none yet, and fit it with them; the test split stays closed."""
+    if settings is None:
+        settings = searched(job, studies)
+    train = training_rows(job)
     return fit_head(job.model, train, settings=settings, seed=job.seed, jobs=job.threads, class_weight=job.class_weight)
+
+
+def searched(job: Job, studies: Path, measure: Measure | None = None) -> Settings:
+    """The settings that a search finds, if the job asks for one; none for the head's defaults."""
+    if not job.trials:
+        return {}
+    train = training_rows(job)
+    return tune(job.model, train, job.trials, _task(job, train), studies, wave=job.wave, measure=measure).settings
+
+
+def trial_here(job: Job, trial: "Trial") -> "FrozenTrial":
+    """One trial of the job's search, done; see `classify.tuning.run_trial`."""
+    train = training_rows(job)
+    return run_trial(trial, job.model, train, _task(job, train))
+
+
+def _trials_on(client: "Client", job: Job, trials: list["Trial"]) -> Iterator["FrozenTrial"]:
+    calls = {trial.number: (job, trial) for trial in trials}
+    for _, trial in spread(client, trial_here, calls, what=_title, ordered=True):
+        yield trial
+
+
+def _for_workers(job: Job, wave: int) -> Job:
+    """The same job with a path that holds in any working directory, and so many trials of its search at a time."""
+    info = dataclasses.replace(job.info, path=job.info.path.absolute())
+    return dataclasses.replace(job, info=info, wave=wave if job.trials else 1)
+
+
+def _task(job: Job, train: Features) -> Task:
+    return Task.of(train, job.seed, job.threads, job.class_weight)
+
+
+def _title(job: Job, *_: Any) -> str:
+    return f"{job.model} on {job.info.path.stem}"
 
 
 def training_rows(job: Job) -> Features:
@@ -182,6 +282,7 @@ def open_test_split(job: Job, folder: Path) -> tuple[Features, int]:
     folder.mkdir(parents=True, exist_ok=True)
     line = {"time": _now(), "run": job.name, "fingerprint": job.info.spec.fingerprint}
     with (folder / OPENINGS).open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # other processes open it too, on other machines perhaps
         file.write(json.dumps(line) + "\n")
         file.seek(0)
         opened = sum(job.info.spec.fingerprint in other for other in file)

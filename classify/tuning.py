@@ -4,13 +4,14 @@ Tree-structured Parzen estimator (Bergstra et al., Algorithms for hyper-paramete
 with median pruning (Golovin et al., Google Vizier, 2017), both Optuna's (Akiba et al., 2019).
 """
 
+import copy
 import dataclasses
 import fcntl
 import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,21 @@ class TuningResult:
     study: Path | None = None
 
 
-def tune(name: str, train: Features, trials: int, task: Task, folder: Path, folds: int = FOLDS) -> TuningResult:
+Measure = Callable[[list["Trial"]], Iterable["FrozenTrial"]]
+"""Runs trials, each on a copy of its study, and returns them in their order; see `run_trial`."""
+
+
+def tune(
+    name: str,
+    train: Features,
+    trials: int,
+    task: Task,
+    folder: Path,
+    folds: int = FOLDS,
+    *,
+    wave: int = 1,
+    measure: Measure | None = None,
+) -> TuningResult:
     """Search the settings of the head `name` with the best accuracy in stratified folds of `train`.
 
     The whole pipeline, scaler and PCA included, is fitted anew in each fold. The first trial is the
@@ -121,10 +136,15 @@ def tune(name: str, train: Features, trials: int, task: Task, folder: Path, fold
     right, the lower log loss counts, then the earlier trial. After each fold but the last, a trial
     below the median of the full ones so far is given up.
 
+    Trials that are looked at side by side, a wave, know those of earlier waves only, and what settings
+    the others of their own wave have: they keep away from them, and are given up by the medians of
+    earlier waves.
+
     Every finished trial is one line of an Optuna journal in `folder`, named after everything that
-    the trials depend on. A process that is killed loses its current trial only. The next call goes
-    on from there to what it would have found without the interruption, since a trial depends only
-    on the seed and the trials before it; of a longer study it looks at the first `trials`.
+    the trials depend on. A process that is killed loses its current trial only, or of the current wave
+    those from the first unfinished one on. The next call goes on from there to what it would have found
+    without the interruption, since a trial depends only on the seed and the trials before it; of a
+    longer study it looks at the first `trials`.
 
     Args:
         name: a key of `HEADS`.
@@ -134,6 +154,8 @@ def tune(name: str, train: Features, trials: int, task: Task, folder: Path, fold
             is no part of the study: other sums of floats may move a score in its last digit.
         folder: where the journal is kept.
         folds: how many, at least 2.
+        wave: trials in a wave; other waves make another study, and other settings.
+        measure: runs the trials of a wave; None to run them here, one after another.
 
     Raises:
         UsageError: no such head, fewer than one trial or two folds, or Optuna is not installed.
@@ -153,36 +175,91 @@ def tune(name: str, train: Features, trials: int, task: Task, folder: Path, fold
         import optuna
     except ImportError as error:
         raise UsageError("--tune needs Optuna, which is not installed; pip install 'frozenbench[tune]'") from error
-    from sklearn.model_selection import StratifiedKFold
-    from threadpoolctl import threadpool_limits
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, defaults = _search_space(name, head)
-    identity = _identity(name, head, train, task, folds, space)
+    identity = _identity(name, head, train, task, folds, space, wave)
     path = folder / f"{name}-{identity[:8]}.study"
+    if measure is None:
+
+        def measure(wave: list["Trial"]) -> Iterator["FrozenTrial"]:
+            return (run_trial(copy.deepcopy(trial), name, train, task, folds) for trial in wave)
+
+    with _opened(path, identity) as journal:
+        done = len(journal.trials)
+        if done:
+            logger.info("%s: %d of %d trials are in %s", name, min(done, trials), trials, path)
+        for first in range(done - done % wave, trials, wave):
+            # Drawn whole and in a study of their own: a trial does not depend on where a search was interrupted, and
+            # the file only ever holds finished ones.
+            asked = _asked(journal.trials[:first], min(first + wave, trials), space, defaults, task.seed, wave > 1)
+            for finished in measure(asked[len(journal.trials) - first :]):
+                journal.add_trial(finished)
+                _log_trial(name, finished, journal.trials, trials, folds)
+        return _best(name, journal.trials[:trials], path)
+
+
+def run_trial(trial: "Trial", name: str, train: Features, task: Task, folds: int = FOLDS) -> "FrozenTrial":
+    """Measure one trial's settings and tell its study.
+
+    Args:
+        trial: of the study, with its settings.
+        name: as for `tune`.
+        train: as for `tune`.
+        task: as for `tune`.
+        folds: as for `tune`.
+
+    Returns:
+        The trial, done: given up and failed ones too.
+    """
+    from optuna.trial import TrialState
+    from sklearn.model_selection import StratifiedKFold
+    from threadpoolctl import threadpool_limits
+
     splitter = StratifiedKFold(folds, shuffle=True, random_state=task.seed)
     parts = list(splitter.split(np.zeros(len(train.y)), train.y))
-    with _opened(path, identity) as journal, threadpool_limits(task.jobs):
-        # The search runs on a copy in memory, so that the file only ever holds finished trials.
-        study = optuna.create_study(
-            direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=RANDOM_TRIALS)
-        )
-        study.add_trials(journal.trials)
-        if study.trials:
-            logger.info("%s: %d of %d trials are in %s", name, min(len(study.trials), trials), trials, path)
-        else:
-            study.enqueue_trial(defaults)
-        for number in range(len(journal.trials), trials):
-            # A sampler of its own, so that a trial does not depend on where a search was interrupted.
-            seed = int(np.random.SeedSequence([task.seed, number]).generate_state(1)[0])
+    try:
+        with threadpool_limits(task.jobs):
+            for step, (accuracy, loss) in enumerate(fold_scores(name, trial.params, train, parts, task), start=1):
+                trial.report(accuracy, step)
+                trial.set_user_attr("log_loss", loss)
+                if step < folds and trial.should_prune():
+                    return trial.study.tell(trial, state=TrialState.PRUNED)
+    except (ValueError, FloatingPointError, HeadError) as error:
+        trial.set_user_attr("error", str(error))
+        return trial.study.tell(trial, state=TrialState.FAIL)
+    return trial.study.tell(trial, accuracy)
+
+
+def _asked(
+    before: list["FrozenTrial"],
+    stop: int,
+    space: dict[str, "BaseDistribution"],
+    defaults: Settings,
+    seed: int,
+    side_by_side: bool,
+) -> list["Trial"]:
+    """The trials that come after others, up to number `stop`, not run yet."""
+    import optuna
+
+    study = optuna.create_study(
+        direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=RANDOM_TRIALS)
+    )
+    study.add_trials(before)
+    if not before:
+        study.enqueue_trial(defaults)
+    asked = []
+    for number in range(len(before), stop):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of constant_liar, in Optuna 4
             study.sampler = optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=RANDOM_TRIALS, multivariate=False, constant_liar=False
+                seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]),
+                n_startup_trials=RANDOM_TRIALS,
+                multivariate=False,
+                constant_liar=side_by_side,
             )
-            trial = study.ask(space)
-            finished = _run_trial(study, trial, name, train, parts, task)
-            journal.add_trial(finished)
-            _log_trial(name, finished, study.trials, trials, folds)
-        return _best(name, study.trials[:trials], path)
+        asked.append(study.ask(space))
+    return asked
 
 
 def fold_scores(
@@ -260,7 +337,7 @@ def _distribution(values: Around | Between | OneOf, default: Any) -> "BaseDistri
 
 
 def _identity(
-    name: str, head: Any, train: Features, task: Task, folds: int, space: dict[str, "BaseDistribution"]
+    name: str, head: Any, train: Features, task: Task, folds: int, space: dict[str, "BaseDistribution"], wave: int
 ) -> str:
     """64 hexadecimal digits that stand for all that a trial's score depends on, but for libraries and threads.
 
@@ -277,6 +354,7 @@ def _identity(
         "task": [task.rows, task.dim, task.seed, task.class_weight],
         "folds": folds,
         "space": {key: distribution_to_json(distribution) for key, distribution in space.items()},
+        **({"wave": wave} if wave > 1 else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -310,29 +388,6 @@ def _opened(path: Path, identity: str) -> Iterator["Study"]:
         except Exception as error:  # whatever a parser may raise on damaged lines
             raise DataError(f"{path} is no readable study: {error!r}; delete it and search anew") from error
         yield journal
-
-
-def _run_trial(
-    study: "Study",
-    trial: "Trial",
-    name: str,
-    train: Features,
-    parts: list[tuple[np.ndarray, np.ndarray]],
-    task: Task,
-) -> "FrozenTrial":
-    """Measure one trial's settings and tell the study."""
-    from optuna.trial import TrialState
-
-    try:
-        for step, (accuracy, loss) in enumerate(fold_scores(name, trial.params, train, parts, task), start=1):
-            trial.report(accuracy, step)
-            trial.set_user_attr("log_loss", loss)
-            if step < len(parts) and trial.should_prune():
-                return study.tell(trial, state=TrialState.PRUNED)
-    except (ValueError, FloatingPointError, HeadError) as error:
-        trial.set_user_attr("error", str(error))
-        return study.tell(trial, state=TrialState.FAIL)
-    return study.tell(trial, accuracy)
 
 
 def _log_trial(name: str, trial: "FrozenTrial", done: list["FrozenTrial"], trials: int, folds: int) -> None:

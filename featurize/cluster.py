@@ -42,10 +42,14 @@ def connected(address: str, versions: Callable[[], dict[str, str]]) -> Iterator[
     check_address(address)
     import dask
     from distributed import Client, LocalCluster
+    from distributed.utils import silence_logging_cmgr
 
     scheduler = _scheduler(address)
-    # A task may carry the pixels of its images.
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GB"}):
+    settings = {
+        "distributed.admin.large-graph-warning-threshold": "1 GB",  # a task may carry the pixels of its images
+        "distributed.worker.daemon": False,  # a daemon may have no child, such as a head with a time limit
+    }
+    with dask.config.set(settings), silence_logging_cmgr(logging.CRITICAL):
         if isinstance(scheduler, int):
             threads = max(1, (os.cpu_count() or 1) // scheduler)
             with (

@@ -271,6 +271,24 @@ def test_a_head_that_is_stopped(cache: Path, data_folder: Path) -> None:
     failed(command("classify", "--time-limit", "0"), 2, "--time-limit 0")
 
 
+def test_on_a_cluster(cache: Path, data_folder: Path) -> None:
+    pytest.importorskip("distributed")
+    here = command("classify", "--model", "logreg,dummy", "--json", "--runs", str(data_folder / "here"))
+    there = command("classify", "--model", "logreg,dummy", "--json", "--cluster", "local:2")
+    assert there.returncode == 0, there.stderr
+    runs, others = (
+        [(Path(run["run_dir"]).name, run["accuracy"]) for run in json.loads(done.stdout)["runs"]]
+        for done in (here, there)
+    )
+    assert runs == others
+    lines = there.stderr.splitlines()
+    assert lines[0].startswith("info: cluster: 2 workers, ")
+    assert sorted(lines[1:]) == ["info: dummy on tiny-net: 120 x 16", "info: logreg on tiny-net: 120 x 16"]
+    done = command("classify", "--model", "stack", "--train-size", "6", "--cluster", "local:2")
+    failed(done, 1, "needs 3 training images of each class; ant has 2")
+    failed(command("classify", "--cluster", "nowhere"), 2, "--cluster nowhere: expected local:N, or a scheduler's")
+
+
 def test_fewer_rows_of_a_class_than_folds(cache: Path) -> None:
     done = command("classify", "--model", "stack", "--train-size", "6")
     failed(done, 1, "needs 3 training images of each class; ant has 2")

@@ -55,6 +55,7 @@ ORDER = [
     "classify.evaluate",
     "classify.checks",
     "classify.compare",
+    "classify.spread",
     "classify.time_limit",
     "classify.tuning",
     "classify.results",

@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,13 @@ def test_every_opening_of_the_test_split_is_counted(job: Job, tmp_path: Path) ->
     other = write_tiny_cache(tmp_path / "tiny-net.h5", dataset=make_dataset(seed=5))
     _, opened = open_test_split(Job("logreg", read_info(other)), tmp_path / "tiny-net")
     assert opened == 1  # other features in the same folder of runs
+
+
+def test_openings_by_many_at_once_are_all_counted(job: Job, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        counts = list(pool.map(lambda _: open_test_split(job, tmp_path)[1], range(200)))
+    assert sorted(counts) == list(range(1, 201))
+    assert len((tmp_path / train.OPENINGS).read_text().splitlines()) == 200
 
 
 def test_the_test_split_is_opened_after_the_fit_and_nowhere_else(

@@ -171,6 +171,75 @@ def test_a_killed_search_goes_on_to_the_same_end(
     assert without_time(resumed) == without_time(straight)
 
 
+def test_waves_are_gone_on_with(train: Features, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a wave was cut short by the number of trials, or in the middle by an error."""
+    straight = tune("knn", train, 14, task_of(train), folder / "straight", wave=3)
+    tune("knn", train, 7, task_of(train), folder / "short", wave=3)
+    for more in (7, 8, 14):
+        short = tune("knn", train, more, task_of(train), folder / "short", wave=3)
+    real = tuning.run_trial
+
+    def fatal(trial: optuna.trial.Trial, *args: Any) -> optuna.trial.FrozenTrial:
+        if trial.number == 10:  # in the middle of a wave
+            raise KeyboardInterrupt
+        return real(trial, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "run_trial", fatal)
+        with pytest.raises(KeyboardInterrupt):
+            tune("knn", train, 14, task_of(train), folder / "cut", wave=3)
+    (study,) = (folder / "cut").iterdir()
+    assert len(trials_in(study)) == 10
+    cut = tune("knn", train, 14, task_of(train), folder / "cut", wave=3)
+    for other in (short, cut):
+        assert other.study.name == straight.study.name
+        assert content(other.study) == content(straight.study)
+
+
+def test_trials_of_a_wave_do_not_know_each_others_scores(
+    train: Features, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    for changed in (0.9, 0.1):  # trial 8's score, the first one in its wave
+        script(monkeypatch, [(0.5 + number / 100, 0.5) for number in range(8)] + [(changed, 0.5), *[(0.5, 0.5)] * 7])
+        study = tune("logreg", train, 16, task_of(train), folder / str(changed), wave=4).study
+        tried.append([trial.params for trial in trials_in(study)])
+    assert tried[0][:12] == tried[1][:12]
+    assert all(one != two for one, two in zip(tried[0][12:], tried[1][12:], strict=True))
+    assert len({str(params) for params in tried[0]}) == 16
+
+
+def test_trials_of_a_wave_keep_away_from_each_other(train: Features) -> None:
+    space, defaults = tuning._search_space("logreg", make_head("logreg", task_of(train)))
+    before = [
+        optuna.trial.create_trial(params={"logisticregression__C": c}, distributions=space, value=-abs(c - 0.1))
+        for c in np.geomspace(0.001, 0.25, 20)
+    ]
+    apart, alone = (
+        [trial.params["logisticregression__C"] for trial in tuning._asked(before, 32, space, defaults, 0, side_by_side)]
+        for side_by_side in (True, False)
+    )
+    assert apart[0] == alone[0]  # there is nothing yet to keep away from
+    assert np.std(np.log(apart)) > np.std(np.log(alone))
+
+
+def test_bad_trials_are_given_up_by_the_medians_of_earlier_waves(
+    train: Features, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 0.7 is above the first wave's median, below that of the first five in the second wave, and below that of both.
+    scores = iter([0.6] * 5 + [0.8] + [0.9] * 5 + [0.7] + [0.7] * 6)
+
+    def scripted(*args: Any) -> Iterator[tuple[float, float]]:
+        score = next(scores)
+        for _ in range(3):
+            yield score, 1.0
+
+    monkeypatch.setattr("classify.tuning.fold_scores", scripted)
+    result = tune("logreg", train, 18, task_of(train), folder, wave=6)
+    states = [trial.state.name for trial in trials_in(result.study)]
+    assert states == ["COMPLETE"] * 12 + ["PRUNED"] * 6
+
+
 def test_another_problem_has_another_study(train: Features, folder: Path) -> None:
     half = dataclasses.replace(train, x=train.x[::2], y=train.y[::2], ids=train.ids[::2])
     relabelled = dataclasses.replace(train, y=train.y[::-1].copy())
@@ -183,6 +252,8 @@ def test_another_problem_has_another_study(train: Features, folder: Path) -> Non
         ("knn", dataclasses.replace(train, fingerprint="0" * 64), {}),
         ("knn", dataclasses.replace(train, layers=train.layers[:1]), {}),
         ("knn", train, {"folds": 4}),
+        ("knn", train, {"wave": 2}),
+        ("knn", train, {"wave": 3}),
     ]
     names = [tune(name, data, 1, task_of(data), folder, **more).study.name for name, data, more in calls]
     names.append(tune("knn", train, 1, task_of(train, seed=1), folder).study.name)
