@@ -51,7 +51,8 @@ PACKAGES = ("frozenbench", "tensorflow", "keras", "mnn", "numba", "numpy", "pill
 TASK_SECONDS = 5.0
 """What a kill may cost; at this length the cluster's own work is some thousandths (measured: SCALING.md)."""
 LEAST_SHARE = 0.25  # of that, for the last tasks
-TASK_BYTES = 1 << 23  # of pixels on their way, or of vectors in a worker's memory
+MOST_TASKS = 200_000  # in one extraction, which is as many shards: above, tasks take longer
+TASK_BYTES = 1 << 26  # of pixels on their way, or of vectors in a worker's memory
 AHEAD = 2  # tasks for each worker: one that it works on, one that waits there
 LATE, LEAST_LATE_SECONDS = 4, 1.0  # times as long as others take, which are this long at least
 POLL_SECONDS = 0.25
@@ -235,7 +236,7 @@ def _extract(client: Client, plan: Plan, shards: Shards, note: Note) -> str:
         return compute_range, (plugin.name, task.split, part, task.start)
 
     gaps = [Range(split, start, stop) for split in splits for start, stop in shards.gaps(split)]
-    row_bytes = max(shards.dim * 4, plan.spec.image_size**2 * 3)
+    row_bytes = max(4 * shards.dim, *(_sent_bytes(split) for split in splits.values()))
     ranges = HandOut(client, deque(gaps), call, plan.batch_size, max(1, TASK_BYTES // row_bytes))
     try:
         client.register_plugin(plugin)
@@ -258,6 +259,11 @@ def _extract(client: Client, plan: Plan, shards: Shards, note: Note) -> str:
         with suppress(Exception):  # it only tidies up, and the scheduler may be gone
             client.unregister_worker_plugin(plugin.name)
     return f"a cluster ({len(ranges.seen)}) of {', '.join(sorted(devices))}"
+
+
+def _sent_bytes(split: Split) -> int:
+    """Of an image: its pixels, where it is not read by the worker."""
+    return 0 if isinstance(split.images, ImageFiles) else np.asarray(split.images[:1]).nbytes
 
 
 def _check_readable(split: Split, done: Done) -> None:
@@ -303,6 +309,7 @@ class HandOut:
         self._took: deque[float] = deque(maxlen=64)
         self._workers, self._looked, self._alone_since = 0, -WORKERS_SECONDS, time.monotonic()
         self._number = 0
+        self._total = sum(task.stop - task.start for task in self.todo)
 
     def __iter__(self) -> Iterator[tuple[Range, Done] | None]:
         """Yield each range when it is done, and None now and then while nothing happens.
@@ -356,7 +363,7 @@ class HandOut:
         """The next rows to hand out: enough for `TASK_SECONDS`, fewer towards the end."""
         left = sum(task.stop - task.start for task in self.todo)
         fair = left / (AHEAD * max(1, self._workers))
-        usual = TASK_SECONDS * self._rate
+        usual = max(TASK_SECONDS * self._rate, self._total / MOST_TASKS)
         rows = min(max(min(usual, fair), LEAST_SHARE * usual), self.most)
         rows = max(1, round(rows / self.batch)) * self.batch
         split, start, stop = self.todo.popleft()

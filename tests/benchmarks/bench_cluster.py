@@ -139,8 +139,8 @@ class Circumstances:
     restart: float = 60.0
 
 
-def simulate(workers: int, given: Circumstances, seed: int = 0) -> tuple[float, int, float]:
-    """Seconds, tasks and seconds of work lost, by the very rule that hands ranges out."""
+def simulate(workers: int, given: Circumstances, seed: int = 0) -> tuple[float, float, int, float]:
+    """Seconds, what they would be without any loss, tasks and seconds lost, by the very rule that hands ranges out."""
     dice = random.Random(seed)
     ranges = HandOut(None, deque([Range("train", 0, given.rows)]), None, given.batch, given.rows)
     ranges._workers, ranges._rate = workers, given.rate
@@ -164,19 +164,17 @@ def simulate(workers: int, given: Circumstances, seed: int = 0) -> tuple[float, 
         asked[worker] = start
         heapq.heappush(free, (start + seconds, worker))
         end = max(end, start + min(seconds, late + rows / given.rate))
-    return end, tasks, lost
+    return end, given.rows / sum(pace), tasks, lost
 
 
 def show_simulation() -> None:
     """Print a table for 100 million images, by the rates of README and SCALING.md."""
-    print("| images a second of a worker | workers | hours | of the ideal | tasks | lost to deaths |")
-    for rate in (262.0, 13.5, 1000.0):
+    print("| images a second of a worker | workers | hours | efficiency | tasks | lost to deaths |")
+    for rate, batch in ((13.5, 8), (262.0, 128), (2000.0, 256)):
         for workers in (8, 64, 256, 1024):
-            given = Circumstances(100_000_000, rate)
-            seconds, tasks, lost = simulate(workers, given)
-            power = workers * rate * (1 - given.slow + given.slow / given.times)
+            seconds, ideal, tasks, lost = simulate(workers, Circumstances(100_000_000, rate, batch))
             print(
-                f"| {rate:g} | {workers} | {seconds / 3600:.1f} | {seconds * power / given.rows:.3f} | {tasks:,} | "
+                f"| {rate:g} | {workers:,} | {seconds / 3600:.2f} | {ideal / seconds:.2f} | {tasks:,} | "
                 f"{lost / 60:.0f} min |",
                 flush=True,
             )
