@@ -308,7 +308,8 @@ class HandOut:
         self._rate = 0.0  # rows a second, of a worker
         self._took: deque[float] = deque(maxlen=64)
         self._workers, self._looked, self._alone_since = 0, -WORKERS_SECONDS, time.monotonic()
-        self._number = 0
+        self._number, self._finished, self._deaths = 0, 0, 0  # the last: of tasks, since one was finished
+        self._suspects: deque[Range] = deque()
         self._total = sum(task.stop - task.start for task in self.todo)
 
     def __iter__(self) -> Iterator[tuple[Range, Done] | None]:
@@ -318,8 +319,10 @@ class HandOut:
             FrozenbenchError: of the task that failed; ClusterError if its workers died.
             SchedulerGoneError: the connection is lost.
         """
-        while self.todo or self.running:
+        while self.todo or self.running or self._suspects:
             self._look_around()
+            if self._suspects and self._workers and not self.todo and not self.running:
+                self._submit(self._suspects.popleft())
             ahead = AHEAD if self._rate else 1  # the first ones are small: they are there to learn by
             for _ in range(ahead * self._workers - len(self.running)):
                 if self.todo:
@@ -403,7 +406,7 @@ class HandOut:
         ended = [future for future in ended if future in self.running]  # no twin of one that was faster
         for future in ended:
             if future.status == "error":
-                raise _as_error(self.running[future][0], future.exception())
+                self._failed(self.running[future][0], future.exception())
         if self.client.status != "running":
             raise SchedulerGoneError
         finished = [future for future in ended if future.status == "finished"]
@@ -417,9 +420,25 @@ class HandOut:
                 found.append((self.running[future][0], done))
                 self._take_note(future, done)
         for future in ended:
-            if future in self.running and future.status != "finished":
-                self.todo.appendleft(self.running.pop(future)[0])
+            if future in self.running:
+                task, _ = self.running.pop(future)
+                if future.status != "error":  # lost with its scheduler, or taken back by it
+                    self.todo.appendleft(task)
         return found
+
+    def _failed(self, task: Range, error: BaseException | None) -> None:
+        """Raise an error, unless it is that workers died, and others do their work.
+
+        Dask holds a death against every task that the worker had, so that it says little of any of them.
+        Such a range is done again after all others, by itself.
+        """
+        alone = not self.todo and len(self.running) == 1
+        self._deaths += 1
+        most = AHEAD * self._workers if self._finished else 0
+        if not isinstance(error, KilledWorker) or alone or self._deaths > most:
+            raise _as_error(task, error)
+        logger.warning("workers that had the %s died; they are computed once more at the end", task)
+        self._suspects.append(task)
 
     def _take_note(self, future: Future, done: Done) -> None:
         """Learn from a task that is done, and forget it and its twin."""
@@ -427,6 +446,7 @@ class HandOut:
         for twin in [other for other, (same, _) in self.running.items() if same == task]:
             del self.running[twin]
             twin.cancel()
+        self._finished, self._deaths = self._finished + 1, 0
         self._took.append(time.monotonic() - since)
         rate = done.shard.rows / max(done.seconds, 1e-6)
         self._rate = (self._rate + rate) / 2 if self._rate else rate
