@@ -87,6 +87,7 @@ def check_same(ours: FittedHead, expected: FittedHead, x: np.ndarray, atol: floa
 @pytest.mark.parametrize("name", HEADS_IN_BLOCKS)
 def test_the_optimum_is_the_one_in_memory(name: str, rows: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows_of_a_block(monkeypatch, rows)
+    monkeypatch.setattr(blocks, "SHARES", 4)  # of several blocks each
     expected, ours = both(name, cache, jobs=2)
     check_same(ours, expected, load_features(cache, "test").x)
     assert ours.parameters == {**expected.parameters, "blocks": -(-120 // rows)}
@@ -412,9 +413,9 @@ def _where(share: Share) -> int:
     return os.getpid()
 
 
-def _fit_in_a_task(path: Path) -> np.ndarray:
+def _fit_in_a_task(rows: FeatureBlocks) -> np.ndarray:
     with joblib.parallel_config("dask"):
-        return fit_head("logreg", FeatureBlocks.of(read_info(path), "train")).head[-1].coef_
+        return fit_head("logreg", rows).head[-1].coef_
 
 
 class TestCluster:
@@ -449,10 +450,15 @@ class TestCluster:
             found = checks.survey(rows, "training")
         np.testing.assert_array_equal(found.digests, checks.survey(rows.load(), "training").digests)
 
-    def test_within_a_task_of_the_cluster(self, client: Any, cache: Path) -> None:
-        found = client.submit(_fit_in_a_task, cache).result(timeout=120)
-        expected = fit_head("logreg", FeatureBlocks.of(read_info(cache), "train"))
-        np.testing.assert_allclose(found, expected.head[-1].coef_, atol=1e-6)
+    def test_within_tasks_that_take_up_every_worker(
+        self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows_of_a_block(monkeypatch, 7)
+        rows = FeatureBlocks.of(read_info(cache), "train")
+        tasks = [client.submit(_fit_in_a_task, rows, workers=[address], pure=False) for address in client.nthreads()]
+        expected = fit_head("logreg", rows).head[-1].coef_
+        for task in tasks:
+            np.testing.assert_allclose(task.result(timeout=120), expected, atol=1e-6)
 
     def test_a_worker_knows_its_own_limit(self, client: Any) -> None:
         limits = {worker["memory_limit"] for worker in client.scheduler_info()["workers"].values()}
