@@ -166,16 +166,17 @@ class Share:
             yield (block, *(numbers[place] for numbers in self.beside))
 
 
-def shares(features: FeatureBlocks, *beside: np.ndarray) -> list[Share]:
+def shares(features: FeatureBlocks, *beside: np.ndarray, most: int | None = None) -> list[Share]:
     """The rows in at most `SHARES` parts, the same however many work on them, so that sums come out the same.
 
     Args:
         features: the rows.
         beside: arrays (n, ...) with something of each row, which goes with it.
+        most: parts, if not `SHARES`.
     """
     placed = list(features.places())
     parts = []
-    for numbers in np.array_split(np.arange(len(placed)), min(SHARES, len(placed))):
+    for numbers in np.array_split(np.arange(len(placed)), min(most or SHARES, len(placed))):
         blocks, places = zip(*(placed[number] for number in numbers), strict=True)
         first, last = places[0].start, places[-1].stop
         within = tuple(slice(place.start - first, place.stop - first) for place in places)
@@ -188,11 +189,13 @@ class Team:
 
     Args:
         members: who does the tasks.
+        size: how many tasks can be done at once.
         send: gives all of them a value, and returns what tasks take in its place.
     """
 
-    def __init__(self, members: Sequence[Executor], send: Callable[[Any], Any]) -> None:
+    def __init__(self, members: Sequence[Executor], size: int, send: Callable[[Any], Any]) -> None:
         self.members = members
+        self.size = size
         self.send = send
 
     def each(self, function: Callable[..., Any], shares: Sequence[Share], *arguments: Any) -> Iterator[Any]:
@@ -224,7 +227,7 @@ def team(threads: int) -> Iterator[Team]:
     client = getattr(backend, "client", None)
     if client is None:
         with ThreadPoolExecutor(threads) as pool:
-            yield Team([pool], lambda value: value)
+            yield Team([pool], threads, lambda value: value)
         return
     from distributed import KilledWorker, get_worker, worker_client
 
@@ -244,11 +247,11 @@ def team(threads: int) -> Iterator[Team]:
 
 
 def _of_workers(client: Any) -> Team:
+    threads = client.nthreads()
     members = [
-        client.get_executor(workers=[address], allow_other_workers=True, pure=False)
-        for address in sorted(client.nthreads())
+        client.get_executor(workers=[address], allow_other_workers=True, pure=False) for address in sorted(threads)
     ]
-    return Team(members, lambda value: client.scatter([value], hash=False, broadcast=True)[0])
+    return Team(members, sum(threads.values()), lambda value: client.scatter([value], hash=False, broadcast=True)[0])
 
 
 _kept: dict[tuple[str, int], np.ndarray] = {}

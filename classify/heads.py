@@ -176,7 +176,7 @@ HEADS: dict[str, Callable[[Task], Any]] = {
 ALL = ("logreg", "svm", "xgboost", "mlp")
 FOLDED = ("xgboost", "stack")
 """Heads that need a row of each class in each of `FOLDS` folds."""
-HEADS_IN_BLOCKS = ("logreg", "linear-svm")
+HEADS_IN_BLOCKS = ("logreg", "linear-svm", "xgboost")
 """Heads that can be fitted on features larger than memory (classify/out_of_core.py)."""
 
 

@@ -1,8 +1,10 @@
-"""Linear heads on features that are larger than memory, at the optimum that they have in memory.
+"""Heads on features that are larger than memory.
 
 Logistic regression and the linear SVM minimise a sum over rows, so that means and deviations take one
-pass over blocks of rows, and every step of L-BFGS takes one. A block is put through the head's own
-scaling, in float32 as in memory, and kept as it then is where there is room.
+pass over blocks of rows, and every step of L-BFGS takes one: their optimum is the one that they have in
+memory. XGBoost sees few columns, whose components and discriminants are known after one pass; what is
+made of the rows then fits into memory. A block is put through the head's own scaling, in float32 as in
+memory, and kept as it then is where there is room.
 """
 
 import uuid
@@ -11,10 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.linalg import eigh
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import StackingClassifier
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import compute_sample_weight
 
@@ -31,8 +37,8 @@ Loss = Callable[[np.ndarray], tuple[float, np.ndarray]]
 def fit_in_blocks(head: Any, train: FeatureBlocks, threads: int) -> None:
     """Fit a head as its own `fit` would on the whole matrix.
 
-    The work is done by the workers of the Dask cluster that `joblib.parallel_config` has made active,
-    else by threads. A linear SVM's temperature comes from the very rows that are held out in memory.
+    The passes over the rows are done by the workers of the Dask cluster that `joblib.parallel_config` has
+    made active, else by threads. Temperatures come from the very rows that are held out in memory.
 
     Args:
         head: a pipeline from `make_head`, of a name in `classify.heads.HEADS_IN_BLOCKS`; its steps are fitted in place.
@@ -45,23 +51,28 @@ def fit_in_blocks(head: Any, train: FeatureBlocks, threads: int) -> None:
     """
     from threadpoolctl import threadpool_limits
 
-    scaling, machine = head[:-1], head[-1]
+    scaling, machine = head[:2], head[-1]
     with threadpool_limits(1), team(threads) as workers:  # each thread has a block of its own
         fit_scaling(scaling, train, workers)
         rows = _ScaledRows(train, scaling, workers)
-        machine.classes_, machine.n_features_in_ = rows.classes, train.dim
         try:
-            if isinstance(machine, TemperatureCalibrated):
+            if isinstance(machine, StackingClassifier):
+                columns = fit_projection(head[2], machine, rows)
+            elif isinstance(machine, TemperatureCalibrated):
+                machine.classes_, machine.n_features_in_ = rows.classes, train.dim
                 machine.estimator_ = rows.linear_svm(machine.estimator, np.arange(len(train.y)))
                 machine.temperature_ = machine.held_out_temperature(
                     rows.targets,
                     lambda fitted, held_out: rows.scores(rows.linear_svm(machine.estimator, fitted), held_out),
                 )
             else:
+                machine.classes_, machine.n_features_in_ = rows.classes, train.dim
                 weights = compute_sample_weight(machine.class_weight, rows.targets)
                 fit_logistic(machine, rows.loss(logistic_loss, weights), float(weights.sum()))
         finally:
             rows.close()
+    if isinstance(machine, StackingClassifier):
+        machine.final_estimator_ = clone(machine.final_estimator).fit(columns, rows.targets)
 
 
 def fit_scaling(scaling: Any, train: FeatureBlocks, workers: Team) -> None:
@@ -129,6 +140,27 @@ class _ScaledRows:
             list(self.workers.each(_scores_of, shares(self.train, wanted), self.purpose, self.scaling, machine))
         )
 
+    def moments(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows of each class (K,), their means (K, d), and the covariance of all rows (d, d), float64.
+
+        The products of all columns are too many to be sent for each of many shares.
+        """
+        parts = shares(self.train, self.targets, most=self.workers.size)
+        classes, dim = len(self.classes), self.train.dim
+        counts, sums, products = np.zeros(classes), np.zeros((classes, dim)), np.zeros((dim, dim))
+        for more in self.workers.each(_moments_of, parts, self.purpose, self.scaling, classes):
+            for total, part in zip((counts, sums, products), more, strict=True):
+                total += part
+        mean = sums.sum(axis=0) / counts.sum()
+        return counts, sums / counts[:, None], products / counts.sum() - np.outer(mean, mean)
+
+    def put_through(self, steps: Any) -> np.ndarray:
+        """What fitted transformers make of all rows, (n, columns)."""
+        sent = self.workers.send(steps)
+        return np.concatenate(
+            list(self.workers.each(_transformed, shares(self.train), self.purpose, self.scaling, sent))
+        )
+
     def close(self) -> None:
         """Free the memory that the blocks have taken."""
         self.workers.everyone(forget, self.purpose)
@@ -147,6 +179,22 @@ def _loss_of(
 
 def _scores_of(share: Share, purpose: str, scaling: Any, machine: LinearSVM) -> np.ndarray:
     return np.concatenate([class_scores(machine, _scaled(block, purpose, scaling))[wanted] for block, wanted in share])
+
+
+def _moments_of(share: Share, purpose: str, scaling: Any, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    dim = scaling.n_features_in_
+    counts, sums, products = np.zeros(classes), np.zeros((classes, dim)), np.zeros((dim, dim))
+    for block, targets in share:
+        x = _scaled(block, purpose, scaling)
+        members = (targets[:, None] == np.arange(classes)).astype(np.float32)  # (b, K)
+        counts += members.sum(axis=0)
+        sums += members.T @ x
+        products += x.T @ x
+    return counts, sums, products
+
+
+def _transformed(share: Share, purpose: str, scaling: Any, steps: Any) -> np.ndarray:
+    return np.concatenate([steps.transform(_scaled(block, purpose, scaling)) for (block,) in share])
 
 
 def _scaled(block: Block, purpose: str, scaling: Any) -> np.ndarray:
@@ -210,3 +258,64 @@ def fit_logistic(machine: Any, loss: Loss, weight: float) -> None:
     parameters = found.x.reshape(shape).astype(np.float32)
     machine.coef_, machine.intercept_ = np.ascontiguousarray(parameters[:-1].T), parameters[-1]
     machine.n_iter_ = np.array([found.nit], np.int32)
+
+
+def fit_projection(pca: Any, stack: StackingClassifier, rows: _ScaledRows) -> np.ndarray:
+    """Fit the components and the discriminants of `classify.heads.xgboost`.
+
+    Both follow from the covariance of all rows and the means of the classes, so that a component is the
+    exact one. The covariance within classes is pooled, without the shrinkage that few rows need; and with
+    many more rows than columns, discriminants are hardly surer of their own rows than of others, so that
+    no folds are needed.
+
+    Args:
+        pca: the head's PCA, fitted in place.
+        stack: the head's StackingClassifier; all but its `final_estimator_` is fitted in place.
+        rows: two of each class or more.
+
+    Returns:
+        What the trees are to be fitted on, float32 (n, columns).
+    """
+    counts, means, covariance = rows.moments()
+    mean = counts @ means / counts.sum()
+    fit_components(pca, mean, covariance, int(counts.sum()))
+    inside = (means - mean) @ pca.components_.T.astype(np.float64)  # (K, q)
+    priors = counts / counts.sum()
+    within = np.diag(pca.explained_variance_ * (1 - 1 / counts.sum())) - (inside.T * priors) @ inside
+
+    # scikit-learn sets all that it needs: of two rows a class, the means are the classes', and it is told the rest.
+    [(name, discriminants)] = stack.estimators
+    twice, own = np.repeat(inside, 2, axis=0), np.repeat(np.arange(len(counts)), 2)
+    known = clone(discriminants).set_params(shrinkage=None, priors=priors, covariance_estimator=_Known(within))
+    known.fit(twice, own).set_params(**discriminants.get_params())
+    settings = {key: getattr(stack, key) for key in ("cv", "estimators", "final_estimator")}
+    stack.set_params(cv="prefit", estimators=[(name, known)], final_estimator=DummyClassifier())
+    stack.fit(twice, rows.classes[own]).set_params(**settings)
+    return rows.put_through(make_pipeline(pca, stack, settings["final_estimator"][0])).astype(np.float32)
+
+
+def fit_components(pca: Any, mean: np.ndarray, covariance: np.ndarray, count: int) -> None:
+    """Fit scikit-learn's PCA by the mean (d,) and the covariance (d, d) of so many rows."""
+    dim = len(mean)
+    values, vectors = eigh(covariance, subset_by_index=[dim - pca.n_components, dim - 1])
+    values, vectors = np.maximum(values[::-1], 0) * count / (count - 1), vectors[:, ::-1]
+    vectors *= np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])])
+    total = np.trace(covariance) * count / (count - 1)
+    pca.n_samples_, pca.n_features_in_, pca.n_components_ = count, dim, pca.n_components
+    pca.mean_ = mean.astype(np.float32)
+    pca.components_ = np.ascontiguousarray(vectors.T, np.float32)
+    pca.explained_variance_ = values.astype(np.float32)
+    pca.explained_variance_ratio_ = (values / total).astype(np.float32)
+    pca.singular_values_ = np.sqrt(values * (count - 1)).astype(np.float32)
+    left = dim - pca.n_components
+    pca.noise_variance_ = (total - values.sum()) / left if left else 0.0
+
+
+class _Known:
+    """A covariance that LinearDiscriminantAnalysis need not estimate."""
+
+    def __init__(self, covariance: np.ndarray) -> None:
+        self.covariance_ = covariance
+
+    def fit(self, X: np.ndarray) -> None:
+        """Nothing is left to do."""

@@ -20,7 +20,7 @@ from classify.blocks import FeatureBlocks, memory_limit, memory_needed
 from classify.card import CARD, model_card
 from classify.checks import check_overlap, check_train, survey
 from classify.evaluate import Evaluation, FittedHead, evaluate_head, fit_head, plain_parameters
-from classify.heads import HEADS_IN_BLOCKS, Task, make_head
+from classify.heads import COLUMNS_FOR_TREES, HEADS_IN_BLOCKS, Task, make_head
 from classify.persist import HEAD, save_head
 from classify.results import RunResult, new_run, write_result
 from classify.time_limit import HeadTimeoutError, within
@@ -175,10 +175,16 @@ def _check_head_for_blocks(job: Job, rows: int, dim: int) -> None:
         f"memory while a head is fitted, and there are {there / 1e9:,.1f} GB"
     )
     fewer = f"use --train-size N, N up to {there // memory_needed(1, dim):,}"
+    others = ",".join(name for name in HEADS_IN_BLOCKS if name != job.model)
     if job.model not in HEADS_IN_BLOCKS:
         raise HeadError(
-            f"{what}; {job.model} cannot be fitted in blocks of rows: use --model {','.join(HEADS_IN_BLOCKS)}, which "
-            f"can, or {fewer}"
+            f"{what}; {job.model} cannot be fitted in blocks of rows: use --model {others}, which can, or {fewer}"
+        )
+    # What the trees see of all rows, and matrices of all columns by all columns.
+    left = memory_needed(rows, min(dim, COLUMNS_FOR_TREES)) + 4 * 8 * dim**2 if job.model == "xgboost" else 0
+    if left > there:
+        raise HeadError(
+            f"{what}; {job.model} in blocks of rows takes about {left / 1e9:,.1f} GB: use --model {others}, or {fewer}"
         )
     if job.trials:
         raise HeadError(f"{what}; --tune cannot search in blocks of rows: leave it out, or {fewer}")

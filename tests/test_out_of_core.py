@@ -11,6 +11,8 @@ import joblib
 import numpy as np
 import pytest
 from conftest import CLASSES, FACTS, make_dataset, make_spec, write_tiny_cache
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from classify import blocks, checks, train
 from classify.blocks import Block, FeatureBlocks, Share, memory_limit, memory_needed, shares, team
@@ -18,11 +20,13 @@ from classify.evaluate import FittedHead, evaluate_head, fit_head
 from classify.heads import HEADS_IN_BLOCKS, Task, make_head
 from classify.persist import load_head, save_head
 from classify.train import Job, stratified_subset, train_heads, training_rows
+from classify.trees import BoostedTrees
 from featurize.cache import Columns, Features, finish, library_versions, load_features, new_cache, read_info
 from featurize.cluster import connected
 from featurize.datasets import ImageDataset, Split
 from featurize.errors import CacheError, HeadError
 
+LINEAR = ("logreg", "linear-svm")
 SETTINGS = {
     # Tight, so that L-BFGS goes as far as float32 lets it, in memory less far than in blocks.
     "logreg": {"logisticregression__tol": 1e-6},
@@ -84,7 +88,7 @@ def check_same(ours: FittedHead, expected: FittedHead, x: np.ndarray, atol: floa
 
 
 @pytest.mark.parametrize("rows", [7, 50, 120])
-@pytest.mark.parametrize("name", HEADS_IN_BLOCKS)
+@pytest.mark.parametrize("name", LINEAR)
 def test_the_optimum_is_the_one_in_memory(name: str, rows: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows_of_a_block(monkeypatch, rows)
     monkeypatch.setattr(blocks, "SHARES", 4)  # of several blocks each
@@ -107,7 +111,7 @@ def test_it_is_the_optimum(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("weight", [None, "balanced"])
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("name", HEADS_IN_BLOCKS)
+@pytest.mark.parametrize("name", LINEAR)
 def test_class_weights_and_two_classes(
     name: str, classes: int, weight: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +121,7 @@ def test_class_weights_and_two_classes(
     check_same(ours, expected, load_features(path, "test").x)
 
 
-@pytest.mark.parametrize("name", HEADS_IN_BLOCKS)
+@pytest.mark.parametrize("name", LINEAR)
 def test_it_stops_where_it_stops_in_memory(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows_of_a_block(monkeypatch, 50)
     expected, ours = both(name, cache, settings={})
@@ -125,7 +129,7 @@ def test_it_stops_where_it_stops_in_memory(name: str, cache: Path, monkeypatch: 
     assert abs(ours.iterations - expected.iterations) <= 2
 
 
-@pytest.mark.parametrize("name", HEADS_IN_BLOCKS)
+@pytest.mark.parametrize("name", LINEAR)
 def test_some_layers(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows_of_a_block(monkeypatch, 50)
     expected, ours = both(name, cache, ("late",))
@@ -161,7 +165,7 @@ def test_the_seed_chooses_the_rows_that_are_held_out(tmp_path: Path, monkeypatch
 
 def test_too_few_steps_are_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("classify.heads.MAX_ITERATIONS", 1)
-    for name in HEADS_IN_BLOCKS:
+    for name in LINEAR:
         fitted = fit_head(name, FeatureBlocks.of(read_info(cache), "train"))
         assert (fitted.converged, fitted.iterations) == (False, 1)
         assert any("ConvergenceWarning" in warning for warning in fitted.warnings)
@@ -175,6 +179,68 @@ def test_a_head_fitted_in_blocks_is_saved_like_any_other(name: str, cache: Path,
     again = load_head(tmp_path / "head.skops", digest)
     np.testing.assert_array_equal(again.predict_proba(x), fitted.head.predict_proba(x))
     np.testing.assert_array_equal(again.predict(x), fitted.head.predict(x))
+
+
+FEW_TREES = {"stackingclassifier__final_estimator__temperaturecalibrated__estimator__n_estimators": 40}
+
+
+class TestTrees:
+    @pytest.fixture
+    def wide(self, tmp_path: Path) -> Path:
+        return make_wide_cache(tmp_path / "wide.h5", 600, 40)
+
+    @pytest.fixture(autouse=True)
+    def small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Fewer components than columns, and of them fewer for the trees; blocks of 70 rows."""
+        monkeypatch.setattr("classify.heads.PCA_COMPONENTS", 20)
+        monkeypatch.setattr("classify.heads.COLUMNS_FOR_TREES", 12)
+        rows_of_a_block(monkeypatch, 70, dim=40)
+
+    def test_components_and_discriminants_are_scikit_learns(self, wide: Path) -> None:
+        """Of the discriminants, without shrinkage."""
+        ours = fit_head("xgboost", FeatureBlocks.of(read_info(wide), "train"), settings=FEW_TREES).head
+        train, test = load_features(wide, "train"), load_features(wide, "test")
+        scaled = ours[:2].transform(train.x)
+        components = PCA(20, svd_solver="full").fit(scaled.astype(np.float64))
+        np.testing.assert_allclose(np.abs(np.sum(ours[2].components_ * components.components_, axis=1)), 1, atol=1e-4)
+        for name in ("explained_variance_", "explained_variance_ratio_", "singular_values_", "noise_variance_"):
+            np.testing.assert_allclose(getattr(ours[2], name), getattr(components, name), rtol=1e-4)
+        expected = LinearDiscriminantAnalysis(solver="lsqr").fit(ours[:3].transform(train.x), train.y)
+        x = ours[:3].transform(test.x)
+        [known] = ours[3].estimators_
+        assert known.get_params() == ours[3].estimators[0][1].get_params()
+        np.testing.assert_allclose(known.predict_proba(x), expected.predict_proba(x), atol=1e-5)
+        # What the trees see of new rows: K probabilities, then the first components.
+        assert ours[3].final_estimator_[1].n_features_in_ == 12
+        np.testing.assert_allclose(ours[3].transform(x), np.hstack([known.predict_proba(x), x]), atol=1e-6)
+
+    @pytest.mark.parametrize("classes", [2, 3])
+    def test_the_head_is_the_one_of_memory_but_for_its_numbers(self, classes: int, tmp_path: Path) -> None:
+        path = make_cache(tmp_path / "tiny.h5", classes, train=600)
+        options = {"settings": FEW_TREES, "class_weight": "balanced", "seed": 3}
+        whole = fit_head("xgboost", load_features(path, "train"), **options)
+        ours = fit_head("xgboost", FeatureBlocks.of(read_info(path), "train"), **options)
+        for step, reference in zip(ours.head, whole.head, strict=True):
+            assert vars(step).keys() == vars(reference).keys() - {"_fit_svd_solver"}
+            assert str(step.get_params()) == str(reference.get_params())
+        np.testing.assert_array_equal(ours.head.classes_, whole.head.classes_)
+        test = load_features(path, "test")
+        found, expected = (evaluate_head(fitted, test).metrics for fitted in (ours, whole))
+        assert found.accuracy == pytest.approx(expected.accuracy, abs=0.07)
+        assert found.log_loss == pytest.approx(expected.log_loss, abs=0.1)
+        assert ours.head[-1].final_estimator_[1].temperature_ != 1
+
+    def test_what_the_trees_are_fitted_on_is_what_they_see_later(
+        self, wide: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = []
+        fit = BoostedTrees.fit
+        monkeypatch.setattr(BoostedTrees, "fit", lambda self, x, y: seen.append((x, y)) or fit(self, x, y))
+        ours = fit_head("xgboost", FeatureBlocks.of(read_info(wide), "train"), settings=FEW_TREES).head
+        train = load_features(wide, "train")
+        np.testing.assert_allclose(seen[0][0], ours[3].transform(ours[:3].transform(train.x))[:, :12], atol=1e-5)
+        np.testing.assert_array_equal(seen[0][1], train.y)
+        assert seen[0][0].dtype == np.float32
 
 
 class TestRows:
@@ -228,7 +294,7 @@ class TestMemory:
         monkeypatch.setattr(Block, "read", lambda block: found.append(block.start) or read(block))
         return found
 
-    @pytest.mark.parametrize("name", HEADS_IN_BLOCKS)
+    @pytest.mark.parametrize("name", LINEAR)
     def test_the_matrix_is_never_there(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of 6,000 x 512 numbers, in blocks of 100 rows, of which none is kept."""
         rows_of_a_block(monkeypatch, 100, dim=512)
@@ -391,8 +457,13 @@ class TestRuns:
             (
                 {"model": "svm"},
                 "tiny-net: 120 training vectors of 16 numbers take about 0.0 GB of memory while a head is fitted, and "
-                "there are 0.0 GB; svm cannot be fitted in blocks of rows: use --model logreg,linear-svm, which can, "
-                "or use --train-size N, N up to 50",
+                "there are 0.0 GB; svm cannot be fitted in blocks of rows: use --model logreg,linear-svm,xgboost, "
+                "which can, or use --train-size N, N up to 50",
+            ),
+            (
+                {"model": "xgboost"},
+                "there are 0.0 GB; xgboost in blocks of rows takes about 0.0 GB: use --model logreg,linear-svm, or "
+                "use --train-size N, N up to 50",
             ),
             ({"trials": 3}, "--tune cannot search in blocks of rows: leave it out, or use --train-size N, N up to 50"),
         ],
@@ -419,7 +490,7 @@ def _fit_in_a_task(rows: FeatureBlocks) -> np.ndarray:
 
 
 class TestCluster:
-    @pytest.mark.parametrize("name", HEADS_IN_BLOCKS)
+    @pytest.mark.parametrize("name", LINEAR)
     def test_it_gives_the_same(self, name: str, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rows_of_a_block(monkeypatch, 7)
         reads: list[Block] = []
@@ -431,6 +502,16 @@ class TestCluster:
         rows_of_a_block(monkeypatch, 7)
         check_same(ours, both(name, cache)[1], load_features(cache, "test").x, atol=1e-6)
         assert set(client.run(lambda: len(blocks._kept)).values()) == {0}
+
+    def test_trees(self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows_of_a_block(monkeypatch, 7)
+        rows = FeatureBlocks.of(read_info(cache), "train")
+        expected = fit_head("xgboost", rows, settings=FEW_TREES).head
+        with joblib.parallel_config("dask", client=client):
+            ours = fit_head("xgboost", rows, settings=FEW_TREES).head
+        x = load_features(cache, "test").x
+        np.testing.assert_allclose(ours[:3].transform(x), expected[:3].transform(x), atol=1e-4)
+        np.testing.assert_allclose(ours.predict_proba(x), expected.predict_proba(x), atol=0.05)
 
     def test_a_share_is_always_the_same_workers(
         self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
