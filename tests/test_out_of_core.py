@@ -51,8 +51,11 @@ def make_cache(path: Path, classes: int = 3, train: int = 120, lopsided: bool = 
 
 
 def make_wide_cache(path: Path, rows: int, dim: int) -> Path:
-    """A cache of longer vectors: noise, and a number that tells the classes apart."""
-    dataset = make_dataset(rows, rows)
+    """A cache of longer vectors: noise, and a number that tells the classes apart, of which one has more rows."""
+    plain = make_dataset(rows, rows)
+    labels = np.where(np.arange(rows) % 2, 0, np.arange(rows) // 2 % len(CLASSES))
+    splits = {name: dataclasses.replace(split, labels=labels) for name, split in plain.splits.items()}
+    dataset = dataclasses.replace(plain, splits=splits)
     spec, layers = make_spec(dataset, layers=("wide",)), (Columns("wide", 0, (dim,)),)
     with new_cache(path, spec, dataset, layers) as parts:
         for name, split in dataset.splits.items():
@@ -198,7 +201,7 @@ class TestTrees:
 
     def test_components_and_discriminants_are_scikit_learns(self, wide: Path) -> None:
         """Of the discriminants, without shrinkage."""
-        ours = fit_head("xgboost", FeatureBlocks.of(read_info(wide), "train"), settings=FEW_TREES).head
+        ours = fit_head("xgboost", FeatureBlocks.of(read_info(wide), "train"), settings=FEW_TREES, jobs=2).head
         train, test = load_features(wide, "train"), load_features(wide, "test")
         scaled = ours[:2].transform(train.x)
         components = PCA(20, svd_solver="full").fit(scaled.astype(np.float64))
