@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ COPIES_IN_MEMORY = 6
 Measured, 4.9: the vectors, their signed root, and the float64 differences from the mean, which count twice,
 with the squares that are made of them; the file's bytes before that. The rest is room for all else.
 """
+PATIENCE = 10  # seconds between looks at workers that keep silent
 SHARE_KEPT = 0.5  # of a process's memory, for blocks that are used again and again
 CONTROL_GROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -119,13 +120,14 @@ class FeatureBlocks:
         parts = info.columns(layers)
         labels, ids = read_labels(info.path, split)
         height = max(1, BLOCK_BYTES // (4 * info.dim))
+        path = info.path.absolute()  # for workers, who may be elsewhere
         blocks = []
         for start in range(0, len(labels), height):
-            block = Block(info.path, info.spec.fingerprint, split, layers, start, min(start + height, len(labels)))
+            block = Block(path, info.spec.fingerprint, split, layers, start, min(start + height, len(labels)))
             if rows is not None:
                 first, last = np.searchsorted(rows, [block.start, block.stop])
                 chosen = (rows[first:last] - block.start).astype(np.int32)
-                block = Block(block.path, block.fingerprint, split, layers, block.start, block.stop, chosen)
+                block = Block(path, block.fingerprint, split, layers, block.start, block.stop, chosen)
             if len(block):
                 blocks.append(block)
         if rows is not None:
@@ -185,41 +187,83 @@ def shares(features: FeatureBlocks, *beside: np.ndarray, most: int | None = None
 
 
 class Team:
-    """Threads of this process, or the workers of a cluster; each share of the rows is always the same one's.
+    """Threads of this process.
 
-    Args:
-        members: who does the tasks.
+    Attributes:
         size: how many tasks can be done at once.
-        send: gives all of them a value, and returns what tasks take in its place.
     """
 
-    def __init__(self, members: Sequence[Executor], size: int, send: Callable[[Any], Any]) -> None:
-        self.members = members
+    def __init__(self, pool: Executor, size: int) -> None:
+        self.pool = pool
         self.size = size
-        self.send = send
+
+    def send(self, value: Any) -> Any:
+        """Give everyone a value; what tasks take in its place."""
+        return value
 
     def each(self, function: Callable[..., Any], shares: Sequence[Share], *arguments: Any) -> Iterator[Any]:
         """`function(share, *arguments)` of every share, in their order; large arguments are to be sent before."""
+        members = self._members()
         futures = [
-            self.members[number % len(self.members)].submit(function, share, *arguments)
-            for number, share in enumerate(shares)
+            members[number % len(members)].submit(function, share, *arguments) for number, share in enumerate(shares)
         ]
         futures.reverse()
         while futures:  # what a task gave is not held any longer than it takes to add it up
-            yield futures.pop().result()
+            yield self._result(futures.pop())
 
     def everyone(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Call `function(*arguments)` in each process."""
-        for future in [member.submit(function, *arguments) for member in self.members]:
-            future.result()
+        for future in [member.submit(function, *arguments) for member in self._members()]:
+            self._result(future)
+
+    def _members(self) -> list[Executor]:
+        return [self.pool]
+
+    def _result(self, future: Future[Any]) -> Any:
+        return future.result()
+
+
+class Workers(Team):
+    """The workers of a Dask cluster; a share is always given to the same one, which has it in memory by then.
+
+    Should a worker be lost, others take over. joblib would give a share to any of them, each time.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.addresses: set[str] = set()
+        self.size = sum(client.nthreads().values())
+
+    def send(self, value: Any) -> Any:
+        """To each of the workers once, not with every task."""
+        return self.client.scatter([value], hash=False, broadcast=True)[0]
+
+    def _members(self) -> list[Executor]:
+        self.addresses = set(self.client.nthreads())
+        if not self.addresses:
+            raise ClusterError("the cluster has no workers any more; start some, and run the same command again")
+        return [
+            self.client.get_executor(workers=[address], allow_other_workers=True, pure=False)
+            for address in sorted(self.addresses)
+        ]
+
+    def _result(self, future: Future[Any]) -> Any:
+        while not wait([future], timeout=PATIENCE).done:
+            # Dask gives a task to another worker if there is one; later, it waits for the old one without an end.
+            if self.addresses.isdisjoint(self.client.nthreads()):
+                raise ClusterError(
+                    "all workers of the cluster were lost, most often for want of memory; look at their logs, give "
+                    "them more (dask worker --memory-limit), and run the same command again"
+                )
+        return future.result()
 
 
 @contextmanager
 def team(threads: int) -> Iterator[Team]:
     """The workers of the Dask cluster that `joblib.parallel_config` has made active, else so many threads.
 
-    joblib itself would give a share to any worker; a worker that is given the same one in every pass has it
-    in memory. Should that worker be lost, another one takes over.
+    Raises:
+        ClusterError: the workers could not do the work.
     """
     from joblib.parallel import get_active_backend
 
@@ -227,7 +271,7 @@ def team(threads: int) -> Iterator[Team]:
     client = getattr(backend, "client", None)
     if client is None:
         with ThreadPoolExecutor(threads) as pool:
-            yield Team([pool], threads, lambda value: value)
+            yield Team(pool, threads)
         return
     from distributed import KilledWorker, get_worker, worker_client
 
@@ -235,23 +279,15 @@ def team(threads: int) -> Iterator[Team]:
         try:
             get_worker()
         except ValueError:
-            yield _of_workers(client)
+            yield Workers(client)
         else:  # this is a task itself, which must not take up the place of those that it waits for
             with worker_client() as client:
-                yield _of_workers(client)
+                yield Workers(client)
     except (KilledWorker, CancelledError) as error:
         raise ClusterError(
-            f"the cluster gave up a block of rows: {error or type(error).__name__}; look at the workers' logs, give "
+            f"the cluster gave up a block of rows ({error or type(error).__name__}); look at the workers' logs, give "
             "them more memory (dask worker --memory-limit), and run the same command again"
         ) from error
-
-
-def _of_workers(client: Any) -> Team:
-    threads = client.nthreads()
-    members = [
-        client.get_executor(workers=[address], allow_other_workers=True, pure=False) for address in sorted(threads)
-    ]
-    return Team(members, sum(threads.values()), lambda value: client.scatter([value], hash=False, broadcast=True)[0])
 
 
 _kept: dict[tuple[str, int], np.ndarray] = {}

@@ -24,7 +24,7 @@ from classify.trees import BoostedTrees
 from featurize.cache import Columns, Features, finish, library_versions, load_features, new_cache, read_info
 from featurize.cluster import connected
 from featurize.datasets import ImageDataset, Split
-from featurize.errors import CacheError, HeadError
+from featurize.errors import CacheError, ClusterError, HeadError
 
 LINEAR = ("logreg", "linear-svm")
 SETTINGS = {
@@ -266,6 +266,12 @@ class TestRows:
         np.testing.assert_array_equal(found.y, whole.y[chosen])
         np.testing.assert_array_equal(found.ids, whole.ids[chosen])
 
+    def test_workers_may_have_another_working_directory(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(cache.parent)
+        found = FeatureBlocks.of(read_info(Path(cache.name)), "train")
+        monkeypatch.chdir("/")
+        assert found.load().x.shape == (120, 16)
+
     def test_another_cache_in_its_place(self, cache: Path) -> None:
         found = FeatureBlocks.of(read_info(cache), "train")
         cache.unlink()
@@ -487,6 +493,13 @@ def _where(share: Share) -> int:
     return os.getpid()
 
 
+def _where_or_die(share: Share, dying: int) -> int:
+    """A worker that is lost; 0 for all of them."""
+    if dying in (0, os.getpid()):
+        os._exit(1)
+    return os.getpid()
+
+
 def _fit_in_a_task(rows: FeatureBlocks) -> np.ndarray:
     with joblib.parallel_config("dask"):
         return fit_head("logreg", rows).head[-1].coef_
@@ -553,7 +566,18 @@ class TestCluster:
         rows_of_a_block(monkeypatch, 7)
         parts = shares(FeatureBlocks.of(read_info(cache), "train"))
         with joblib.parallel_config("dask", client=client), team(1) as workers:
-            before = set(workers.each(_where, parts))
-            client.restart_workers([min(client.nthreads())])
-            after = set(workers.each(_where, parts))
-        assert len(before & after) == 1
+            before = list(workers.each(_where, parts))
+            after = list(workers.each(_where_or_die, parts, before[0]))
+        assert set(before) - {before[0]} <= set(after)
+        assert before[0] not in after
+        assert len(after) == len(parts)
+
+    def test_all_workers_are_lost(self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(blocks, "PATIENCE", 0.5)
+        parts = shares(FeatureBlocks.of(read_info(cache), "train"))
+        with (
+            pytest.raises(ClusterError, match="lost|gave up"),
+            joblib.parallel_config("dask", client=client),
+            team(1) as workers,
+        ):
+            list(workers.each(_where_or_die, parts, 0))
