@@ -20,8 +20,8 @@ SHARES = 64  # tasks of a pass: enough for many workers, and few sums to send ba
 COPIES_IN_MEMORY = 6
 """What a fit on the whole matrix holds at once, in float32 matrices.
 
-Measured, 4.9: the vectors, their signed root, and the float64 differences from the mean, which count twice,
-with the squares that are made of them; the file's bytes before that. The rest is room for all else.
+Measured, 4.6: the vectors, their signed root, and their differences from the mean in float64, which count twice;
+the rest is room for whatever else there is.
 """
 PATIENCE = 10  # seconds between looks at workers that keep silent
 SHARE_KEPT = 0.5  # of a process's memory, for blocks that are used again and again

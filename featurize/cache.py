@@ -403,7 +403,7 @@ def _unsealed_before(path: Path) -> tuple[CacheInfo, dict[str, dict[str, int]]]:
     except OSError:
         with _unsealed(path) as (info, arrays, _):  # which says what is wrong
             return info, arrays
-    return _once_unsealed(path, there.st_size, there.st_mtime_ns, there.st_ino)
+    return _once_unsealed(path.absolute(), there.st_size, there.st_mtime_ns, there.st_ino)
 
 
 @functools.lru_cache(8)
