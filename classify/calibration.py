@@ -1,6 +1,7 @@
 """From a classifier's scores to probabilities: one temperature, fitted on rows the scores were not fitted on."""
 
 import math
+from collections.abc import Callable
 from itertools import islice
 from typing import Any, Self
 
@@ -54,7 +55,10 @@ class TemperatureCalibrated(ProbabilisticClassifier):
         """
         X, targets = training_data(self, X, y)
         self.estimator_ = clone(self.estimator).fit(X, targets)
-        self.temperature_ = self._held_out_temperature(X, targets)
+        self.temperature_ = self.held_out_temperature(
+            targets,
+            lambda fitted, held_out: class_scores(clone(self.estimator).fit(X[fitted], targets[fitted]), X[held_out]),
+        )
         return self
 
     @available_if(lambda self: hasattr(self.estimator, "decision_function"))  # type: ignore[untyped-decorator]
@@ -68,18 +72,26 @@ class TemperatureCalibrated(ProbabilisticClassifier):
         """Class probabilities, (n, K)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
-        return softmax(_scores(self.estimator_, X) / self.temperature_, axis=1)
+        return softmax(class_scores(self.estimator_, X) / self.temperature_, axis=1)
 
-    def _held_out_temperature(self, X: np.ndarray, targets: np.ndarray) -> np.float32:
+    def held_out_temperature(
+        self, targets: np.ndarray, scores_of: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    ) -> np.float32:
+        """The best temperature of the scores of rows that were held out; 1 where a class has a single row.
+
+        Args:
+            targets: of all rows, (n,), 0..K-1.
+            scores_of: from the rows to fit on and those held out, ascending, to the scores of the latter, (m, K).
+        """
         folds = min(FOLDS, int(np.bincount(targets).min()))
         if folds < 2:
             return np.float32(1)
-        split = StratifiedKFold(folds, shuffle=True, random_state=self.random_state).split(X, targets)
+        split = StratifiedKFold(folds, shuffle=True, random_state=self.random_state).split(targets, targets)
         scores, labels = [], []
         for fitted, held_out in islice(split, folds if len(targets) <= ROWS_FOR_ONE_FOLD else 1):
             if self.max_rows is not None and len(fitted) > self.max_rows:
                 fitted = _share_of_each_class(fitted, targets, self.max_rows / len(fitted), self.random_state)
-            scores.append(_scores(clone(self.estimator).fit(X[fitted], targets[fitted]), X[held_out]))
+            scores.append(scores_of(fitted, held_out))
             labels.append(targets[held_out])
         return best_temperature(np.concatenate(scores), np.concatenate(labels))
 
@@ -91,7 +103,7 @@ def _share_of_each_class(rows: np.ndarray, targets: np.ndarray, share: float, ra
     return np.concatenate([own[: math.ceil(share * len(own))] for own in classes])
 
 
-def _scores(classifier: Any, X: np.ndarray) -> np.ndarray:
+def class_scores(classifier: Any, X: np.ndarray) -> np.ndarray:
     """A score for each class, (n, K)."""
     if not hasattr(classifier, "decision_function"):
         probabilities = classifier.predict_proba(X)

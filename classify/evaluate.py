@@ -1,5 +1,6 @@
 """Fit a head on training features; measure a fitted head on test features."""
 
+import logging
 import math
 import time
 import warnings
@@ -9,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from classify.blocks import FeatureBlocks
 from classify.heads import FOLDED, FOLDS, Task, make_head
 from classify.metrics import Metrics, metrics
 from featurize.cache import Features
 from featurize.errors import HeadError
+
+logger = logging.getLogger("frozenbench")
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class FittedHead:
         converged: whether the solver stopped by its own criterion; None for a fixed budget.
         history: what happened in each epoch, of a head that is trained in epochs.
         warnings: what the libraries warned of, each once.
-        parameters: the settings of the pipeline's last step.
+        parameters: the settings of the pipeline's last step; `blocks`, how many the rows were read in where
+            they are larger than memory.
         jobs: threads that it was fitted with, and is to predict with.
     """
 
@@ -71,7 +76,7 @@ def fit_and_evaluate(name: str, train: Features, test: Features, *, seed: int = 
 
 def fit_head(
     name: str,
-    train: Features,
+    train: Features | FeatureBlocks,
     *,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -82,7 +87,8 @@ def fit_head(
 
     Args:
         name: a key of `HEADS`.
-        train: features to fit on, with rows of every class.
+        train: features to fit on, with rows of every class; in blocks only for the heads of
+            `HEADS_IN_BLOCKS`.
         settings: parameters of the pipeline that are to differ from the head's defaults.
         seed: for whatever is random in the head.
         jobs: threads.
@@ -102,11 +108,23 @@ def fit_head(
             f"{name} is fitted in {FOLDS} folds and needs {FOLDS} training images of each class; "
             f"{train.class_names[counts.argmin()]} has {counts.min()}; use more (a larger --train-size) or another head"
         )
+    parameters = {}
+    if isinstance(train, FeatureBlocks):
+        parameters["blocks"] = len(train.blocks)
+        logger.info(
+            "a matrix of %s x %s is larger than memory allows: %s is fitted in %s blocks of rows",
+            *(f"{number:,}" for number in (len(train.y), train.dim)), name, f"{len(train.blocks):,}",
+        )  # fmt: skip
     with threadpool_limits(jobs), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         began = time.perf_counter()
         try:
-            head.fit(train.x, train.y)
+            if isinstance(train, FeatureBlocks):
+                from classify.out_of_core import fit_in_blocks
+
+                fit_in_blocks(head, train, jobs)
+            else:
+                head.fit(train.x, train.y)
         except (ValueError, FloatingPointError) as error:
             raise HeadError(f"{name} cannot be fitted on these features: {error}") from error
         seconds = time.perf_counter() - began
@@ -122,23 +140,27 @@ def fit_head(
         converged=not stopped_early if iterative or stopped_early else None,
         history=getattr(machine, "history_", {}),
         warnings=tuple(dict.fromkeys(f"{item.category.__name__}: {item.message}" for item in caught)),
-        parameters=plain_parameters(last),
+        parameters=plain_parameters(last) | parameters,
         jobs=jobs,
     )
 
 
-def evaluate_head(fitted: FittedHead, test: Features) -> Evaluation:
-    """Measure a fitted head.
+def evaluate_head(fitted: FittedHead, test: Features | FeatureBlocks) -> Evaluation:
+    """Measure a fitted head, block by block where the test features come in blocks.
 
     Raises:
         HeadError: its probabilities cannot be used.
     """
     from threadpoolctl import threadpool_limits
 
+    matrices = (block.read() for block in test.blocks) if isinstance(test, FeatureBlocks) else (test.x,)
+    parts, seconds = [], 0.0
     with threadpool_limits(fitted.jobs):
-        began = time.perf_counter()
-        probabilities = np.asarray(fitted.head.predict_proba(test.x), np.float32)
-        seconds = time.perf_counter() - began
+        for x in matrices:
+            began = time.perf_counter()
+            parts.append(np.asarray(fitted.head.predict_proba(x), np.float32))
+            seconds += time.perf_counter() - began
+    probabilities = np.concatenate(parts)
     predicted = fitted.head.classes_[probabilities.argmax(axis=1)]
     return Evaluation(
         predicted=predicted,

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from classify.blocks import FeatureBlocks
 from featurize.cache import Features
 from featurize.errors import HeadError, UsageError, suggestion
 
@@ -39,10 +40,10 @@ class Task:
     image: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, train: Features, seed: int = 0, jobs: int = 1, class_weight: str | None = None) -> Self:
+    def of(cls, train: Features | FeatureBlocks, seed: int = 0, jobs: int = 1, class_weight: str | None = None) -> Self:
         """The task that these training features set."""
-        rows, dim = train.x.shape
-        return cls(rows, dim, seed, jobs, class_weight, train.mirror, train.image)
+        dim = train.dim if isinstance(train, FeatureBlocks) else train.x.shape[1]
+        return cls(len(train.y), dim, seed, jobs, class_weight, train.mirror, train.image)
 
 
 def logreg(task: Task) -> Any:
@@ -175,6 +176,8 @@ HEADS: dict[str, Callable[[Task], Any]] = {
 ALL = ("logreg", "svm", "xgboost", "mlp")
 FOLDED = ("xgboost", "stack")
 """Heads that need a row of each class in each of `FOLDS` folds."""
+HEADS_IN_BLOCKS = ("logreg", "linear-svm", "xgboost")
+"""Heads that can be fitted on features larger than memory (classify/out_of_core.py)."""
 
 
 def head_names(models: str) -> list[str]:

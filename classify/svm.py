@@ -135,22 +135,26 @@ class LinearSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: X is not finite, or y holds fewer than two classes.
         """
         X, targets = training_data(self, X, y)
-        signs = np.where(targets[:, None] == np.arange(len(self.classes_)), 1, -1).astype(np.float32)  # (n, K)
-        weights = self.C * compute_sample_weight(self.class_weight, targets).astype(np.float32)[:, None]
+        weights = compute_sample_weight(self.class_weight, targets).astype(np.float32)
+        return self.fit_by(functools.partial(squared_hinge, X, targets, weights))
+
+    def fit_by(self, loss: Callable[[np.ndarray], tuple[float, np.ndarray]]) -> Self:
+        """Train by a function alone, once `classes_` and `n_features_in_` are set.
+
+        Args:
+            loss: from weights and intercepts, float32 (d + 1, K), to the training rows' `squared_hinge`.
+        """
+        shape = (self.n_features_in_ + 1, len(self.classes_))
 
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            parameters = flat.reshape(X.shape[1] + 1, -1).astype(np.float32)
-            short = np.maximum(1 - signs * (X @ parameters[:-1] + parameters[-1]), 0)  # of the margin
-            pull = -2 * weights * signs * short
-            gradient = parameters + np.vstack([X.T @ pull, pull.sum(axis=0)])
-            value = 0.5 * np.sum(np.square(flat)) + np.sum(weights * np.square(short), dtype=np.float64)
-            return float(value), gradient.astype(np.float64).ravel()
+            value, gradient = loss(flat.reshape(shape).astype(np.float32))
+            return float(0.5 * np.sum(np.square(flat)) + self.C * value), flat + self.C * gradient.ravel()
 
-        start = np.zeros((X.shape[1] + 1, len(self.classes_)))
-        steepest = float(np.abs(objective(start.ravel())[1]).max())
+        start = np.zeros(shape).ravel()
+        steepest = float(np.abs(objective(start)[1]).max())
         found = minimize(
             objective,
-            start.ravel(),
+            start,
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": self.max_iter, "gtol": self.tol * steepest, "ftol": 1e-7},
@@ -158,7 +162,7 @@ class LinearSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         # Where float32 has no smaller step to take, the line search gives up, at the optimum.
         if found.nit >= self.max_iter:
             warnings.warn(f"L-BFGS stopped after {found.nit} steps: {found.message}", ConvergenceWarning, stacklevel=2)
-        parameters = found.x.reshape(start.shape).astype(np.float32)
+        parameters = found.x.reshape(shape).astype(np.float32)
         self.coef_, self.intercept_ = np.ascontiguousarray(parameters[:-1].T), parameters[-1]
         self.n_iter_ = int(found.nit)
         return self
@@ -173,6 +177,27 @@ class LinearSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The label with the largest margin, (n,)."""
         scores = self.decision_function(X)  # first, so that an unfitted head says so
         return np.asarray(self.classes_[scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)])
+
+
+def squared_hinge(
+    X: np.ndarray, targets: np.ndarray, weights: np.ndarray, parameters: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The sum over rows and classes of how far they are on the wrong side of their margin, squared.
+
+    Args:
+        X: float32 (n, d).
+        targets: (n,), 0..K-1.
+        weights: of the rows, float32 (n,).
+        parameters: weights and intercepts, float32 (d + 1, K).
+
+    Returns:
+        The sum, and its gradient by the parameters, float64 (d + 1, K).
+    """
+    signs = np.where(targets[:, None] == np.arange(parameters.shape[1]), 1, -1).astype(np.float32)  # (n, K)
+    short = np.maximum(1 - signs * (X @ parameters[:-1] + parameters[-1]), 0)  # of the margin
+    pull = -2 * weights[:, None] * signs * short
+    gradient = np.vstack([X.T @ pull, pull.sum(axis=0)]).astype(np.float64)
+    return float(np.sum(weights[:, None] * np.square(short), dtype=np.float64)), gradient
 
 
 def _solver(rows: int, jobs: int) -> Callable[..., Any]:

@@ -17,17 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classify.blocks import FeatureBlocks, memory_limit, memory_needed
 from classify.card import CARD, model_card
-from classify.checks import check_overlap, check_train
+from classify.checks import check_overlap, check_train, survey
 from classify.evaluate import Evaluation, FittedHead, evaluate_head, fit_head, plain_parameters
-from classify.heads import Task, make_head
+from classify.heads import COLUMNS_FOR_TREES, HEADS_IN_BLOCKS, Task, make_head
 from classify.persist import HEAD, save_head
 from classify.results import RunResult, new_run, write_result
 from classify.spread import check_shared, spread
 from classify.time_limit import HeadTimeoutError, within
 from classify.tuning import Measure, Settings, run_trial, tune
-from featurize.cache import CacheInfo, Features, library_versions, load_features
-from featurize.errors import DataError, UsageError
+from featurize.cache import CacheInfo, Features, library_versions, load_features, read_labels
+from featurize.errors import DataError, HeadError, UsageError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -169,15 +170,16 @@ def train_head(
         FrozenbenchError: the features or the head cannot be used.
     """
     train = training_rows(job)
-    found = check_train(train)
-    logger.info("%s on %s: %s x %s", job.model, job.info.path.stem, f"{len(train.y):,}", f"{train.x.shape[1]:,}")
+    seen = survey(train, "training", job.threads)
+    found = check_train(seen)
+    logger.info("%s on %s: %s x %s", job.model, job.info.path.stem, f"{len(train.y):,}", f"{len(seen.low):,}")
     try:
         fitted = within(time_limit, searched_and_fitted, job, run_dir.parent, settings, what=_title(job))
     except HeadTimeoutError as error:
         logger.warning(error)
         return str(error)
     test, opened = open_test_split(job, run_dir.parent)
-    found += [*check_overlap(train, test), *fitted.warnings]
+    found += [*check_overlap(seen, survey(test, "test", job.threads)), *fitted.warnings]
     evaluation = evaluate_head(fitted, test)
     for warning in found:
         logger.warning("%s: %s", job.model, warning)
@@ -204,13 +206,13 @@ def searched(job: Job, studies: Path, measure: Measure | None = None) -> Setting
     """The settings that a search finds, if the job asks for one; none for the head's defaults."""
     if not job.trials:
         return {}
-    train = training_rows(job)
+    train = _rows_in_memory(job)
     return tune(job.model, train, job.trials, _task(job, train), studies, wave=job.wave, measure=measure).settings
 
 
 def trial_here(job: Job, trial: "Trial") -> "FrozenTrial":
     """One trial of the job's search, done; see `classify.tuning.run_trial`."""
-    train = training_rows(job)
+    train = _rows_in_memory(job)
     return run_trial(trial, job.model, train, _task(job, train))
 
 
@@ -226,6 +228,12 @@ def _for_workers(job: Job, wave: int) -> Job:
     return dataclasses.replace(job, info=info, wave=wave if job.trials else 1)
 
 
+def _rows_in_memory(job: Job) -> Features:
+    train = training_rows(job)
+    assert isinstance(train, Features)  # `training_rows` has seen to it
+    return train
+
+
 def _task(job: Job, train: Features) -> Task:
     return Task.of(train, job.seed, job.threads, job.class_weight)
 
@@ -234,22 +242,55 @@ def _title(job: Job, *_: Any) -> str:
     return f"{job.model} on {job.info.path.stem}"
 
 
-def training_rows(job: Job) -> Features:
-    """The rows that a job trains on.
+def training_rows(job: Job) -> Features | FeatureBlocks:
+    """The rows that a job trains on; in blocks where a fit on all of them at once would take more memory than there is.
 
     Raises:
         UsageError: it asks for more rows than there are.
+        HeadError: memory is too small, and the head cannot be fitted in blocks.
         CacheError: the cache cannot be used.
     """
-    train = _split(job.info.path, job.info.spec.fingerprint, "train", job.layers)
-    if job.rows is None:
-        return train
-    if job.rows > len(train.y):
+    info, all_rows = job.info, job.info.rows["train"]
+    rows, dim = job.rows or all_rows, info.columns(job.layers)[-1].stop
+    if rows > all_rows:
         raise UsageError(
-            f"--train-size {job.rows:,}: {job.info.path} holds {len(train.y):,} training images; use fewer, or make a "
+            f"--train-size {rows:,}: {info.path} holds {all_rows:,} training images; use fewer, or make a "
             "cache of more images with python -m featurize"
         )
-    return stratified_subset(train, job.rows, job.seed)
+    too_large = memory_needed(rows, dim) > memory_limit()
+    if too_large:
+        _check_head_for_blocks(job, rows, dim)
+    elif memory_needed(all_rows, info.dim) <= memory_limit():
+        train = _split(info.path, info.spec.fingerprint, "train", job.layers)
+        return train if job.rows is None else stratified_subset(train, job.rows, job.seed)
+    chosen = None
+    if rows < all_rows:
+        chosen = np.sort(stratified_order(read_labels(info.path, "train")[0], job.seed)[:rows])
+    blocks = FeatureBlocks.of(info, "train", job.layers, chosen)
+    return blocks if too_large else blocks.load()
+
+
+def _check_head_for_blocks(job: Job, rows: int, dim: int) -> None:
+    """Raise HeadError where a head cannot be fitted in blocks."""
+    needed, there = memory_needed(rows, dim), memory_limit()
+    what = (
+        f"{job.info.path.stem}: {rows:,} training vectors of {dim:,} numbers take about {needed / 1e9:,.1f} GB of "
+        f"memory while a head is fitted, and there are {there / 1e9:,.1f} GB"
+    )
+    fewer = f"use --train-size N, N up to {there // memory_needed(1, dim):,}"
+    others = ",".join(name for name in HEADS_IN_BLOCKS if name != job.model)
+    if job.model not in HEADS_IN_BLOCKS:
+        raise HeadError(
+            f"{what}; {job.model} cannot be fitted in blocks of rows: use --model {others}, which can, or {fewer}"
+        )
+    # What the trees see of all rows, and matrices of all columns by all columns.
+    left = memory_needed(rows, min(dim, COLUMNS_FOR_TREES)) + 4 * 8 * dim**2 if job.model == "xgboost" else 0
+    if left > there:
+        raise HeadError(
+            f"{what}; {job.model} in blocks of rows takes about {left / 1e9:,.1f} GB: use --model {others}, or {fewer}"
+        )
+    if job.trials:
+        raise HeadError(f"{what}; --tune cannot search in blocks of rows: leave it out, or {fewer}")
 
 
 def stratified_subset(features: Features, rows: int, seed: int) -> Features:
@@ -272,13 +313,18 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     return np.lexsort((random.permutation(len(labels)), place))
 
 
-def open_test_split(job: Job, folder: Path) -> tuple[Features, int]:
+def open_test_split(job: Job, folder: Path) -> tuple[Features | FeatureBlocks, int]:
     """The test features, and how often they have been opened, this time included.
 
     The only way to them in this package. Each opening is a line of a file in the folder of the
     cache's runs: whoever picks the best of many runs sees among how many.
     """
-    test = _split(job.info.path, job.info.spec.fingerprint, "test", job.layers)
+    info = job.info
+    test = (
+        FeatureBlocks.of(info, "test", job.layers)
+        if memory_needed(info.rows["test"], info.dim) > memory_limit()
+        else _split(info.path, info.spec.fingerprint, "test", job.layers)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     line = {"time": _now(), "run": job.name, "fingerprint": job.info.spec.fingerprint}
     with (folder / OPENINGS).open("a+", encoding="utf-8") as file:
@@ -337,7 +383,7 @@ def _as_result(
     )
 
 
-def _predictions_table(test: Features, evaluation: Evaluation) -> Any:
+def _predictions_table(test: Features | FeatureBlocks, evaluation: Evaluation) -> Any:
     """A DataFrame with a row per test image: id, label, predicted, p_<class>."""
     import pandas as pd
 

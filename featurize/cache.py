@@ -445,13 +445,31 @@ def read_rows(path: Path, split: str, start: int, stop: int, layers: Sequence[st
         CacheError: the file is damaged or no feature cache, or these rows hold values that are not finite.
         UsageError: it has no such split or layer.
     """
+    header = _unsealed_before(path)
+    with path.open("rb") as file:
+        return _rows(header, file, split, layers, start, stop)
+
+
+def read_labels(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The labels and the ids of a split, int64 (n,) each, without its features; the seal as in `read_rows`.
+
+    Raises:
+        CacheError: the file is damaged or no feature cache.
+        UsageError: it has no such split.
+    """
+    header = _unsealed_before(path)
+    with path.open("rb") as file:
+        return _labels(header, file, split, slice(None))
+
+
+def _unsealed_before(path: Path) -> "_Header":
+    """The header; the seal is checked unless this process has done so."""
     try:
         there = path.stat()
     except OSError:
-        return load_features(path, split, layers)  # which says what is wrong
-    header = _once_unsealed(path, there.st_size, there.st_mtime_ns, there.st_ino)
-    with path.open("rb") as file:
-        return _rows(header, file, split, layers, start, stop)
+        with _unsealed(path) as (header, _):  # which says what is wrong
+            return header
+    return _once_unsealed(path.absolute(), there.st_size, there.st_mtime_ns, there.st_ino)
 
 
 @functools.lru_cache(8)
@@ -469,31 +487,21 @@ def _rows(
     stop: int | None = None,
 ) -> Features:
     """Rows of an open cache, all of a split unless told otherwise."""
-    info, path = header.info, header.info.path
-    if split not in info.rows:
-        raise UsageError(f"{path} has no split {split}; it has {', '.join(info.rows)}")
+    info = header.info
+    labels, ids = _labels(header, file, split, slice(start, stop))
     parts = info.columns(layers)
     chosen = [columns for columns in info.layers if not layers or columns.name in layers]
     start, stop, _ = slice(start, stop).indices(info.rows[split])
-
-    def array(part: str, width: int, dtype: str) -> np.ndarray:
-        bytes_each = width * np.dtype(dtype).itemsize
-        file.seek(header.arrays[split][part] + start * bytes_each)
-        return np.frombuffer(file.read(max(0, stop - start) * bytes_each), dtype)
-
     if header.linked:
         stored = header.linked[split].read(start, stop)
     else:
-        stored = array("features", info.dim, np.dtype(info.spec.dtype).newbyteorder("<").str).reshape(-1, info.dim)
+        place, dtype = header.arrays[split]["features"], np.dtype(info.spec.dtype).newbyteorder("<")
+        stored = _array(file, place, start, stop, info.dim, dtype).reshape(-1, info.dim)
     x = np.concatenate([stored[:, columns.start : columns.stop] for columns in chosen], axis=1, dtype=np.float32)
-    labels, ids = array("labels", 1, "<i8"), array("ids", 1, "<i8")
     if not np.isfinite(x).all():
         row = int(np.argmin(np.isfinite(x).all(axis=1)))
-        raise CacheError(f"{path}: the {split} vector of image {ids[row]} holds a value that is not finite; {REMAKE}")
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(info.class_names):
         raise CacheError(
-            f"{path}: /{split}/labels run from {labels.min()} to {labels.max()}, expected 0 to "
-            f"{len(info.class_names) - 1}; {REMAKE}"
+            f"{info.path}: the {split} vector of image {ids[row]} holds a value that is not finite; {REMAKE}"
         )
     return Features(
         x,
@@ -514,6 +522,27 @@ class _Header:
     info: CacheInfo
     arrays: dict[str, dict[str, int]]
     linked: dict[str, LinkedRows]
+
+
+def _labels(header: _Header, file: Any, split: str, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """The labels and ids of rows of an open cache."""
+    info, arrays = header.info, header.arrays
+    if split not in info.rows:
+        raise UsageError(f"{info.path} has no split {split}; it has {', '.join(info.rows)}")
+    start, stop, _ = rows.indices(info.rows[split])
+    labels, ids = (_array(file, arrays[split][part], start, stop, 1, np.dtype("<i8")) for part in ("labels", "ids"))
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(info.class_names):
+        raise CacheError(
+            f"{info.path}: /{split}/labels run from {labels.min()} to {labels.max()}, expected 0 to "
+            f"{len(info.class_names) - 1}; {REMAKE}"
+        )
+    return labels, ids
+
+
+def _array(file: Any, place: int, start: int, stop: int, width: int, dtype: np.dtype) -> np.ndarray:
+    """The numbers of the rows from `start` to `stop`, `width` each, of the array that begins at `place`."""
+    file.seek(place + start * width * dtype.itemsize)
+    return np.frombuffer(file.read(max(0, stop - start) * width * dtype.itemsize), dtype)
 
 
 @contextmanager

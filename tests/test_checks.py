@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classify.checks import check_overlap, check_train
+from classify import checks
+from classify.checks import survey
 from featurize.cache import Features, load_features
 from featurize.errors import HeadError
 
@@ -17,6 +18,14 @@ def train(cache: Path) -> Features:
 @pytest.fixture
 def test(cache: Path) -> Features:
     return load_features(cache, "test")
+
+
+def check_train(train: Features) -> list[str]:
+    return checks.check_train(survey(train, "training"))
+
+
+def check_overlap(train: Features, test: Features) -> list[str]:
+    return checks.check_overlap(survey(train, "training"), survey(test, "test"))
 
 
 def changed(features: Features, **changes: object) -> Features:

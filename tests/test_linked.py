@@ -200,7 +200,8 @@ def test_more_rows_than_a_shard_can_hold(large: Path) -> None:
     header = header_of(large)
     header["linked"]["rows"]["train"] = header["rows"]["train"] = 10_000
     header["linked"]["shards"]["train"][-1][1] = 10_000 - 48
-    header["arrays"]["train"] = header["arrays"]["test"] = {"labels": 0, "ids": 0}
+    block = int(large.read_bytes().split(b"\n", 1)[0].split()[-1])
+    header["arrays"]["train"] = header["arrays"]["test"] = {"labels": block, "ids": block}
     reseal(large, header, bytes(80_000))
     with pytest.raises(CacheError, match="is damaged: it is too short"):
         load_features(large, "train")

@@ -50,6 +50,8 @@ ORDER = [
     "classify.svm",
     "classify.trees",
     "classify.neighbours",
+    "classify.blocks",
+    "classify.out_of_core",
     "classify.heads",
     "classify.metrics",
     "classify.evaluate",
