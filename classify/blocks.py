@@ -42,6 +42,11 @@ def memory_limit() -> int:
     return min(limits)
 
 
+def worker_memory(dask_worker: Any) -> int:
+    """Bytes that a worker may use: to be given to `Client.run`."""
+    return min(memory_limit(), dask_worker.memory_manager.memory_limit or sys.maxsize)
+
+
 def memory_needed(rows: int, dim: int) -> int:
     """Bytes that a fit on so many vectors (rows, dim) in memory takes."""
     return COPIES_IN_MEMORY * 4 * rows * dim

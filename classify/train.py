@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classify.blocks import FeatureBlocks, memory_limit, memory_needed
+from classify.blocks import FeatureBlocks, memory_limit, memory_needed, worker_memory
 from classify.card import CARD, model_card
 from classify.checks import check_overlap, check_train, survey
 from classify.evaluate import Evaluation, FittedHead, evaluate_head, fit_head, plain_parameters
@@ -53,6 +53,7 @@ class Job:
         trials: of the search for settings; 0 for the head's defaults.
         threads: how many.
         wave: trials of the search that are looked at side by side.
+        memory: bytes that a fit may take; None for what this process may use.
     """
 
     model: str
@@ -64,6 +65,13 @@ class Job:
     trials: int = 0
     threads: int = 1
     wave: int = 1
+    memory: int | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether memory is large enough for a fit on all its rows at once."""
+        rows, dim = self.rows or self.info.rows["train"], self.info.columns(self.layers)[-1].stop
+        return memory_needed(rows, dim) <= (self.memory or memory_limit())
 
     @property
     def name(self) -> str:
@@ -99,7 +107,8 @@ def train_heads(
         client: of a cluster (see `featurize.cluster.connected`) whose workers share the caches and the
             folder of runs with this process: a head at a time on each, with the worker's threads. A
             search is spread over them, a trial for each worker at a time, unless there is a time
-            limit: then each stays with its head. None to train one head after another here.
+            limit: then each stays with its head. A head on more rows than a worker's memory holds is
+            fitted by all workers together. None to train one head after another here.
 
     Returns:
         The result of each head by its run directory, reused ones included, and a line for each head
@@ -115,16 +124,24 @@ def train_heads(
         for run_dir, job in _to_do(jobs, runs, force, outcomes):
             outcomes[run_dir] = work(job, run_dir)
     else:
+        from joblib import parallel_config
+
         wave = len(client.nthreads()) if time_limit is None else 1
-        jobs = [_for_workers(job, wave) for job in jobs]
+        memory = min(client.run(worker_memory).values())
+        jobs = [_for_workers(job, wave, memory) for job in jobs]
         check_shared(client, {job.info.path for job in jobs}, runs.absolute(), children=time_limit is not None)
         todo = dict(_to_do(jobs, runs, force, outcomes))
-        searches = {run_dir: job for run_dir, job in todo.items() if job.trials and time_limit is None}
-        others = {run_dir: (job, run_dir.absolute()) for run_dir, job in todo.items() if run_dir not in searches}
+        large = {run_dir: job for run_dir, job in todo.items() if not job.fits}
+        small = {run_dir: job for run_dir, job in todo.items() if run_dir not in large}
+        searches = {run_dir: job for run_dir, job in small.items() if job.trials and time_limit is None}
+        others = {run_dir: (job, run_dir.absolute()) for run_dir, job in small.items() if run_dir not in searches}
         outcomes.update(spread(client, work, others, what=_title))
         for run_dir, job in searches.items():
             settings = searched(job, run_dir.parent, functools.partial(_trials_on, client, job))
             outcomes.update(spread(client, work, {run_dir: (job, run_dir.absolute(), settings)}, what=_title))
+        for run_dir, job in large.items():
+            with parallel_config("dask", client=client):  # which `blocks.team` looks for
+                outcomes[run_dir] = work(job, run_dir)
     results = {run_dir: outcome for run_dir, outcome in outcomes.items() if isinstance(outcome, RunResult)}
     return results, [outcome for outcome in outcomes.values() if isinstance(outcome, str)]
 
@@ -222,10 +239,10 @@ def _trials_on(client: "Client", job: Job, trials: list["Trial"]) -> Iterator["F
         yield trial
 
 
-def _for_workers(job: Job, wave: int) -> Job:
-    """The same job with a path that holds in any working directory, and so many trials of its search at a time."""
+def _for_workers(job: Job, wave: int, memory: int) -> Job:
+    """The same job with a path that holds in any working directory, so many trials at a time, and a worker's memory."""
     info = dataclasses.replace(job.info, path=job.info.path.absolute())
-    return dataclasses.replace(job, info=info, wave=wave if job.trials else 1)
+    return dataclasses.replace(job, info=info, wave=wave if job.trials else 1, memory=memory)
 
 
 def _rows_in_memory(job: Job) -> Features:
@@ -251,28 +268,27 @@ def training_rows(job: Job) -> Features | FeatureBlocks:
         CacheError: the cache cannot be used.
     """
     info, all_rows = job.info, job.info.rows["train"]
-    rows, dim = job.rows or all_rows, info.columns(job.layers)[-1].stop
+    rows = job.rows or all_rows
     if rows > all_rows:
         raise UsageError(
             f"--train-size {rows:,}: {info.path} holds {all_rows:,} training images; use fewer, or make a "
             "cache of more images with python -m featurize"
         )
-    too_large = memory_needed(rows, dim) > memory_limit()
-    if too_large:
-        _check_head_for_blocks(job, rows, dim)
-    elif memory_needed(all_rows, info.dim) <= memory_limit():
+    if not job.fits:
+        _check_head_for_blocks(job, rows, info.columns(job.layers)[-1].stop)
+    elif memory_needed(all_rows, info.dim) <= (job.memory or memory_limit()):
         train = _split(info.path, info.spec.fingerprint, "train", job.layers)
         return train if job.rows is None else stratified_subset(train, job.rows, job.seed)
     chosen = None
     if rows < all_rows:
         chosen = np.sort(stratified_order(read_labels(info.path, "train")[0], job.seed)[:rows])
     blocks = FeatureBlocks.of(info, "train", job.layers, chosen)
-    return blocks if too_large else blocks.load()
+    return blocks.load() if job.fits else blocks
 
 
 def _check_head_for_blocks(job: Job, rows: int, dim: int) -> None:
     """Raise HeadError where a head cannot be fitted in blocks."""
-    needed, there = memory_needed(rows, dim), memory_limit()
+    needed, there = memory_needed(rows, dim), job.memory or memory_limit()
     what = (
         f"{job.info.path.stem}: {rows:,} training vectors of {dim:,} numbers take about {needed / 1e9:,.1f} GB of "
         f"memory while a head is fitted, and there are {there / 1e9:,.1f} GB"
