@@ -3,6 +3,7 @@
 import functools
 import itertools
 import logging
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any, Self
@@ -60,7 +61,10 @@ class RBFSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X, targets = training_data(self, X, y)
         self.gamma_ = self.width / X.shape[1]
         solver = _solver(len(X), self.n_jobs)
-        svc = solver(C=self.C, gamma=self.gamma_, class_weight=self.class_weight, cache_size=CACHE_MB).fit(X, targets)
+        svc = solver(C=self.C, gamma=self.gamma_, class_weight=self.class_weight, cache_size=CACHE_MB)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'Threading' parallel backend is not supported")  # see `_solver`
+            svc.fit(X, targets)
         self.support_ = np.asarray(svc.support_)
         self.support_vectors_ = X[self.support_]
         # scikit-learn turns the sign round where there is one pair only.
@@ -209,6 +213,10 @@ def _solver(rows: int, jobs: int) -> Callable[..., Any]:
         if rows > MANY_ROWS:
             say_that_it_is_slow()
         return SVC
+    if threading.current_thread() is not threading.main_thread():  # a task of a cluster's worker
+        from daal4py import daalinit
+
+        daalinit(jobs)  # there it warns, and takes all cores whatever `n_jobs` says
     return functools.partial(SVC, n_jobs=jobs)
 
 

@@ -1,4 +1,6 @@
+import importlib.util
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -82,3 +84,15 @@ def test_too_few_steps_are_said() -> None:
 def test_one_class_only(head: RBFSVM | LinearSVM) -> None:
     with pytest.raises(ValueError, match="class"):
         head.fit(X, np.zeros(len(X), int))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sklearnex") is None, reason="scikit-learn-intelex is not installed")
+def test_in_another_thread_it_keeps_to_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a task of a cluster's worker; there, sklearnex warns, and takes all cores unless it is told otherwise."""
+    told = []
+    monkeypatch.setattr("daal4py.daalinit", told.append)
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(RBFSVM(n_jobs=1).fit, X, Y).result()
+    assert told == [1]
+    np.testing.assert_array_equal(elsewhere.support_, RBFSVM(n_jobs=1).fit(X, Y).support_)
+    assert told == [1]
