@@ -138,6 +138,7 @@ class Extracting(WorkerPlugin):
     """
 
     extractor: Extractor | None = None
+    problem = ""
 
     def __init__(self, plan: Plan, shards: Shards) -> None:
         self.name = f"frozenbench-{plan.spec.fingerprint}"
@@ -159,6 +160,13 @@ class Extracting(WorkerPlugin):
         self.address, self.lock = worker.address, threading.Lock()
         self.threads = worker.state.nthreads
         os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(self.threads))  # which the engines go by
+        try:
+            self._look_around()
+        except ClusterError as error:
+            self.problem = str(error)  # of a worker that comes late, Dask only logs it
+            raise
+
+    def _look_around(self) -> None:
         here = library_versions(PACKAGES)
         for package, version in self.versions.items():
             if here.get(package) != version:
@@ -193,6 +201,8 @@ class Extracting(WorkerPlugin):
         Raises:
             FrozenbenchError: the network cannot be loaded, a vector is not finite, or the shard cannot be written.
         """
+        if self.problem:
+            raise ClusterError(self.problem)
         with self.lock:
             if self.extractor is None:
                 self.extractor = self._loaded()

@@ -193,6 +193,26 @@ def test_workers_of_another_version(client: Client, tmp_path: Path) -> None:
         client.register_plugin(plugin)
 
 
+def test_a_late_worker_of_another_version(tmp_path: Path) -> None:
+    """Dask gives it work although it was not made ready; it does not do any."""
+    plan, shards = plan_and_shards(tmp_path)
+    plugin = Extracting(plan, shards)
+    with (
+        LocalCluster(
+            n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        plugin.versions = {**plugin.versions, "pillow": "1.1"}
+        client.register_plugin(plugin)
+        cluster.scale(1)
+        part: Split = plan.dataset.splits["train"][:8]
+        future = client.submit(spread.compute_range, plugin.name, "train", part, 0, pure=False)
+        with pytest.raises(ClusterError, match=r"has pillow .*, expected 1.1; install the same versions there"):
+            future.result()
+    assert [path.name for path in shards.folder.iterdir()] == ["plan.json"]
+
+
 def test_a_file_that_only_a_worker_cannot_read(cluster: LocalCluster, tmp_path: Path) -> None:
     """It would be left out of the cache for no good reason."""
     root = picture_folder(tmp_path / "pictures")

@@ -182,6 +182,7 @@ def show_simulation() -> None:
 
 def links(count: int) -> None:
     """Print what it takes to link a cache to so many shards, and to open it."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     from conftest import FACTS, LAYERS, make_dataset, make_spec, make_vectors
 
     linked.LINKED_FROM = 0
