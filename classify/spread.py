@@ -5,11 +5,13 @@ import logging
 import multiprocessing
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from featurize.cache import library_versions
+from featurize.cluster import check_same
 from featurize.errors import ClusterError, HeadError, UsageError
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def spread(
     calls: Mapping[Key, tuple[Any, ...]],
     *,
     what: Callable[..., str],
+    packages: Sequence[str],
     ordered: bool = False,
 ) -> Iterator[tuple[Key, Any]]:
     """Call a function on the workers, as many times at once as there are workers now.
@@ -72,6 +75,7 @@ def spread(
         calls: the arguments of each call, by whatever stands for it here. They are pickled. The first one is
             a dataclass: its `threads` become those of the worker.
         what: names a call, given its arguments, in an error message.
+        packages: whose versions must be the same on every worker, those that come late among them.
         ordered: yield in the order of the calls, and not as they are done.
 
     Yields:
@@ -86,6 +90,7 @@ def spread(
     from joblib import Parallel, delayed
 
     keys, level, call = list(calls), logger.getEffectiveLevel(), delayed(_on_worker)
+    versions = library_versions(packages)
     parallel = Parallel(
         backend=_backend(client, lambda number: what(*calls[keys[number]])),
         # Never more calls under way than workers: Dask then finds an idle worker for each, however many threads the
@@ -94,7 +99,7 @@ def spread(
         batch_size=1,
         return_as="generator" if ordered else "generator_unordered",
     )
-    todo = (call(number, level, function, *args) for number, args in enumerate(calls.values()))
+    todo = (call(number, level, versions, function, *args) for number, args in enumerate(calls.values()))
     for number, value, records in parallel(todo):
         for record in records:
             logger.handle(record)
@@ -149,12 +154,13 @@ def _how_they_died(what: str, error: Any) -> str:
 
 
 def _on_worker(
-    number: int, level: int, function: Callable[..., Any], job: Any, *args: Any
+    number: int, level: int, versions: dict[str, str], function: Callable[..., Any], job: Any, *args: Any
 ) -> tuple[int, Any, list[logging.LogRecord]]:
     """What a worker does: the call's number, what it returned, and what it logged."""
     from distributed import get_worker
     from joblib import parallel_config
 
+    check_same(get_worker().address, versions, library_versions(tuple(versions)[1:]))  # the first is Python's own
     records: Any = []
     handler = _Kept(records)
     logger.setLevel(level)

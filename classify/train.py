@@ -135,10 +135,12 @@ def train_heads(
         small = {run_dir: job for run_dir, job in todo.items() if run_dir not in large}
         searches = {run_dir: job for run_dir, job in small.items() if job.trials and time_limit is None}
         others = {run_dir: (job, run_dir.absolute()) for run_dir, job in small.items() if run_dir not in searches}
-        outcomes.update(spread(client, work, others, what=_title))
+        outcomes.update(spread(client, work, others, what=_title, packages=VERSIONS_OF))
         for run_dir, job in searches.items():
             settings = searched(job, run_dir.parent, functools.partial(_trials_on, client, job))
-            outcomes.update(spread(client, work, {run_dir: (job, run_dir.absolute(), settings)}, what=_title))
+            outcomes.update(
+                spread(client, work, {run_dir: (job, run_dir.absolute(), settings)}, what=_title, packages=VERSIONS_OF)
+            )
         for run_dir, job in large.items():
             with parallel_config("dask", client=client):  # which `blocks.team` looks for
                 outcomes[run_dir] = work(job, run_dir)
@@ -235,7 +237,7 @@ def trial_here(job: Job, trial: "Trial") -> "FrozenTrial":
 
 def _trials_on(client: "Client", job: Job, trials: list["Trial"]) -> Iterator["FrozenTrial"]:
     calls = {trial.number: (job, trial) for trial in trials}
-    for _, trial in spread(client, trial_here, calls, what=_title, ordered=True):
+    for _, trial in spread(client, trial_here, calls, what=_title, packages=VERSIONS_OF, ordered=True):
         yield trial
 
 

@@ -95,18 +95,20 @@ def check_workers(client: "Client", address: str, versions: Callable[[], dict[st
                 f"the worker {worker} has no frozenbench ({_line(theirs)}); install frozenbench {ours['frozenbench']} "
                 "where it runs, and start it again"
             )
-        _check_same(worker, {"frozenbench": ours["frozenbench"]}, {"frozenbench": theirs})
+        check_same(worker, {"frozenbench": ours["frozenbench"]}, {"frozenbench": theirs})
     for worker, theirs in client.run(versions, on_error="return").items():
         if isinstance(theirs, Exception):
             raise ClusterError(f"the worker {worker} cannot use frozenbench: {_line(theirs)}")
-        _check_same(worker, ours, theirs)
+        check_same(worker, ours, theirs)
     threads = client.nthreads()
     logger.info("cluster: workers %d, threads %d; %s", len(threads), sum(threads.values()), client.dashboard_link)
 
 
-def _check_same(worker: str, ours: dict[str, str], theirs: dict[str, str]) -> None:
+def check_same(worker: str, ours: dict[str, str], theirs: dict[str, str]) -> None:
+    """Raise ClusterError if a worker has other packages than ours; of Python, the patch level does not count."""
     for package, version in ours.items():
-        if theirs.get(package) != version:
+        there = theirs.get(package, "")
+        if there.split(".")[:2] != version.split(".")[:2] or (package != "python" and there != version):
             raise ClusterError(
                 f"the worker {worker} has {package} {theirs.get(package, '(none)')}, expected {version} as here; "
                 "install the same versions there, and start it again"

@@ -26,7 +26,7 @@ import numpy as np
 from distributed import Client, Future, KilledWorker, Worker, WorkerPlugin, get_worker
 
 from featurize.cache import library_versions
-from featurize.cluster import connected
+from featurize.cluster import check_same, connected
 from featurize.datasets import Split
 from featurize.errors import ClusterError, FrozenbenchError
 from featurize.extract import (
@@ -167,13 +167,7 @@ class Extracting(WorkerPlugin):
             raise
 
     def _look_around(self) -> None:
-        here = library_versions(PACKAGES)
-        for package, version in self.versions.items():
-            if here.get(package) != version:
-                raise ClusterError(
-                    f"the worker {self.address} has {package} {here.get(package, '(none)')}, expected {version}; "
-                    "install the same versions there"
-                )
+        check_same(self.address, self.versions, library_versions(PACKAGES))
         folder = self.shards.folder
         try:
             shared = (folder / PLAN).read_text("utf-8") == self.spec.to_json()

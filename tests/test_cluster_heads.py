@@ -130,7 +130,7 @@ def overlap(naps: list[tuple[int, int, float, float]]) -> bool:
 
 def test_a_head_at_a_time_on_each_worker_with_its_threads(client: Any) -> None:
     calls = {number: (Nap(2.0 if number == 0 else 0.1),) for number in range(8)}
-    naps = dict(spread.spread(client, nap, calls, what=str))
+    naps = dict(spread.spread(client, nap, calls, what=str, packages=()))
     assert {threads for _, threads, _, _ in naps.values()} == {THREADS}
     slow = naps[0][0]
     others = {pid for number, (pid, *_) in naps.items() if number}
@@ -141,19 +141,20 @@ def test_a_head_at_a_time_on_each_worker_with_its_threads(client: Any) -> None:
     # The worker that is free takes the rest, however many threads the other one has.
     assert [pid for pid, *_ in naps.values()].count(slow) == 1
     assert list(naps)[-1] == 0  # what is done first comes first
-    assert list(dict(spread.spread(client, nap, calls, what=str, ordered=True))) == list(range(8))
+    assert list(dict(spread.spread(client, nap, calls, what=str, packages=(), ordered=True))) == list(range(8))
 
 
 def test_two_heads_that_meet_on_a_worker_take_turns(client: Any) -> None:
     worker = min(client.nthreads())
     futures = [
-        client.submit(spread._on_worker, number, logging.INFO, nap, Nap(0.3), workers=[worker]) for number in range(3)
+        client.submit(spread._on_worker, number, logging.INFO, library_versions(()), nap, Nap(0.3), workers=[worker])
+        for number in range(3)
     ]
     assert not overlap([value for _, value, _ in client.gather(futures)])
 
 
 def test_nothing_to_do(client: Any) -> None:
-    assert dict(spread.spread(client, nap, {}, what=str)) == {}
+    assert dict(spread.spread(client, nap, {}, what=str, packages=())) == {}
 
 
 def die_once(job: Job, run_dir: Path, **more: Any) -> RunResult | str:
@@ -164,6 +165,12 @@ def die_once(job: Job, run_dir: Path, **more: Any) -> RunResult | str:
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGKILL)).start()
         time.sleep(60)
     return train.train_head(job, run_dir, **more)
+
+
+def test_a_worker_that_has_come_with_other_versions(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "library_versions", lambda packages: {"python": "3", "numpy": "9.9"})
+    with pytest.raises(ClusterError, match=r"the worker tcp.* has python 3\.\d+\.\d+, expected 3 as here"):
+        dict(spread.spread(client, nap, {0: (Nap(0),)}, what=str, packages=("numpy",)))
 
 
 def test_a_head_whose_worker_was_killed_is_trained_again(
@@ -331,7 +338,7 @@ def test_a_single_worker_with_a_single_thread(job: Job, tmp_path: Path) -> None:
     search = dataclasses.replace(job, trials=8)
     here, _ = train_heads([search], tmp_path / "here")
     with cluster(1, 1) as client:
-        assert dict(spread.spread(client, where, {0: (Nap(0),)}, what=str))[0] != os.getpid()
+        assert dict(spread.spread(client, where, {0: (Nap(0),)}, what=str, packages=()))[0] != os.getpid()
         there, _ = train_heads([search], tmp_path / "there", client=client)
     same_runs(here, there)
     studies = [sorted((tmp_path / name / "tiny-net").glob("*.study")) for name in ("here", "there")]

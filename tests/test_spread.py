@@ -189,7 +189,9 @@ def test_workers_that_do_not_see_the_images(client: Client, tmp_path: Path) -> N
 def test_workers_of_another_version(client: Client, tmp_path: Path) -> None:
     plugin = Extracting(*plan_and_shards(tmp_path))
     plugin.versions = {**plugin.versions, "pillow": "1.1"}
-    with pytest.raises(ClusterError, match=r"the worker tcp.* has pillow .*, expected 1.1; install the same versions"):
+    with pytest.raises(
+        ClusterError, match=r"the worker tcp.* has pillow .*, expected 1.1 as here; install the same versions"
+    ):
         client.register_plugin(plugin)
 
 
@@ -208,7 +210,7 @@ def test_a_late_worker_of_another_version(tmp_path: Path) -> None:
         cluster.scale(1)
         part: Split = plan.dataset.splits["train"][:8]
         future = client.submit(spread.compute_range, plugin.name, "train", part, 0, pure=False)
-        with pytest.raises(ClusterError, match=r"has pillow .*, expected 1.1; install the same versions there"):
+        with pytest.raises(ClusterError, match=r"has pillow .*, expected 1.1 as here; install the same versions there"):
             future.result()
     assert [path.name for path in shards.folder.iterdir()] == ["plan.json"]
 
