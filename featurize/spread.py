@@ -314,6 +314,7 @@ class HandOut:
         self._workers, self._looked, self._alone_since = 0, -WORKERS_SECONDS, time.monotonic()
         self._number, self._finished, self._deaths = 0, 0, 0  # the last: of tasks, since one was finished
         self._suspects: deque[Range] = deque()
+        self._alone: Range | None = None
         self._total = sum(task.stop - task.start for task in self.todo)
 
     def __iter__(self) -> Iterator[tuple[Range, Done] | None]:
@@ -325,10 +326,12 @@ class HandOut:
         """
         while self.todo or self.running or self._suspects:
             self._look_around()
-            if self._suspects and self._workers and not self.todo and not self.running:
-                self._submit(self._suspects.popleft())
+            careful = self._deaths > AHEAD * self._workers  # more than may be chance
+            if self._suspects and not self.running and self._workers and (careful or not self.todo):
+                self._alone = self._suspects.popleft()
+                self._submit(self._alone)
             ahead = AHEAD if self._rate else 1  # the first ones are small: they are there to learn by
-            for _ in range(ahead * self._workers - len(self.running)):
+            for _ in range(0 if careful else ahead * self._workers - len(self.running)):
                 if self.todo:
                     self._submit(self._next())
                 elif late := self._late():
@@ -434,14 +437,12 @@ class HandOut:
         """Raise an error, unless it is that workers died, and others do their work.
 
         Dask holds a death against every task that the worker had, so that it says little of any of them.
-        Such a range is done again after all others, by itself.
+        Such a range is done again by itself: after all others, or at once where nothing else is done.
         """
-        alone = not self.todo and len(self.running) == 1
-        self._deaths += 1
-        most = AHEAD * self._workers if self._finished else 0
-        if not isinstance(error, KilledWorker) or alone or self._deaths > most:
+        if not isinstance(error, KilledWorker) or not self._finished or task == self._alone:
             raise _as_error(task, error)
-        logger.warning("workers that had the %s died; they are computed once more at the end", task)
+        logger.warning("workers that had the %s died; they are computed once more, by themselves", task)
+        self._deaths += 1
         self._suspects.append(task)
 
     def _take_note(self, future: Future, done: Done) -> None:
