@@ -326,7 +326,7 @@ class HandOut:
         """
         while self.todo or self.running or self._suspects:
             self._look_around()
-            suspected = bool(self._suspects or self._alone in (task for task, _ in self.running.values()))
+            suspected = bool(self._suspects) or any(task == self._alone for task, _ in self.running.values())
             careful = suspected and self._deaths > AHEAD * self._workers  # more than may be chance
             if self._suspects and not self.running and self._workers and (careful or not self.todo):
                 self._alone = self._suspects.popleft()
