@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from featurize.cache import CacheInfo, Columns, Features, read_labels, read_rows
+from featurize.cluster import LOOPBACK
 from featurize.errors import CacheError, ClusterError
 
 BLOCK_BYTES = 1 << 25
@@ -239,28 +240,70 @@ class Workers(Team):
         self.addresses: set[str] = set()
         self.size = sum(client.nthreads().values())
 
+    @property
+    def on_loopback(self) -> bool:
+        """Whether the cluster is this machine's own, which no other one can reach: `local:N`."""
+        from distributed.comm.addressing import get_address_host
+
+        return {get_address_host(address) for address in self.client.nthreads()} <= {LOOPBACK}
+
     def send(self, value: Any) -> Any:
         """To each of the workers once, not with every task."""
         return self.client.scatter([value], hash=False, broadcast=True)[0]
 
+    def hold(self, function: Callable[..., Any], shares: Sequence[Share], *arguments: Any) -> list[Any]:
+        """`function(share, *arguments)` of every share, left where it was made: Dask's futures, which are done."""
+        addresses = self._addresses()
+        held = [
+            self.client.submit(
+                function,
+                share,
+                *arguments,
+                workers=[addresses[number % len(addresses)]],
+                allow_other_workers=True,
+                pure=False,
+            )
+            for number, share in enumerate(shares)
+        ]
+        self.wait(held)
+        return held
+
+    def wait(self, futures: Sequence[Any]) -> None:
+        """Until Dask's futures are done; raises what the first one that failed did."""
+        import distributed
+
+        for future in futures:
+            while future.status == "pending":
+                with suppress(TimeoutError):
+                    distributed.wait(future, timeout=PATIENCE)
+                self._check_alive()
+            if error := future.exception():
+                raise error
+
     def _members(self) -> list[Executor]:
+        return [
+            self.client.get_executor(workers=[address], allow_other_workers=True, pure=False)
+            for address in self._addresses()
+        ]
+
+    def _addresses(self) -> list[str]:
         self.addresses = set(self.client.nthreads())
         if not self.addresses:
             raise ClusterError("the cluster has no workers any more; start some, and run the same command again")
-        return [
-            self.client.get_executor(workers=[address], allow_other_workers=True, pure=False)
-            for address in sorted(self.addresses)
-        ]
+        return sorted(self.addresses)
 
     def _result(self, future: Future[Any]) -> Any:
         while not wait([future], timeout=PATIENCE).done:
-            # Dask gives a task to another worker if there is one; later, it waits for the old one without an end.
-            if self.addresses.isdisjoint(self.client.nthreads()):
-                raise ClusterError(
-                    "all workers of the cluster were lost, most often for want of memory; look at their logs, give "
-                    "them more (dask worker --memory-limit), and run the same command again"
-                )
+            self._check_alive()
         return future.result()
+
+    def _check_alive(self) -> None:
+        """Dask gives a task to another worker if there is one; later, it waits for the old one without an end."""
+        if self.addresses.isdisjoint(self.client.nthreads()):
+            raise ClusterError(
+                "all workers of the cluster were lost, most often for want of memory; look at their logs, give "
+                "them more (dask worker --memory-limit), and run the same command again"
+            )
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 Logistic regression and the linear SVM minimise a sum over rows, so that means and deviations take one
 pass over blocks of rows, and every step of L-BFGS takes one: their optimum is the one that they have in
 memory. XGBoost sees few columns, whose components and discriminants are known after one pass; what is
-made of the rows then fits into memory. A block is put through the head's own scaling, in float32 as in
-memory, and kept as it then is where there is room.
+made of the rows then fits into memory, or into that of a cluster's workers (classify/dask_trees.py).
+A block is put through the head's own scaling, in float32 as in memory, and kept as it then is where
+there is room.
 """
 
 import uuid
@@ -24,8 +25,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import compute_sample_weight
 
-from classify.blocks import Block, FeatureBlocks, Share, Team, forget, kept, shares, team
+from classify.blocks import Block, FeatureBlocks, Share, Team, Workers, forget, kept, shares, team
 from classify.calibration import TemperatureCalibrated, class_scores
+from classify.dask_trees import HeldRows
 from classify.svm import LinearSVM, squared_hinge
 
 RowLoss = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], tuple[float, np.ndarray]]
@@ -57,7 +59,7 @@ def fit_in_blocks(head: Any, train: FeatureBlocks, threads: int) -> None:
         rows = _ScaledRows(train, scaling, workers)
         try:
             if isinstance(machine, StackingClassifier):
-                columns = fit_projection(head[2], machine, rows)
+                reduced = fit_projection(head[2], machine, rows)
             elif isinstance(machine, TemperatureCalibrated):
                 machine.classes_, machine.n_features_in_ = rows.classes, train.dim
                 machine.estimator_ = rows.linear_svm(machine.estimator, np.arange(len(train.y)))
@@ -71,8 +73,14 @@ def fit_in_blocks(head: Any, train: FeatureBlocks, threads: int) -> None:
                 fit_logistic(machine, rows.loss(logistic_loss, weights), float(weights.sum()))
         finally:
             rows.close()
-    if isinstance(machine, StackingClassifier):
-        machine.final_estimator_ = clone(machine.final_estimator).fit(columns, rows.targets)
+        if isinstance(machine, StackingClassifier):
+            machine.final_estimator_ = clone(machine.final_estimator)
+            if isinstance(reduced, HeldRows):  # only now, when the scaled blocks are gone
+                first, trees = machine.final_estimator_
+                first.fit(np.zeros((1, reduced.columns), np.float32))
+                reduced.fit(trees, rows.targets)
+    if isinstance(machine, StackingClassifier) and isinstance(reduced, np.ndarray):
+        machine.final_estimator_.fit(reduced, rows.targets)
 
 
 def fit_scaling(scaling: Any, train: FeatureBlocks, workers: Team) -> None:
@@ -154,12 +162,21 @@ class _ScaledRows:
         mean = sums.sum(axis=0) / counts.sum()
         return counts, sums / counts[:, None], products / counts.sum() - np.outer(mean, mean)
 
-    def put_through(self, steps: Any) -> np.ndarray:
-        """What fitted transformers make of all rows, (n, columns)."""
+    def put_through(self, steps: Any) -> np.ndarray | HeldRows:
+        """What fitted transformers make of all rows, float32 (n, columns): here, or left on the workers of a cluster.
+
+        XGBoost's workers listen on all interfaces, whatever Dask's do. Those that only this machine can
+        reach are to stay so; and all memory that they have together, this process has as well.
+        """
         sent = self.workers.send(steps)
-        return np.concatenate(
-            list(self.workers.each(_transformed, shares(self.train), self.purpose, self.scaling, sent))
-        )
+        arguments = self.purpose, self.scaling, sent
+        if isinstance(self.workers, Workers) and not self.workers.on_loopback:
+            # Dask moves tasks that wait for their turn, and then their rows, to idle workers: none is to wait.
+            parts = shares(self.train, most=self.workers.size)
+            columns = steps.transform(np.zeros((1, self.train.dim), np.float32)).shape[1]
+            held = self.workers.hold(_transformed, parts, *arguments)
+            return HeldRows(self.workers, held, [part.places[-1].stop for part in parts], columns)
+        return np.concatenate(list(self.workers.each(_transformed, shares(self.train), *arguments)))
 
     def close(self) -> None:
         """Free the memory that the blocks have taken."""
@@ -194,7 +211,8 @@ def _moments_of(share: Share, purpose: str, scaling: Any, classes: int) -> tuple
 
 
 def _transformed(share: Share, purpose: str, scaling: Any, steps: Any) -> np.ndarray:
-    return np.concatenate([steps.transform(_scaled(block, purpose, scaling)) for (block,) in share])
+    made = [steps.transform(_scaled(block, purpose, scaling)) for (block,) in share]
+    return np.concatenate(made).astype(np.float32, copy=False)
 
 
 def _scaled(block: Block, purpose: str, scaling: Any) -> np.ndarray:
@@ -260,7 +278,7 @@ def fit_logistic(machine: Any, loss: Loss, weight: float) -> None:
     machine.n_iter_ = np.array([found.nit], np.int32)
 
 
-def fit_projection(pca: Any, stack: StackingClassifier, rows: _ScaledRows) -> np.ndarray:
+def fit_projection(pca: Any, stack: StackingClassifier, rows: _ScaledRows) -> np.ndarray | HeldRows:
     """Fit the components and the discriminants of `classify.heads.xgboost`.
 
     Both follow from the covariance of all rows and the means of the classes, so that a component is the
@@ -274,7 +292,7 @@ def fit_projection(pca: Any, stack: StackingClassifier, rows: _ScaledRows) -> np
         rows: two of each class or more.
 
     Returns:
-        What the trees are to be fitted on, float32 (n, columns).
+        What the trees are to be fitted on, float32 (n, columns), as `put_through` gives it.
     """
     counts, means, covariance = rows.moments()
     mean = counts @ means / counts.sum()
@@ -291,7 +309,7 @@ def fit_projection(pca: Any, stack: StackingClassifier, rows: _ScaledRows) -> np
     settings = {key: getattr(stack, key) for key in ("cv", "estimators", "final_estimator")}
     stack.set_params(cv="prefit", estimators=[(name, known)], final_estimator=DummyClassifier())
     stack.fit(twice, rows.classes[own]).set_params(**settings)
-    return rows.put_through(make_pipeline(pca, stack, settings["final_estimator"][0])).astype(np.float32)
+    return rows.put_through(make_pipeline(pca, stack, settings["final_estimator"][0]))
 
 
 def fit_components(pca: Any, mean: np.ndarray, covariance: np.ndarray, count: int) -> None:

@@ -54,6 +54,7 @@ class Job:
         threads: how many.
         wave: trials of the search that are looked at side by side.
         memory: bytes that a fit may take; None for what this process may use.
+        workers: processes with so much memory each that fit it together if it does not fit into one.
     """
 
     model: str
@@ -66,6 +67,7 @@ class Job:
     threads: int = 1
     wave: int = 1
     memory: int | None = None
+    workers: int = 1
 
     @property
     def fits(self) -> bool:
@@ -126,9 +128,9 @@ def train_heads(
     else:
         from joblib import parallel_config
 
-        wave = len(client.nthreads()) if time_limit is None else 1
+        workers = len(client.nthreads()) if time_limit is None else 1
         memory = min(client.run(worker_memory).values())
-        jobs = [_for_workers(job, wave, memory) for job in jobs]
+        jobs = [_for_workers(job, workers, memory) for job in jobs]
         check_shared(client, {job.info.path for job in jobs}, runs.absolute(), children=time_limit is not None)
         todo = dict(_to_do(jobs, runs, force, outcomes))
         large = {run_dir: job for run_dir, job in todo.items() if not job.fits}
@@ -241,10 +243,10 @@ def _trials_on(client: "Client", job: Job, trials: list["Trial"]) -> Iterator["F
         yield trial
 
 
-def _for_workers(job: Job, wave: int, memory: int) -> Job:
-    """The same job with a path that holds in any working directory, so many trials at a time, and a worker's memory."""
+def _for_workers(job: Job, workers: int, memory: int) -> Job:
+    """The same job with a path that holds in any working directory, a trial for each worker, and a worker's memory."""
     info = dataclasses.replace(job.info, path=job.info.path.absolute())
-    return dataclasses.replace(job, info=info, wave=wave if job.trials else 1, memory=memory)
+    return dataclasses.replace(job, info=info, wave=workers if job.trials else 1, memory=memory, workers=workers)
 
 
 def _rows_in_memory(job: Job) -> Features:
@@ -301,11 +303,13 @@ def _check_head_for_blocks(job: Job, rows: int, dim: int) -> None:
         raise HeadError(
             f"{what}; {job.model} cannot be fitted in blocks of rows: use --model {others}, which can, or {fewer}"
         )
-    # What the trees see of all rows, and matrices of all columns by all columns.
-    left = memory_needed(rows, min(dim, COLUMNS_FOR_TREES)) + 4 * 8 * dim**2 if job.model == "xgboost" else 0
-    if left > there:
+    # What the trees see of all rows, of which each worker has a part, and matrices of all columns by all columns.
+    left = memory_needed(rows, min(dim, COLUMNS_FOR_TREES)) / job.workers + 4 * 8 * dim**2
+    if job.model == "xgboost" and left > there:
+        where = f" on each of {job.workers} workers" if job.workers > 1 else ""
         raise HeadError(
-            f"{what}; {job.model} in blocks of rows takes about {left / 1e9:,.1f} GB: use --model {others}, or {fewer}"
+            f"{what}; {job.model} in blocks of rows takes about {left / 1e9:,.1f} GB{where}: use --model {others}, or "
+            f"{fewer}"
         )
     if job.trials:
         raise HeadError(f"{what}; --tune cannot search in blocks of rows: leave it out, or {fewer}")

@@ -1,5 +1,6 @@
 """The XGBoost head in scikit-learn's estimator contract, with the trees kept as bytes."""
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -63,13 +64,32 @@ class BoostedTrees(ProbabilisticClassifier):
         Raises:
             ValueError: X is not finite, or y holds fewer than two classes.
         """
+        X, targets = training_data(self, X, y)
+        trees = self._classifier()
+        trees.fit(X, targets, sample_weight=compute_sample_weight(self.class_weight, targets))
+        return self._keep(trees.get_booster())
+
+    def fit_by(self, boost: Callable[[dict[str, Any], int], Any]) -> Self:
+        """Train by a function alone, once `classes_` and `n_features_in_` are set.
+
+        Args:
+            boost: from XGBoost's parameters, those of `fit` but for the threads, and the number of rounds to
+                the booster.
+        """
+        parameters = self._classifier().get_xgb_params() | {"objective": "binary:logistic"}
+        del parameters["n_jobs"]
+        if len(self.classes_) > 2:
+            parameters |= {"objective": "multi:softprob", "num_class": len(self.classes_)}
+        return self._keep(boost(parameters, self.n_estimators))
+
+    def _classifier(self) -> Any:
         from xgboost import XGBClassifier
 
-        X, targets = training_data(self, X, y)
         settings = {name: value for name, value in self.get_params().items() if name != "class_weight"}
-        trees = XGBClassifier(tree_method="hist", **settings)
-        trees.fit(X, targets, sample_weight=compute_sample_weight(self.class_weight, targets))
-        self.ubj_ = np.frombuffer(trees.get_booster().save_raw("ubj"), np.uint8)
+        return XGBClassifier(tree_method="hist", **settings)
+
+    def _keep(self, booster: Any) -> Self:
+        self.ubj_ = np.frombuffer(booster.save_raw("ubj"), np.uint8)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

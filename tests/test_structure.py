@@ -51,6 +51,7 @@ ORDER = [
     "classify.trees",
     "classify.neighbours",
     "classify.blocks",
+    "classify.dask_trees",
     "classify.out_of_core",
     "classify.heads",
     "classify.metrics",
