@@ -195,6 +195,16 @@ def test_hostile_headers(large: Path, key: str, value: object) -> None:
         read_info(large)
 
 
+def test_a_row_that_is_left_out_twice(large: Path) -> None:
+    """It would be counted twice, and a row be read that nobody wrote."""
+    header = header_of(large)
+    header["linked"]["left_out"]["train"] = [5, 5]
+    header["rows"]["train"] = 118
+    reseal(large, header)
+    with pytest.raises(CacheError, match="the shards of train are not its 120 rows"):
+        read_info(large)
+
+
 def test_more_rows_than_a_shard_can_hold(large: Path) -> None:
     """No memory is taken for what is not there."""
     header = header_of(large)
@@ -256,6 +266,9 @@ def test_a_kill_while_it_is_linked(tmp_path: Path, hard_links: bool, monkeypatch
                 finish(path, shards, make_spec(dataset), dataset, "imagenet", LAYERS, **FACTS)
             else:
                 linked.link(shards, linked.linked_folder(path, make_spec(dataset).fingerprint))
+                if hard_links:  # as often as one likes
+                    linked.link(shards, linked.linked_folder(path, make_spec(dataset).fingerprint))
+                    assert shards.path("train", 0).exists()
     np.testing.assert_array_equal(load_features(path, "train").x, vectors["train"])
     assert len(os.listdir(tmp_path)) == 2
 

@@ -47,6 +47,34 @@ def test_a_gap_is_found(folder: Path) -> None:
     np.testing.assert_array_equal(np.concatenate(list(shards.read("train"))), ROWS)
 
 
+def test_what_overlaps_is_dropped(folder: Path) -> None:
+    """Ranges of another size, by a worker that nobody waited for."""
+    make_shards(folder).write("train", 5, ROWS[5:12])
+    shards = make_shards(folder)
+    assert not shards.path("train", 5).exists()
+    assert shards.done["train"] == 30
+    np.testing.assert_array_equal(np.concatenate(list(shards.read("train"))), ROWS)
+
+
+@pytest.mark.parametrize("place", ["99999 5", "1584 31", "100 5", "1584", "1584 0", "-1 5", "a b", ""])
+def test_places_that_cannot_be(folder: Path, place: str) -> None:
+    """Sealed by whoever made them up."""
+    shards = make_shards(folder)
+    content = shards.path("train", 10).read_bytes()[512:]
+    behind = place.encode().ljust(512 - 65, b"\n") + content
+    shards.path("train", 10).write_bytes(shards._seal("train", 10, behind).encode() + b"\n" + behind)
+    with pytest.raises(CacheError, match="no shard of this extraction"):
+        shards.read_shard("train", 10)
+    assert make_shards(folder).gaps("train") == [(10, 15)]
+
+
+def test_more_rows_than_there_are(folder: Path) -> None:
+    shards = make_shards(folder)
+    Shards(folder, "plan", {"train": 99, "test": 10}, 4, "float32").write("train", 28, ROWS[:5])
+    with pytest.raises(CacheError, match="no shard of this extraction"):
+        shards.read_shard("train", 28)
+
+
 @pytest.mark.parametrize("number", range(100))
 def test_any_flipped_bit_is_noticed(folder: Path, number: int, caplog: pytest.LogCaptureFixture) -> None:
     path = folder / "train-000000000010.h5"
