@@ -295,6 +295,18 @@ def test_a_task_is_not_too_large(client: Client) -> None:
     assert max(task.stop - task.start for task in tasks) == 40
 
 
+def test_very_many_images_do_not_make_very_many_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "MOST_TASKS", 10)
+    ranges = HandOut(None, deque([Range("train", 0, 8000)]), None, 8, 10_000)  # type: ignore[arg-type]
+    ranges._workers, ranges._rate = 1, 1e-9  # five seconds would make a batch each
+    assert ranges._next() == Range("train", 0, 800)
+
+
+def test_what_is_sent_of_an_image(tmp_path: Path) -> None:
+    assert spread._sent_bytes(make_dataset(size=8).splits["train"]) == 8 * 8 * 3
+    assert spread._sent_bytes(load_dataset(str(picture_folder(tmp_path / "pictures"))).splits["train"]) == 0
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "said"),
     [
