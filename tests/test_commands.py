@@ -282,7 +282,7 @@ def test_on_a_cluster(cache: Path, data_folder: Path) -> None:
     )
     assert runs == others
     lines = there.stderr.splitlines()
-    assert lines[0].startswith("info: cluster: 2 workers, ")
+    assert lines[0].startswith("info: cluster: workers 2, threads ")
     assert sorted(lines[1:]) == ["info: dummy on tiny-net: 120 x 16", "info: logreg on tiny-net: 120 x 16"]
     done = command("classify", "--model", "stack", "--train-size", "6", "--cluster", "local:2")
     failed(done, 1, "needs 3 training images of each class; ant has 2")
