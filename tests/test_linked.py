@@ -303,3 +303,13 @@ def test_the_header_names_every_shard(large: Path) -> None:
     shards = Shards(folder_of(large), header["fingerprint"], {"train": 120, "test": 60}, 16, "float32")
     for start, _, seal in header["linked"]["shards"]["train"]:
         assert shards.read_shard("train", start)[1] == seal
+
+
+def test_linking_over_another_shard_takes_nothing_away(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, "plan", {"train": 9}, 4, "float32")
+    shards.resume()
+    shards.add("train", 0, np.zeros((9, 4), np.float32))
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "train-000000000000.h5").write_text("another one")
+    linked.link(shards, tmp_path / "there")
+    assert shards.path("train", 0).samefile(tmp_path / "there" / "train-000000000000.h5")
