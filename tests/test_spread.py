@@ -24,6 +24,7 @@ from featurize.cache import load_features, parts_folder
 from featurize.datasets import ImageDataset, Split, load_dataset
 from featurize.errors import BackboneError, ClusterError, UsageError
 from featurize.extract import extract_features, plan_extraction
+from featurize.image_files import ImageFiles
 from featurize.shards import Shard, Shards
 from featurize.spread import Done, Extracting, HandOut, Range, over
 
@@ -226,6 +227,17 @@ def test_a_file_that_only_a_worker_cannot_read(cluster: LocalCluster, tmp_path: 
         spread._check_readable(split, done)
     bad = next(row for row in range(len(split)) if split.images[[row]].read(8, "bicubic", "crop")[1])
     spread._check_readable(split, Done("tcp://far:1", Shard(5, "", (bad,)), 1.0, "CPU"))
+
+
+def test_what_only_workers_cannot_read_ends_the_extraction(
+    cluster: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load_dataset(str(picture_folder(tmp_path / "pictures")))
+    black = lambda self, size, *_: (np.zeros((len(self), size, size, 3), np.uint8), {})  # noqa: E731
+    monkeypatch.setattr(ImageFiles, "read", black)  # of this process alone
+    with pytest.raises(ClusterError, match="cannot read .*, which can be read here"):
+        extract_features(dataset, PIXELS, out=tmp_path / "x.h5", compute=over(cluster.scheduler_address))
+    assert not (tmp_path / "x.h5").exists()
 
 
 def test_a_late_task_of_what_is_over_leaves_nothing(client: Client, tmp_path: Path) -> None:
