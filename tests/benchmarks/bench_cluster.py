@@ -56,10 +56,9 @@ def sleep(task: Range, slow: int, times: float) -> Done:
     return Done(worker.address, Shard(rows, "", ()), seconds, "CPU")
 
 
-def efficiency(workers: int, task_seconds: float, tasks: int, slow: int = 0, times: float = 1.0) -> None:
-    """Print the share of the workers' time that is work, for so many tasks each."""
-    spread.TASK_SECONDS = task_seconds
-    rows = int(workers * tasks * task_seconds * ROWS_A_SECOND)
+@contextmanager
+def sleepers(workers: int) -> Iterator[Client]:
+    """So many workers in this process, which are good for nothing but sleeping."""
     with (
         dask.config.set(ALONE),
         LocalCluster(
@@ -67,10 +66,18 @@ def efficiency(workers: int, task_seconds: float, tasks: int, slow: int = 0, tim
         ) as cluster,
         Client(cluster) as client,
     ):
+        client.wait_for_workers(workers)
+        yield client
+
+
+def efficiency(workers: int, task_seconds: float, tasks: int, slow: int = 0, times: float = 1.0) -> None:
+    """Print the share of the workers' time that is work, for so many tasks each."""
+    spread.TASK_SECONDS = task_seconds
+    rows = int(workers * tasks * task_seconds * ROWS_A_SECOND)
+    with sleepers(workers) as client:
         ranges = HandOut(
             client, deque([Range("train", 0, rows)]), lambda task: (sleep, (task, slow, times)), ROWS_A_SECOND, rows
         )
-        client.wait_for_workers(workers)
         began, count = time.monotonic(), 0
         for found in ranges:
             count += found is not None
@@ -86,14 +93,7 @@ def efficiency(workers: int, task_seconds: float, tasks: int, slow: int = 0, tim
 
 def overhead(workers: int, tasks: int) -> None:
     """Print the time that client, scheduler and workers together take for a task that does nothing."""
-    with (
-        dask.config.set(ALONE),
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=False, protocol="tcp://", memory_limit=0, **LOOPBACK
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        client.wait_for_workers(workers)
+    with sleepers(workers) as client:
         ranges = HandOut(client, deque([Range("train", 0, tasks)]), lambda task: (sleep, (task, 0, 1.0)), 1, 1)
         spread.AHEAD = 20
         ranges._rate = 1e-9  # a row a task
