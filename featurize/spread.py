@@ -337,7 +337,7 @@ class HandOut:
                     self._submit(self._next())
                 elif late := self._late():
                     logger.info("%s take long; another worker begins with them as well", late)
-                    self._submit(late)
+                    self._submit(late, self._others(late))
                 else:
                     break
             found = self._collected()
@@ -393,12 +393,19 @@ class HandOut:
                 return task
         return None
 
-    def _submit(self, task: Range) -> None:
+    def _others(self, task: Range) -> list[str]:
+        """The workers that do not have the range: Dask would give it to the same one again."""
+        keys = {future.key for future, (same, _) in self.running.items() if same == task}
+        return [worker for worker, held in self.client.processing().items() if keys.isdisjoint(held)]
+
+    def _submit(self, task: Range, workers: list[str] | None = None) -> None:
         function, arguments = self.call(task)
         self._number += 1
         key = f"{task.split}-{task.start}-{task.stop}-{id(self)}-{self._number}"
         try:
-            future = self.client.submit(function, *arguments, key=key, pure=False)
+            future = self.client.submit(
+                function, *arguments, key=key, pure=False, workers=workers or None, allow_other_workers=bool(workers)
+            )
         except (OSError, RuntimeError) as error:  # the latter: the client is closed
             raise SchedulerGoneError from error
         self.running[future] = task, time.monotonic()
