@@ -1,8 +1,9 @@
 """Large caches: the features stay in their sealed shards, in a folder beside the file that links to them."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,6 @@ from featurize.shards import Shard, Shards
 
 LINKED_FROM = 1 << 34
 """Bytes of features from which on a cache links to its shards: a copy would take as much space and minutes more."""
-
-
 MEND = "python -m featurize ... --overwrite computes again what is missing"
 
 
@@ -43,7 +42,7 @@ class LinkedRows:
         Raises:
             CacheError: a shard is damaged, or not the one that the cache was made with.
         """
-        places = [place for place in self._places() if place[2] < stop and place[3] > start]
+        places = [place for place in self._places if place[2] < stop and place[3] > start]
         width = self.shards.dim * np.dtype(self.shards.dtype).itemsize
         for first, _, begin, end in places:  # before memory is taken for what a header claims
             path = self.shards.path(self.split, first)
@@ -64,7 +63,7 @@ class LinkedRows:
         """Make them the dataset `features` of an HDF5 file, for other tools; a shard that is missing reads as NaN."""
         dtype = np.dtype(self.shards.dtype).newbyteorder("<")
         layout = h5py.VirtualLayout((len(self), self.shards.dim), dtype)
-        for first, kept, begin, end in self._places():
+        for first, kept, begin, end in self._places:
             count = self.shards.held[self.split][first].rows
             path = self.shards.path(self.split, first)
             source = h5py.VirtualSource(f"{path.parent.name}/{path.name}", "features", (count, self.shards.dim), dtype)
@@ -78,9 +77,10 @@ class LinkedRows:
                     begin += len(run)
         group.create_virtual_dataset("features", layout, np.nan)
 
-    def _places(self) -> Iterator[tuple[int, np.ndarray | None, int, int]]:
+    @cached_property
+    def _places(self) -> list[tuple[int, np.ndarray | None, int, int]]:
         """Of each shard its first row, which of its rows are rows of the cache (None: all), and where: from, to."""
-        begin, left_out = 0, np.sort(self.left_out)
+        places, begin, left_out = [], 0, np.sort(self.left_out)
         for first, shard in sorted(self.shards.held[self.split].items()):
             missing = left_out[slice(*np.searchsorted(left_out, (first, first + shard.rows)))] - first
             kept = None
@@ -88,8 +88,9 @@ class LinkedRows:
                 kept = np.ones(shard.rows, bool)
                 kept[missing] = False
             end = begin + shard.rows - len(missing)
-            yield first, kept, begin, end
+            places.append((first, kept, begin, end))
             begin = end
+        return places
 
 
 def linked_folder(path: Path, fingerprint: str) -> Path:
