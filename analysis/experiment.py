@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featurize.errors import DataError, UsageError, suggestion
-from featurize.files import data_root
+from featurize.core.errors import DataError, UsageError, suggestion
+from featurize.core.files import data_root
 
 if TYPE_CHECKING:
     from featurize.cache import CacheInfo
-    from featurize.datasets import ImageDataset
+    from featurize.images import ImageDataset
 
 logger = logging.getLogger("frozenbench")
 SCRATCH = "cnn"
@@ -72,7 +72,7 @@ def run_experiment(preset: str, data: str = "cifar10", *, folder: Path | None = 
 
     Args:
         preset: a key of `PRESETS`.
-        data: as for `featurize.datasets.load_dataset`.
+        data: as for `featurize.images.datasets.load_dataset`.
         folder: where features and runs go; `experiment_folder` by default.
         threads: for the heads; all cores by default.
 
@@ -84,7 +84,7 @@ def run_experiment(preset: str, data: str = "cifar10", *, folder: Path | None = 
     """
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset}: {suggestion(preset, list(PRESETS))}")
-    from featurize.datasets import load_dataset
+    from featurize.images import load_dataset
 
     folder, chosen = folder or experiment_folder(preset), PRESETS[preset]
     dataset = load_dataset(data).first(train=chosen.train)
@@ -107,8 +107,8 @@ def run_experiment(preset: str, data: str = "cifar10", *, folder: Path | None = 
 
 def extracted(dataset: "ImageDataset", weights: str, preset: Preset, folder: Path) -> "CacheInfo":
     """The features of VGG16 with `imagenet` or `random` weights; without any, the pixels themselves."""
-    from featurize.backbone import load_backbone
-    from featurize.extract import extract_features
+    from featurize.extraction import extract_features
+    from featurize.networks import load_backbone
 
     if weights:
         backbone = load_backbone("vgg16", weights=weights, layers=("block3_pool",), image_size=64)
@@ -123,7 +123,7 @@ def extracted(dataset: "ImageDataset", weights: str, preset: Preset, folder: Pat
 def training_steps(infos: list["CacheInfo"], preset: Preset, runs: Path, threads: int) -> Iterator[Step]:
     """Every training of the experiment: on all images first, then draw after draw, so that half of it is an answer."""
     from classify.heads import ALL
-    from classify.train import Job, train_heads
+    from classify.training import Job, train_heads
 
     pretrained, _, pixels = infos
     every, classes = pretrained.rows["train"], len(pretrained.class_names)
@@ -144,7 +144,7 @@ def training_steps(infos: list["CacheInfo"], preset: Preset, runs: Path, threads
 
 
 def _is_there(run_dir: Path) -> bool:
-    from classify.results import RunResult
+    from classify.runs import RunResult
 
     try:
         RunResult.read(run_dir)

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from classify.persist import AGAIN, HEAD, load_head
-from classify.results import RESULT, RunResult
-from featurize.decode import read_image
-from featurize.engine import CHECKED_IMAGES, REFERENCE, default_batch_size
-from featurize.errors import BackboneError, DataError, FrozenbenchError
-from featurize.extract import Extractor, recorded_backbone, recorded_extractor
-from featurize.kept import keep_extractor, kept_extractor
-from featurize.spec import ExtractionSpec
+from classify.runs import AGAIN, HEAD, RESULT, RunResult, load_head
+from featurize.cache import ExtractionSpec
+from featurize.core.errors import BackboneError, DataError, FrozenbenchError
+from featurize.engines import CHECKED_IMAGES, REFERENCE, default_batch_size
+from featurize.extraction import Extractor, recorded_backbone, recorded_extractor
+from featurize.extraction.saved_networks import keep_extractor, kept_extractor
+from featurize.images import read_image
 
 logger = logging.getLogger("frozenbench")
 STANDARD_INPUT = Path("-")

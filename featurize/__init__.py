@@ -2,15 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from featurize.backbone import Backbone, load_backbone
-from featurize.cache import CacheInfo, Features, load_features, read_info
-from featurize.datasets import ImageDataset, Split, load_dataset
-from featurize.errors import FrozenbenchError
-from featurize.extract import Extraction, extract_features
-from featurize.spec import ExtractionSpec
+from featurize.cache import CacheInfo, ExtractionSpec, Features, load_features, read_info
+from featurize.core.errors import FrozenbenchError
+from featurize.extraction import Extraction, extract_features
+from featurize.images import ImageDataset, Split, load_dataset
+from featurize.networks import Backbone, load_backbone
 
 if TYPE_CHECKING:
-    from featurize.transformer import FrozenFeatures
+    from featurize.extraction.transformer import FrozenFeatures
 
 __all__ = [
     "Backbone",
@@ -32,7 +31,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "FrozenFeatures":  # when it is asked for: it loads scikit-learn
-        from featurize.transformer import FrozenFeatures
+        from featurize.extraction.transformer import FrozenFeatures
 
         return FrozenFeatures
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_dataset, write_tiny_cache
-from test_cache import put
-from test_extract import picture_folder
-from test_image_files import write_picture
+from cache_bytes import put
+from tiny_data import make_dataset, write_tiny_cache
+from tiny_pictures import picture_folder, write_picture
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 
 def command(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess:

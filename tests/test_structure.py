@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -12,84 +13,44 @@ import classify
 import featurize
 
 ROOT = Path(__file__).parent.parent
-ORDER = [
-    "featurize.errors",
-    "featurize.files",
-    "featurize.frameworks",
-    "featurize.cluster",
-    "featurize.spec",
-    "featurize.downloads",
-    "featurize.resize",
-    "featurize.decode",
-    "featurize.image_files",
-    "featurize.datasets",
-    "featurize.pooling",
-    "featurize.hdf5",
-    "featurize.shards",
-    "featurize.linked",
-    "featurize.cache",
-    "featurize.backbone",
-    "featurize.catalogue",
-    "featurize.keras_graph",
-    "featurize.winograd_kernels",
-    "featurize.winograd",
-    "featurize.onnx_graph",
-    "featurize.mnn",
-    "featurize.engine",
-    "featurize.extract",
-    "featurize.spread",
-    "featurize.kept",
-    "featurize.verify",
-    "featurize.transformer",
-    "featurize",
-    "featurize.__main__",
-    "classify.estimator",
-    "classify.mlp",
-    "classify.cnn",
-    "classify.calibration",
-    "classify.svm",
-    "classify.trees",
-    "classify.neighbours",
-    "classify.blocks",
-    "classify.dask_trees",
-    "classify.out_of_core",
-    "classify.heads",
-    "classify.metrics",
-    "classify.evaluate",
-    "classify.checks",
-    "classify.compare",
-    "classify.spread",
-    "classify.time_limit",
-    "classify.tuning",
-    "classify.results",
-    "classify.persist",
-    "classify.card",
-    "classify.train",
-    "classify.predict",
-    "classify",
-    "classify.__main__",
-    "analysis.tables",
-    "analysis.transfer",
-    "analysis.claims",
-    "analysis.plots",
-    "analysis.pictures",
-    "analysis.report",
-    "analysis.answer",
-    "analysis.experiment",
-    "analysis",
-    "analysis.__main__",
-]
-CLASSIFY_MAY_USE = {
-    "featurize.errors", "featurize.files", "featurize.frameworks", "featurize.cluster", "featurize.cache",
+# Each room and the rooms that it may import from. A row is all there is to say about a room's place in the house.
+ROOMS = {
+    "featurize.core": [],
+    "featurize.images": ["featurize.core"],
+    "featurize.networks": ["featurize.core"],
+    "featurize.engines": ["featurize.networks", "featurize.core"],
+    "featurize.cache": ["featurize.core"],
+    "featurize.extraction": [
+        "featurize.cache", "featurize.engines", "featurize.networks", "featurize.images", "featurize.core",
+    ],
+    "classify.heads": ["featurize.core", "featurize.cache"],
+    "classify.statistics": ["featurize.core"],
+    "classify.runs": ["featurize.core", "featurize.cache"],
+    "classify.large": ["classify.heads", "featurize.core", "featurize.cache"],
+    "classify.training": [
+        "classify.large", "classify.heads", "classify.statistics", "classify.runs", "featurize.core", "featurize.cache",
+    ],
+    "analysis.findings": ["analysis.frame", "classify.runs", "classify.statistics", "featurize.core"],
+    "analysis.figures": [
+        "analysis.frame", "classify.runs", "classify.statistics", "featurize.core", "featurize.cache",
+        "featurize.images",
+    ],
+    "analysis.report": [
+        "analysis.findings", "analysis.figures", "analysis.frame", "classify.runs", "classify.statistics",
+        "featurize.core", "featurize.cache",
+    ],
+    "analysis.frame": ["classify.runs", "classify.statistics", "featurize.core"],
 }  # fmt: skip
-PREDICT_MAY_USE = CLASSIFY_MAY_USE | {
-    "featurize.decode", "featurize.spec", "featurize.engine", "featurize.extract", "featurize.kept",
-}  # fmt: skip
-ANALYSIS_MAY_USE = {
-    "featurize.errors", "featurize.files", "featurize.image_files", "featurize.cache", "featurize.datasets",
-    "classify.heads", "classify.metrics", "classify.compare", "classify.results",
-}  # fmt: skip
-EXPERIMENT_MAY_USE = ANALYSIS_MAY_USE | {"featurize.backbone", "featurize.extract", "classify.train"}
+# Modules outside of the rooms join what the rooms offer.
+DOORS = {
+    "featurize.cli": ["featurize"],
+    "classify.cli": ["classify", "featurize"],
+    "classify.predict": ["classify.runs", "featurize"],
+    "analysis.cli": ["analysis", "classify", "featurize"],
+    "analysis.experiment": ["classify", "featurize"],
+}
+MOST_LINES = 400  # of a module
+MOST_MODULES = 10  # of a room
 HEAVY = {
     "tensorflow",
     "keras",
@@ -110,42 +71,78 @@ HEAVY = {
 
 
 def modules() -> dict[str, Path]:
+    """Every module of the three packages by its dotted name."""
     found = {}
     for package in ("featurize", "classify", "analysis"):
-        for path in (ROOT / package).glob("*.py"):
-            found[package if path.stem == "__init__" else f"{package}.{path.stem}"] = path
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(part for part in parts if part != "__init__")] = path
     return found
 
 
 def imports(path: Path) -> set[str]:
+    """The modules of ours that a module imports, at its top or inside a function."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    return names & set(ORDER)
+    return names & (set(MODULES) - {"featurize", "classify", "analysis"})
 
 
-def test_every_module_has_its_place() -> None:
-    assert set(modules()) == set(ORDER)
+def within(module: str, rooms: Iterable[str]) -> bool:
+    """Whether a module is one of these rooms or packages, or inside one."""
+    return any(f"{module}.".startswith(f"{room}.") for room in rooms)
 
 
-@pytest.mark.parametrize("module", ORDER)
-def test_imports_run_one_way(module: str) -> None:
-    used = imports(modules()[module]) - {"featurize", "classify", "analysis"}
-    assert {name for name in used if ORDER.index(name) >= ORDER.index(module)} == set()
-    foreign = {name for name in used if name.partition(".")[0] != module.partition(".")[0]}
-    if module == "classify.predict":  # the one place where new images meet a head
-        assert foreign <= PREDICT_MAY_USE
-    elif module.startswith("classify"):
-        assert foreign <= CLASSIFY_MAY_USE
-    elif module == "analysis.experiment":  # runs both other stages
-        assert foreign <= EXPERIMENT_MAY_USE
-    elif module.startswith("analysis"):
-        assert foreign <= ANALYSIS_MAY_USE
-    else:
-        assert foreign == set()
+MODULES = modules()
+INSIDE = {module: next((room for room in {**ROOMS, **DOORS} if within(module, [room])), "") for module in MODULES}
+
+
+def test_every_module_is_in_a_room() -> None:
+    outside = {module for module, room in INSIDE.items() if not room}
+    packages = {"featurize", "classify", "analysis"}
+    entries = {f"{package}.__main__" for package in packages} | {"analysis.frozenbench"}
+    assert outside - packages - entries - {"featurize.bundled"} == set()
+
+
+@pytest.mark.parametrize("room", [*ROOMS, *DOORS])
+def test_a_room_imports_what_its_row_allows(room: str) -> None:
+    allowed = {**ROOMS, **DOORS}[room]
+    own = [module for module, inside in INSIDE.items() if inside == room]
+    assert own, "no such room"
+    broken = {
+        module: found
+        for module in own
+        if (found := {name for name in imports(MODULES[module]) if not within(name, [room, *allowed])})
+    }
+    assert broken == {}
+
+
+def test_no_rooms_import_one_another() -> None:
+    """The rows themselves have an order: whoever is imported stands above."""
+    rows = list(ROOMS)
+    rows.remove("analysis.frame")
+    rows.insert(rows.index("analysis.findings"), "analysis.frame")
+    for room, allowed in ROOMS.items():
+        assert all(rows.index(other) < rows.index(room) for other in allowed)
+
+
+def test_sizes() -> None:
+    long = {
+        module: lines for module, path in MODULES.items() if (lines := len(path.read_text().splitlines())) > MOST_LINES
+    }
+    assert long == {}
+    for room in ROOMS:
+        count = sum(inside == room and MODULES[module].name != "__init__.py" for module, inside in INSIDE.items())
+        assert count <= MOST_MODULES, room
+
+
+def test_each_room_says_what_it_is_for() -> None:
+    for room in set(ROOMS) - {"analysis.frame"}:
+        said = ast.get_docstring(ast.parse(MODULES[room].read_text())) or ""
+        assert "May import" in said, room
 
 
 @pytest.mark.parametrize(

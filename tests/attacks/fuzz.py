@@ -25,15 +25,15 @@ import numpy as np
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from conftest import make_dataset, write_tiny_cache
+from tiny_data import make_dataset, write_tiny_cache
 
-from classify.results import RunResult
-from featurize import datasets
-from featurize.cache import load_features
-from featurize.datasets import CIFAR10_RECORD, load_cifar10_folder, load_npz, read_cifar10_archive
-from featurize.decode import FORMATS, read_image
-from featurize.errors import FrozenbenchError
-from featurize.shards import Shards
+from classify.runs.results import RunResult
+from featurize.cache.cache import load_features
+from featurize.cache.shards import Shards
+from featurize.core.errors import FrozenbenchError
+from featurize.images import datasets
+from featurize.images.datasets import CIFAR10_RECORD, load_cifar10_folder, load_npz, read_cifar10_archive
+from featurize.images.decode import FORMATS, read_image
 
 MEMORY = 3 << 30
 CHUNK_SECONDS = 60

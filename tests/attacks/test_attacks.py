@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 import pytest
 
-from featurize.cache import MAGIC, load_features, read_info
-from featurize.datasets import load_npz
-from featurize.errors import CacheError, DataError
-from featurize.spec import SCHEMA_VERSION
+from featurize.cache.cache import MAGIC, load_features, read_info
+from featurize.cache.spec import SCHEMA_VERSION
+from featurize.core.errors import CacheError, DataError
+from featurize.images.datasets import load_npz
 
 SECRET = b"the content of another file"
 
@@ -130,8 +130,8 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
 READ = """
 import resource, sys
 from pathlib import Path
-from featurize.datasets import load_npz
-from featurize.errors import DataError
+from featurize.images.datasets import load_npz
+from featurize.core.errors import DataError
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 try:
     load_npz(Path(sys.argv[1]))

@@ -19,9 +19,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from classify.heads import signed_root
-from classify.persist import load_head
-from featurize.errors import DataError
+from classify.heads.registry import signed_root
+from classify.runs.persist import load_head
+from featurize.core.errors import DataError
 
 MARK = "mark"
 
@@ -88,7 +88,9 @@ def pickled_arrays() -> bytes:
 def a_function_for_a_type() -> bytes:
     """The name of a trusted function's class and module is exchanged in the text."""
     return changed(
-        lambda name, content: content.replace(b'"signed_root"', b'"system"').replace(b'"classify.heads"', b'"os"')
+        lambda name, content: content.replace(b'"signed_root"', b'"system"').replace(
+            b'"classify.heads.registry"', b'"os"'
+        )
     )
 
 
@@ -174,8 +176,8 @@ LOAD = """
 import hashlib, resource, sys
 from pathlib import Path
 import skops.io, sklearn.pipeline
-from classify.persist import load_head
-from featurize.errors import DataError
+from classify.runs.persist import load_head
+from featurize.core.errors import DataError
 digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in map(Path, sys.argv[1:])}
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20),) * 2)

@@ -30,13 +30,13 @@ from pathlib import Path
 import dask
 from distributed import Client, LocalCluster, WorkerPlugin, get_worker
 
-from featurize import linked, spread
-from featurize.backbone import load_backbone
-from featurize.cache import finish, load_features, new_cache, read_info
-from featurize.datasets import load_dataset
-from featurize.extract import carry_out, compute_here, plan_extraction
-from featurize.shards import Shard
-from featurize.spread import Done, HandOut, Range
+from featurize.cache.cache import finish, linked, load_features, new_cache, read_info
+from featurize.cache.shards import Shard
+from featurize.extraction import distributed as spread
+from featurize.extraction.distributed import Done, HandOut, Range
+from featurize.extraction.extract import carry_out, compute_here, plan_extraction
+from featurize.images.datasets import load_dataset
+from featurize.networks.backbone import load_backbone
 
 ROWS_A_SECOND = 100
 ALONE = {
@@ -183,7 +183,7 @@ def show_simulation() -> None:
 def links(count: int) -> None:
     """Print what it takes to link a cache to so many shards, and to open it."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from conftest import FACTS, LAYERS, make_dataset, make_spec, make_vectors
+    from tiny_data import FACTS, LAYERS, make_dataset, make_spec, make_vectors
 
     linked.LINKED_FROM = 0
     dataset = make_dataset(count, 10)

@@ -28,13 +28,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from featurize import load_backbone, load_dataset
-from featurize.backbone import Backbone, preprocessed
-from featurize.cache import library_versions
-from featurize.datasets import ImageDataset, Split
-from featurize.engine import ENGINES, REFERENCE, default_batch_size
-from featurize.errors import FrozenbenchError
-from featurize.extract import Plan, carry_out, plan_extraction
-from featurize.resize import resized
+from featurize.core.environment import library_versions
+from featurize.core.errors import FrozenbenchError
+from featurize.engines.choice import ENGINES, REFERENCE, default_batch_size
+from featurize.extraction.extract import Plan, carry_out, plan_extraction
+from featurize.images.datasets import ImageDataset, Split
+from featurize.images.resize import resized
+from featurize.networks.backbone import Backbone, preprocessed
 
 THREADS = joblib.cpu_count(only_physical_cores=True)
 PASS_SECONDS, PIPELINE_SECONDS = 3.0, 20.0
@@ -60,7 +60,7 @@ def keras_predict(network: Backbone) -> Forward:
 
 
 def onnx_file(network: Backbone, folder: Path) -> Path:
-    from featurize.onnx_graph import to_onnx
+    from featurize.engines.onnx_graph import to_onnx
 
     path = folder / "network.onnx"
     path.write_bytes(to_onnx(network.model, network.layers).SerializeToString())

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from featurize import ImageDataset, load_backbone, load_dataset
-from featurize.extract import Plan, computed, plan_extraction
+from featurize.extraction.extract import Plan, computed, plan_extraction
 
 CLASSES = 100
 

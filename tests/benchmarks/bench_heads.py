@@ -19,10 +19,10 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
-from classify.heads import HEADS, Task, make_head
-from classify.train import stratified_subset
-from classify.tuning import fold_scores
-from featurize.cache import Features, load_features
+from classify.heads.registry import HEADS, Task, make_head
+from classify.training.train import stratified_subset
+from classify.training.tuning import fold_scores
+from featurize.cache.cache import Features, load_features
 
 JOBS = os.cpu_count() or 1
 FOLDS = 3
@@ -101,7 +101,7 @@ def compare_svms(train: Features) -> None:
     """Time both solvers on the same standardised rows, and measure both on a fifth held out."""
     from sklearn.svm import SVC
 
-    from classify.svm import RBFSVM
+    from classify.heads.svm import RBFSVM
 
     x = make_head("svm", Task.of(train))[:2].fit_transform(train.x)
     cut = len(x) * 4 // 5

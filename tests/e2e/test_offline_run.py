@@ -1,18 +1,8 @@
 """The first run of the README: real kernels, real images, no network."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
-
-
-def command(*arguments: str) -> dict:
-    words = [sys.executable, "-m", *arguments, "--json"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+from command_line import command
 
 
 def test_transfer_beats_raw_pixels_by_twenty_points(tmp_path: Path) -> None:

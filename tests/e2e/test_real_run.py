@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from test_offline_run import command
+from command_line import command
 
 
 def test_mobilenetv2_on_2500_images(shared: Path, tmp_path: Path) -> None:

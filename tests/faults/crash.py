@@ -27,14 +27,15 @@ from pathlib import Path
 
 import numpy as np
 
-from featurize import extract as _  # noqa: F401  (imported once, before the forks)
-from featurize.backbone import load_backbone
-from featurize.cache import load_features
-from featurize.datasets import ImageDataset, Split
-from featurize.errors import CacheError, run_command_line
-from featurize.shards import Shards
+from featurize.cache.cache import load_features
+from featurize.cache.shards import Shards
+from featurize.core.console import run_command_line
+from featurize.core.errors import CacheError
+from featurize.extraction import extract as _  # noqa: F401  (imported once, before the forks)
+from featurize.images.datasets import ImageDataset, Split
+from featurize.networks.backbone import load_backbone
 
-extract = sys.modules["featurize.extract"]
+extract = sys.modules["featurize.extraction.extract"]
 ROOT = Path(__file__).parent.parent.parent
 BATCH = 16
 FULL_SECONDS = 0.35  # what an undisturbed extraction takes here, about

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_dataset, make_spec, write_tiny_cache
+from tiny_data import make_dataset, make_spec, write_tiny_cache
 
-from featurize import cache as cache_module
-from featurize.cache import load_features, read_info
-from featurize.errors import CacheError
+from featurize.cache import cache as cache_module
+from featurize.cache.cache import load_features, read_info
+from featurize.core.errors import CacheError
 
 
 class Faults:

@@ -1,0 +1,4 @@
+"""How it looks: charts, and pictures of the images themselves.
+
+May import: frame, classify.runs, featurize.
+"""

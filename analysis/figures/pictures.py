@@ -1,0 +1,201 @@
+"""What the figures need of images and vectors: mistakes, a map of the vectors, nearest neighbours.
+
+Runs keep neither images nor vectors: both are read from where they were when the run was made, if they are
+still there and still the same.
+"""
+
+import functools
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from classify.heads import signed_root
+from classify.runs import RunResult
+from featurize.cache import Features, load_features, read_info
+from featurize.core.errors import DataError, FrozenbenchError
+from featurize.core.files import data_root
+from featurize.images import ImageDataset, ImageFiles, Split, load_dataset
+
+MAP_ROWS = 2000
+COMPONENTS = 50
+PERPLEXITY = 30
+SHOWN_SIZE = 96
+
+
+def test_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
+    """Images that a run was tested on.
+
+    Args:
+        result: of the run.
+        ids: int (n,), of test rows, as in its predictions.
+
+    Returns:
+        uint8 (n, height, width, 3), RGB; of image files what the network saw, at most `SHOWN_SIZE` pixels wide.
+
+    Raises:
+        DataError: the images are not where they were, or are not the ones that the run was tested on.
+    """
+    return _images(result, "test", result.test_rows, result.test_digest, ids)
+
+
+def training_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
+    """Images in the training split of a run's feature cache.
+
+    Args:
+        result: of the run.
+        ids: int (n,), of training rows, as in `features`.
+
+    Returns:
+        As `test_images`.
+
+    Raises:
+        DataError: the images or the cache are not where they were, or are not the ones that the run was made with.
+    """
+    try:
+        info = read_info(Path(result.cache))
+    except (FrozenbenchError, OSError) as error:
+        raise DataError(str(error)) from error
+    _check_cache(result, info.spec.fingerprint)
+    return _images(result, "train", info.rows["train"], info.digests["train"], ids)
+
+
+def features(result: RunResult, split: str) -> Features:
+    """The vectors of the split `train` (all of them, whatever the run used) or `test`, of the run's layers.
+
+    Raises:
+        DataError: the cache is not where it was, is damaged, or was made by other choices.
+    """
+    try:
+        found = load_features(Path(result.cache), split, result.layers)
+    except (FrozenbenchError, OSError) as error:
+        raise DataError(str(error)) from error
+    _check_cache(result, found.fingerprint)
+    return found
+
+
+def most_confident_mistakes(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
+    """The rows that were wrong with the highest probability, the most confident first.
+
+    Args:
+        predictions: see `classify.runs.results.read_predictions`.
+        n: how many at most.
+
+    Returns:
+        `id`, `label`, `predicted` and `confidence`: the largest of the row's probabilities, 0..1.
+
+    Raises:
+        DataError: the predictions have no probabilities.
+    """
+    probabilities = predictions.filter(regex="^p_")
+    if probabilities.empty:
+        raise DataError("the predictions have no probabilities (columns p_...); make them again: python -m classify")
+    table = predictions[["id", "label", "predicted"]].assign(confidence=probabilities.max(axis=1))
+    wrong = table[table["label"] != table["predicted"]]
+    return wrong.sort_values(["confidence", "id"], ascending=[False, True], ignore_index=True).head(n)
+
+
+def map_rows(count: int, seed: int = 0) -> np.ndarray:
+    """At most `MAP_ROWS` of `count` rows, drawn at random and sorted: what `embedding` does in half a minute."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:MAP_ROWS])
+
+
+def embedding(x: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Vectors (n, d) in two dimensions, float (n, 2), so that near ones stay near.
+
+    Signed square roots, standardised, then 50 principal components, then t-SNE (van der Maaten and Hinton,
+    Visualizing Data using t-SNE, JMLR 9, 2008). On one thread, as sums over several come out otherwise each time.
+
+    Args:
+        x: float (n, d), n of 4 or more; see `map_rows`.
+        seed: of both steps.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        components = PCA(min(COMPONENTS, *x.shape), random_state=seed).fit_transform(_standardised(x)[0])
+        perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
+        return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(components)
+
+
+def nearest(train_x: np.ndarray, test_x: np.ndarray, k: int) -> np.ndarray:
+    """The training rows whose vectors are nearest: by the angle between signed square roots, standardised.
+
+    Args:
+        train_x: float32 (n, d).
+        test_x: float32 (q, d).
+        k: how many, n at most.
+
+    Returns:
+        int64 (q, k), rows of `train_x`, the nearest first.
+    """
+    train, test = (_unit(x) for x in _standardised(train_x, test_x))
+    return np.argsort(-(test @ train.T), axis=1, kind="stable")[:, :k]
+
+
+def _standardised(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """Signed roots of arrays (.., d), by the means and deviations of the first: what the heads see."""
+    from sklearn.preprocessing import StandardScaler
+
+    rooted = [signed_root(x) for x in (train, *others)]
+    scaler = StandardScaler(copy=False).fit(rooted[0])
+    return [scaler.transform(x) for x in rooted]
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    """Vectors (n, d) of length one; those of length zero stay."""
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(length > 0, length, 1)
+
+
+def _images(result: RunResult, split: str, rows: int, digest: str, ids: np.ndarray) -> np.ndarray:
+    """Images by their ids, if the split's first `rows`, and those that could not be read, still have this digest."""
+    source = str(result.source["data"])
+    rows = result.source.get("images", {}).get(split, rows)
+    try:
+        images = _dataset(source).splits[split].first(rows)
+        if images.digest != digest:
+            raise DataError(
+                f"the {split} images at {source} have digest {images.digest[:8]}, expected {digest[:8]}: they are not "
+                "those of the run; put those back, or make the run again: python -m featurize, then python -m classify"
+            )
+        order = np.argsort(images.ids, kind="stable")
+        places = order[np.searchsorted(images.ids, ids, sorter=order).clip(max=rows - 1)]
+        if unknown := np.flatnonzero(images.ids[places] != ids).tolist():
+            raise DataError(f"the {split} images at {source} have no id {ids[unknown[0]]}")
+        return _pixels(result, images[places])
+    except OSError as error:
+        raise DataError(f"the images at {source} cannot be read: {error}") from error
+
+
+def _pixels(result: RunResult, split: Split) -> np.ndarray:
+    """Images as they are, or, of files, as the network saw them."""
+    if not isinstance(split.images, ImageFiles):
+        return np.asarray(split.images)
+    size = min(SHOWN_SIZE, int(result.spec["image_size"]))
+    pixels, problems = split.images.read(size, str(result.spec["resize"]), str(result.spec["aspect"]))
+    for row, problem in problems.items():
+        raise DataError(f"{split.images.root}/{os.fsdecode(split.images.paths[row])}: {problem}")
+    return pixels
+
+
+@functools.lru_cache(1)
+def _dataset(source: str) -> ImageDataset:
+    """Read once for all figures; nothing is downloaded for them."""
+    if source == "cifar10" and not any(data_root().glob("cifar-10-*")):
+        raise DataError(f"CIFAR-10 is not in {data_root()}; python -m featurize downloads it")
+    try:
+        return load_dataset(source)
+    except FrozenbenchError as error:
+        raise DataError(str(error)) from error
+
+
+def _check_cache(result: RunResult, fingerprint: str) -> None:
+    if fingerprint != result.fingerprint:
+        raise DataError(
+            f"{result.cache} has the fingerprint {fingerprint[:8]}, expected {result.fingerprint[:8]}: it is not the "
+            f"cache of the run; make the run again with python -m classify --features {result.cache}"
+        )

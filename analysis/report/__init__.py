@@ -1,0 +1,4 @@
+"""The page.
+
+May import: findings, figures, frame.
+"""

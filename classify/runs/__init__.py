@@ -1,0 +1,24 @@
+"""Finished runs on disk: result, predictions, saved head, model card.
+
+May import: featurize.core, featurize.cache.
+"""
+
+from classify.runs.card import CARD, model_card
+from classify.runs.persist import AGAIN, HEAD, load_head, save_head
+from classify.runs.results import RESULT, RunResult, load_runs, new_run, read_predictions, runs_folder, write_result
+
+__all__ = [
+    "AGAIN",
+    "CARD",
+    "HEAD",
+    "RESULT",
+    "RunResult",
+    "load_head",
+    "load_runs",
+    "model_card",
+    "new_run",
+    "read_predictions",
+    "runs_folder",
+    "save_head",
+    "write_result",
+]

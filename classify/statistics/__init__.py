@@ -1,0 +1,9 @@
+"""Metrics with their intervals, and tests of differences.
+
+May import: featurize.core.
+"""
+
+from classify.statistics.compare import ALPHA, Comparison, compare, holm, size_warning
+from classify.statistics.metrics import LEVEL, Metrics, metrics
+
+__all__ = ["ALPHA", "LEVEL", "Comparison", "Metrics", "compare", "holm", "metrics", "size_warning"]

@@ -1,0 +1,207 @@
+"""Which heads differ by more than chance, on the test rows that they share."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from featurize.core.errors import DataError
+
+ALPHA = 0.05
+AGAIN = "compare runs on one test set only, or make this one again with python -m classify --force"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All pairs of R runs on the same n test rows; runs are in order, the most accurate first.
+
+    Attributes:
+        runs: R keys, as they were given.
+        rows: n.
+        accuracy: float64 (R,), 0..1.
+        discordant: int64 (R, R), rows that one of a pair gets right and the other wrong.
+        p: float64 (R, R), exact McNemar p values; 1 on the diagonal.
+        adjusted: float64 (R, R), the same by Holm over all pairs.
+        groups: the letters of each run (`letters`): two runs share one if, and only if, they do not
+            differ significantly (`adjusted` above `ALPHA`).
+    """
+
+    runs: tuple[Any, ...]
+    rows: int
+    accuracy: np.ndarray
+    discordant: np.ndarray
+    p: np.ndarray
+    adjusted: np.ndarray
+    groups: dict[Any, str]
+
+
+def compare(predictions: Mapping[Any, Any]) -> Comparison:
+    """Compare runs with one another.
+
+    Args:
+        predictions: for each run, by its directory or any other key, a table with the columns `id`,
+            `label` and `predicted` (a DataFrame of its predictions.parquet, or a dict of arrays
+            (n,)). Rows are matched by id.
+
+    Raises:
+        DataError: the runs were not tested on the same rows, or an id occurs twice.
+    """
+    correct = _correctness(predictions)  # (R, n), of 0. and 1.
+    order = np.argsort(-correct.mean(axis=1), kind="stable")
+    correct = correct[order]
+    keys = list(predictions)
+    runs = tuple(keys[number] for number in order)
+    only = np.rint(correct @ (1 - correct).T).astype(np.int64)  # right in i, wrong in j
+    p = _exact_p(only, only.T)
+    upper = np.triu_indices(len(runs), 1)
+    adjusted = np.ones_like(p)
+    adjusted[upper] = holm(p[upper])
+    adjusted = np.minimum(adjusted, adjusted.T)
+    groups = letters(adjusted > ALPHA)
+    return Comparison(
+        runs=runs,
+        rows=correct.shape[1],
+        accuracy=correct.mean(axis=1),
+        discordant=only + only.T,
+        p=p,
+        adjusted=adjusted,
+        groups=dict(zip(runs, groups, strict=True)),
+    )
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
+    """Exact two-sided p value of two heads being equally accurate, from paired truth values (n,).
+
+    McNemar, Psychometrika 12, 1947: of the rows that only one of the two gets right, each is as
+    likely to fall to the one as to the other, so their number is binomial with probability 1/2.
+    """
+    a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
+    return float(_exact_p((a & ~b).sum(), (~a & b).sum()))
+
+
+def holm(pvalues: np.ndarray) -> np.ndarray:
+    """P values (m,) adjusted for being m at once, in their order.
+
+    Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics
+    6, 1979: the smallest is multiplied by m, the next by m - 1, and so on; none becomes smaller than
+    the one before it, or larger than one.
+    """
+    p = np.asarray(pvalues, np.float64)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
+
+
+def letters(same: np.ndarray) -> list[str]:
+    """A compact letter display: letters that i and j share if, and only if, `same[i, j]`.
+
+    Each letter is a set of runs that are all the same, as large as can be, and every pair that is
+    the same is in one (Piepho, An Algorithm for a Letter-Based Representation of All-Pairwise
+    Comparisons, 2004). His insert-and-absorb keeps all such sets, of which there may be 2^(R/2); this
+    adds one for a pair that is in none yet, so that it is quick for any R and never needs more
+    letters: a greedy clique cover (Gramm et al., Algorithms for Compact Letter Displays, 2007).
+
+    Args:
+        same: bool (R, R), symmetric, true on the diagonal; the best run first.
+
+    Returns:
+        The letters of each run, `a` for the best: a to z, then a1 to z1, a2 and so on.
+    """
+    covered = np.zeros_like(same)
+    groups = []
+    for i in range(len(same)):
+        while (open_ := same[i] & ~covered[i]).any():
+            members = [i]
+            candidates = same[i].copy()
+            # Runs not yet covered with this one first, then whoever else is the same as all of them.
+            for j in [*np.flatnonzero(open_), *np.flatnonzero(~open_)]:
+                if candidates[j] and j != i:
+                    members.append(int(j))
+                    candidates &= same[j]
+            covered[np.ix_(members, members)] = True
+            groups.append(sorted(members))
+    result = [""] * len(same)
+    for number, group in enumerate(sorted(groups)):
+        for member in group:
+            result[member] += chr(ord("a") + number % 26) + (str(number // 26) if number >= 26 else "")
+    return result
+
+
+def smallest_difference(rows: int, discordant: int, alpha: float = ALPHA) -> float:
+    """The smallest difference in accuracy that is significant, given how often two heads disagree.
+
+    Args:
+        rows: of the test set.
+        discordant: rows that one of the heads gets right and the other wrong.
+        alpha: the level of one exact McNemar test.
+
+    Returns:
+        A share of the rows. With too few discordant rows for any, the share of the fewest that would
+        do if all of them fell to one head; above 1 if the test set has not even that many rows.
+    """
+    from scipy.stats import binom
+
+    enough = math.ceil(math.log2(2 / alpha))  # 2 * 0.5**enough <= alpha
+    discordant = max(discordant, enough)
+    # The largest number of rows that may fall to the worse head.
+    worse = int(binom.ppf(alpha / 2, discordant, 0.5))
+    while worse > 0 and _exact_p(worse, discordant - worse) > alpha:
+        worse -= 1
+    return (discordant - 2 * worse) / rows
+
+
+def size_warning(comparison: Comparison, name: Callable[[Any], str] = str) -> str | None:
+    """One line if the test set is too small for the difference of the two best runs, else None.
+
+    The level is the one at which Holm's procedure tests this pair, so that runs of different letters
+    are never warned of.
+
+    Args:
+        comparison: of any number of runs.
+        name: what a run is called, from its key.
+    """
+    if len(comparison.runs) < 2:
+        return None
+    tests_left = int((comparison.p[np.triu_indices(len(comparison.runs), 1)] >= comparison.p[0, 1]).sum())
+    needed = smallest_difference(comparison.rows, int(comparison.discordant[0, 1]), ALPHA / tests_left)
+    difference = comparison.accuracy[0] - comparison.accuracy[1]
+    if difference > needed - 0.5 / comparison.rows:  # accuracies are whole rows but for rounding
+        return None
+    best, second = (name(run) for run in comparison.runs[:2])
+    if needed > 1:
+        return f"{comparison.rows:,} test images are too few to tell {best} and {second} apart, whatever they predict"
+    return (
+        f"{comparison.rows:,} test images tell apart heads that differ by about {100 * needed:.2f} points; "
+        f"{best} and {second} differ by {100 * difference:.2f}"
+    )
+
+
+def _exact_p(a: Any, b: Any) -> Any:
+    """Two-sided binomial p values of a against b rows, any shape."""
+    from scipy.stats import binom
+
+    return np.minimum(2 * binom.cdf(np.minimum(a, b), np.add(a, b), 0.5), 1)
+
+
+def _correctness(predictions: Mapping[Any, Any]) -> np.ndarray:
+    """Float64 (R, n), 1 where a run is right; columns in the order of the ids."""
+    correct = []
+    first: Any = None
+    for run, table in predictions.items():
+        ids, labels, predicted = (np.asarray(table[column]) for column in ("id", "label", "predicted"))
+        order = np.argsort(ids)
+        ids, labels, predicted = ids[order], labels[order], predicted[order]
+        if repeated := len(ids) - len(np.unique(ids)):
+            raise DataError(f"{run}: {repeated:,} of its {len(ids):,} test rows have the id of another one; {AGAIN}")
+        if first is None:
+            first, first_ids, first_labels = run, ids, labels
+        if not np.array_equal(ids, first_ids):
+            apart = len(np.setxor1d(ids, first_ids))
+            raise DataError(f"{run} and {first} were tested on different images ({apart:,} in one only); {AGAIN}")
+        if other := int((labels != first_labels).sum()):
+            raise DataError(f"{run} and {first} have different labels for {other:,} of {len(ids):,} images; {AGAIN}")
+        correct.append(predicted == labels)
+    return np.array(correct, np.float64)

@@ -1,0 +1,309 @@
+"""Stage 1 on the command line: `python -m featurize`."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from featurize.cache import CacheInfo, read_info
+from featurize.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from featurize.extraction import Compute, Plan
+
+logger = logging.getLogger("frozenbench")
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
+PLAIN_PROGRESS_SECONDS = 5.0
+SKIPPED_SHOWN = 20
+
+
+@app.callback(invoke_without_command=True)
+def run(
+    context: typer.Context,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="cifar10, sample, a folder of class folders of images or of CIFAR-10's files, or an .npz file."
+        ),
+    ] = "cifar10",
+    backbone: Annotated[
+        str, typer.Option(help="A keras.applications name, a .keras file, or pixels (no network: the control).")
+    ] = "vgg16",
+    weights: Annotated[str, typer.Option(help="imagenet, random (a control), or an .h5 file.")] = "imagenet",
+    layers: Annotated[str, typer.Option(help="Layers to tap, comma-separated.  [default: the last one]")] = "",
+    pool: Annotated[str, typer.Option(help="avg, max, grid2, grid4 or flatten.")] = "avg",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Images are resized to N x N.  [default: 96; 32 for pixels]")
+    ] = None,
+    resize: Annotated[str, typer.Option(help="bicubic, lanczos, bilinear or nearest.")] = "bicubic",
+    aspect: Annotated[str, typer.Option(help="Images that are not square: crop, stretch or pad.")] = "crop",
+    flip: Annotated[bool, typer.Option(help="Average the vectors of the image and its mirror image.")] = False,
+    preprocess: Annotated[str, typer.Option(help="auto (the backbone's own), caffe, tf, torch or none.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto (the fastest that gives TensorFlow's numbers), tensorflow, winograd or mnn.")
+    ] = "auto",
+    dtype: Annotated[str, typer.Option(help="Stored type: float32 or float16.")] = "float32",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per pass.  [default: by size]")] = None,
+    train: Annotated[int | None, typer.Option(min=1, help="Only the first N training images.")] = None,
+    test: Annotated[int | None, typer.Option(min=1, help="Only the first N test images.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="For --weights random.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The cache.  [default: a telling name in data/features]")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a cache made by other choices.")] = False,
+    cluster: Annotated[
+        str, typer.Option(help="Compute on a Dask cluster: local:N for N processes here, or tcp://HOST:PORT.")
+    ] = "",
+    shards: Annotated[
+        str, typer.Option(help="Where unfinished rows are kept: a folder or a URL.  [default: beside the cache]")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run a frozen network over every image once and cache its vectors in an HDF5 file."""
+    if context.invoked_subcommand is not None:
+        return
+    # Imported here so that --help does not wait for numpy, h5py and Pillow's friends.
+    from featurize.engines import check_engine
+    from featurize.extraction import carry_out, plan_extraction
+    from featurize.images import check_aspect, check_kernel, class_counts, load_dataset
+    from featurize.networks import PIXELS, check_pool, load_backbone
+
+    check_pool(pool)
+    check_kernel(resize)
+    check_aspect(aspect)
+    check_engine(engine)
+    if backbone == PIXELS and (layers or pool != "avg"):
+        logger.info("pixels has no layers: --layers and --pool do not apply, the vector is the image itself")
+    compute = cluster_of(cluster)
+    shards_at = shards_folder(shards)
+    dataset = load_dataset(data).first(train=train, test=test)
+    for line in class_counts(dataset):
+        logger.info(line)
+    network = load_backbone(
+        backbone,
+        weights=weights,
+        layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
+        image_size=image_size or (32 if backbone == PIXELS else 96),
+        preprocess=preprocess,
+        seed=seed,
+    )
+    plan = plan_extraction(
+        dataset,
+        network,
+        pool=pool,
+        resize=resize,
+        aspect=aspect,
+        flip=flip,
+        engine=engine,
+        dtype=dtype,
+        batch_size=batch_size,
+        out=out,
+    )
+    if plan.engine.name:
+        logger.info("engine %s %s: %s", plan.engine.name, plan.engine.version, plan.engine.why)
+    if dry_run:
+        show_estimate(plan, as_json=as_json)
+        return
+    with progress_display() as progress:
+        result = carry_out(plan, overwrite=overwrite, progress=progress, compute=compute, shards_at=shards_at)
+    if as_json:
+        print(json.dumps({**result.info.as_json(), "reused": result.reused, "resumed_rows": result.resumed_rows}))
+        return
+    if result.reused:
+        print(f"already there: {result.info.path}")
+    show(result.info)
+
+
+@app.command()
+def info(
+    file: Annotated[Path, typer.Argument(help="A feature cache.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what a feature cache holds."""
+    found = read_info(file)
+    if as_json:
+        print(json.dumps(found.as_json()))
+    else:
+        show(found)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A feature cache.")],
+    recompute: Annotated[
+        int, typer.Option(min=0, help="Compute N random rows of each split again, from the images at their source.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of those rows.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check a feature cache: its seal, its numbers, labels and ids. Exit code 1 if anything is wrong."""
+    from featurize.extraction.verify import verify as problems_of
+
+    problems = problems_of(file, recompute, seed)
+    if as_json:
+        print(json.dumps({"ok": not problems, "problems": problems}))
+    else:
+        for problem in problems:
+            logger.error(problem)
+        if not problems:
+            print(f"{file} is whole" + (f", and {recompute} rows of each split came out the same" if recompute else ""))
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def backbones(
+    name: Annotated[str, typer.Argument(help="A keras.applications name or a .keras file, to see its layers.")] = "",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Tell the layers' shapes for N x N images.  [default: 96]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the networks that can be used, or the layers of one. Nothing is downloaded."""
+    import dataclasses
+
+    from featurize.networks.catalogue import catalogue, describe
+
+    if not name:
+        entries = catalogue()
+        if as_json:
+            print(json.dumps({"backbones": [dataclasses.asdict(entry) for entry in entries]}))
+            return
+        print(f"{'name':<18} smallest images  preprocessing")
+        for entry in entries:
+            print(f"{entry.name:<18} {entry.min_image_size:>12} px  {entry.preprocess}")
+        return
+    found = describe(name, image_size)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(found)))
+        return
+    print(f"{'backbone':<16} {found.name}")
+    print(f"{'smallest images':<16} {found.min_image_size} px")
+    print(f"{'preprocessing':<16} {found.preprocess}")
+    print(f"{'default layer':<16} {found.default_layer}")
+    print(f"{'parameters':<16} {found.parameters:,}")
+    print(f"layers and their output for images of {found.image_size} x {found.image_size} px:")
+    width = max(len(layer.name) for layer in found.layers)
+    for layer in found.layers:
+        print(f"  {layer.name:<{width}} {' x '.join(map(str, layer.shape)):<16} {layer.kind}")
+
+
+def cluster_of(address: str) -> "Compute | None":
+    """What computes on the cluster at an address; None without one.
+
+    Raises:
+        UsageError: no such kind of address, or Dask is not installed.
+    """
+    if not address:
+        return None
+    from featurize.core.cluster import check_address
+
+    check_address(address)
+    from featurize.extraction.distributed import over
+
+    return over(address)
+
+
+def shards_folder(name: str) -> Path | None:
+    """A folder, or a place that fsspec reaches, by its name; None without one.
+
+    Raises:
+        UsageError: what reaches it is not installed.
+    """
+    if "://" not in name:
+        return Path(name) if name else None
+    try:
+        from upath import UPath
+
+        place = UPath(name)
+        place.fs.exists(place.path)
+    except ImportError as error:
+        raise UsageError(
+            f"--shards {name}: {error}; pip install 'frozenbench[cluster]' and what the URL needs"
+        ) from error
+    except Exception as error:  # of whatever library reaches it
+        raise UsageError(f"--shards {name} cannot be reached: {error}") from error
+    return Path(place.path) if place.protocol in ("file", "local") else cast(Path, place)
+
+
+def show_estimate(plan: "Plan", *, as_json: bool) -> None:
+    """Print what an extraction would take."""
+    import dataclasses
+
+    from featurize.extraction import estimate
+
+    found = estimate(plan)
+    rows = {name: len(split) for name, split in plan.dataset.splits.items()}
+    if as_json:
+        facts = {
+            "path": str(plan.path),
+            "exists": plan.path.exists(),
+            "splits": {n: {"rows": r} for n, r in rows.items()},
+        }
+        print(json.dumps({**facts, **dataclasses.asdict(found)}))
+        return
+    print(f"cache        {plan.path}" + (" (something is there)" if plan.path.exists() else ""))
+    print(f"images       {plan.dataset.name}: " + ", ".join(f"{count:,} {name}" for name, count in rows.items()))
+    print(f"vector       {found.dim:,} x {plan.spec.dtype}")
+    print(f"file         {found.file_bytes / 1e6:,.0f} MB, and as much again while it is made")
+    print(f"memory       {found.memory_bytes / 1e6:,.0f} MB")
+    print(f"time         about {found.seconds:,.0f} s, by one batch of {plan.batch_size} images")
+
+
+def show(found: CacheInfo) -> None:
+    """Print what a cache holds, a line a fact."""
+    spec = found.spec
+    facts = {
+        "cache": str(found.path),
+        "images": f"{found.dataset}: " + ", ".join(f"{rows:,} {name}" for name, rows in found.rows.items()),
+        "backbone": f"{spec.backbone} ({found.weights} weights), {spec.image_size} x {spec.image_size} px",
+        "layers": ", ".join(f"{c.name} (columns {c.start} to {c.stop - 1})" for c in found.layers),
+        "vector": f"{found.dim:,} x {spec.dtype}, pool {spec.pool}" + (", mirror-averaged" if spec.flip else ""),
+        "engine": f"{spec.engine} {spec.engine_version}: {found.engine_choice}" if spec.engine else "(none)",
+        "time": f"{found.seconds:.1f} s, {found.images_per_second:,.0f} images/s on {found.device}",
+        "fingerprint": spec.fingerprint,
+    }
+    if found.shards:
+        facts["features in"] = str(found.shards)
+    for name, fact in facts.items():
+        print(f"{name:<12} {fact}")
+    for split, files in found.skipped.items():
+        if files:
+            print(f"{'skipped':<12} {len(files):,} {split} images that could not be read:")
+        for path, why in files[:SKIPPED_SHOWN]:
+            print(f"{'':<12} {path.encode(errors='replace').decode()}: {why}")
+        if len(files) > SKIPPED_SHOWN:
+            print(f"{'':<12} ... (all of them: --json)")
+
+
+@contextmanager
+def progress_display() -> Iterator[Callable[[int, int], None]]:
+    """A live bar on a terminal, a plain line every few seconds elsewhere; both on standard error."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = ("images", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("images")
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    shown = time.monotonic()
+    began, already = 0.0, 0  # when the first images were done, and how many: those of an earlier time among them
+
+    def line(done: int, total: int) -> None:
+        nonlocal shown, began, already
+        now = time.monotonic()
+        if not began:
+            began, already = now, done
+        elif now - shown >= PLAIN_PROGRESS_SECONDS:
+            shown = now
+            left = (now - began) / (done - already) * (total - done)
+            print(f"{done:,} of {total:,} images, about {left:.0f} s left", file=sys.stderr)
+
+    yield line

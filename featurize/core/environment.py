@@ -1,0 +1,78 @@
+"""Frameworks that run networks, imported late and quietly.
+
+Importing them takes seconds, so nothing here is imported before a network is really needed.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+
+from featurize.core.errors import BackboneError
+
+
+def import_keras() -> ModuleType:
+    """Keras 3 on TensorFlow.
+
+    Raises:
+        BackboneError: Keras is set to run on another framework.
+    """
+    if "tensorflow" in sys.modules and "keras" in sys.modules:
+        return sys.modules["keras"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # TensorFlow announces oneDNN and missing GPUs before it reads TF_CPP_MIN_LOG_LEVEL
+    # (https://github.com/tensorflow/tensorflow/issues/100442).
+    with silenced(2):
+        import tensorflow  # noqa: F401
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise BackboneError(
+            f"Keras runs on {keras.backend.backend()}, expected tensorflow; unset KERAS_BACKEND and try again"
+        )
+    return keras
+
+
+def limit_threads(jobs: int) -> None:
+    """Let TensorFlow use so many threads, if nothing in this process has used it yet: it cannot change them later."""
+    import tensorflow
+
+    with suppress(RuntimeError):
+        tensorflow.config.threading.set_intra_op_parallelism_threads(jobs)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(1)
+
+
+@contextmanager
+def silenced(descriptor: int) -> Iterator[None]:
+    """Drop what C++ code writes to a file descriptor (1: standard output, 2: standard error).
+
+    Python errors are not affected: they are printed after the block.
+    """
+    try:
+        saved = os.dup(descriptor)
+    except OSError:  # started without it
+        yield
+        return
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, descriptor)
+    try:
+        yield
+    finally:
+        os.dup2(saved, descriptor)
+        os.close(saved)
+        os.close(sink)
+
+
+def library_versions(packages: Sequence[str]) -> dict[str, str]:
+    """The installed version of each package that is installed."""
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,66 @@
+"""What can go wrong, and how the command line says it.
+
+FrozenbenchError            exit 1: the work failed
+├── UsageError              exit 2: the request itself cannot be met (unknown layer, impossible size)
+├── DataError               images or labels are missing, damaged or of the wrong shape
+├── DownloadError           a file could not be fetched, or is not the file that was pinned
+├── BackboneError           a network or its weights could not be loaded, or gave unusable values
+├── ClusterError            a cluster cannot be reached, or its workers cannot do the work
+├── CacheError              a feature cache is missing, damaged or cannot be written
+│   └── CacheMismatchError  a feature cache was made by other choices than the ones asked for
+└── HeadError               a head cannot be trained on these features
+    └── HeadTimeoutError    a head was stopped at its time limit (classify/time_limit.py)
+
+Every message says what happened, where, what was expected and what to do next, in one line.
+"""
+
+
+class FrozenbenchError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(FrozenbenchError):
+    """The request itself cannot be met, whatever the files hold."""
+
+    exit_code = 2
+
+
+class DataError(FrozenbenchError):
+    """Images or labels are missing, damaged or of the wrong shape."""
+
+
+class DownloadError(FrozenbenchError):
+    """A file could not be fetched, or is not the file that was pinned."""
+
+
+class BackboneError(FrozenbenchError):
+    """A network or its weights could not be loaded, or gave unusable values."""
+
+
+class ClusterError(FrozenbenchError):
+    """A cluster cannot be reached, or its workers cannot do the work."""
+
+
+class CacheError(FrozenbenchError):
+    """A feature cache is missing, damaged or cannot be written."""
+
+
+class CacheMismatchError(CacheError):
+    """A feature cache was made by other choices than the ones asked for."""
+
+
+class HeadError(FrozenbenchError):
+    """A head cannot be trained on these features."""
+
+
+def suggestion(word: str, known: list[str]) -> str:
+    """The close matches of `word` among `known`, or all of them, as the end of an error message."""
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=3)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    shown = ", ".join(known[:40]) + (", ..." if len(known) > 40 else "")
+    return f"known: {shown}"

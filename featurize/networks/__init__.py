@@ -1,0 +1,9 @@
+"""Frozen networks: loaded, cut off behind the tapped layers, their activations pooled.
+
+May import: core.
+"""
+
+from featurize.networks.backbone import PIXELS, Backbone, load_backbone, preprocessed
+from featurize.networks.pooling import check_pool, mirrored, pooled
+
+__all__ = ["PIXELS", "Backbone", "check_pool", "load_backbone", "mirrored", "pooled", "preprocessed"]

@@ -1,0 +1,353 @@
+"""Frozen networks: keras.applications by name, a .keras file, or raw pixels as the control.
+
+A `Backbone` is a network cut off behind its deepest tapped layer, with the preprocessing that
+belongs to it. Nothing in it is ever trained.
+"""
+
+import contextlib
+import hashlib
+import inspect
+import json
+import os
+import re
+import sys
+import zipfile
+from dataclasses import dataclass, field, replace
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featurize.core.environment import import_keras
+from featurize.core.errors import BackboneError, UsageError, suggestion
+
+BUNDLED_VGG16 = Path(__file__).parents[1] / "bundled" / "vgg16_blocks1to3_notop.h5"
+BUNDLED_VGG16_SHA256 = "50a06a3b320364552465d5d7531b8c9bf214126f64fbfbb815252c829a85127a"
+BUNDLED_VGG16_BLOCKS = ("block1_", "block2_", "block3_")
+
+PIXELS = "pixels"
+PREPROCESSING = ("caffe", "tf", "torch", "none")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen network, ready to run.
+
+    Attributes:
+        name: name in `keras.applications`, the stem of a `.keras` file, or `pixels`.
+        weights: where they come from: `imagenet`, `random-0` (with its seed), the stem of a file,
+            or `none` for `pixels`.
+        weights_digest: SHA-256 over the weights that take part; empty for `pixels`.
+        layers: names of the tapped layers.
+        image_size: the images it takes are `image_size` x `image_size` x 3.
+        preprocess: one of `PREPROCESSING`, applied to RGB values 0..255.
+        model: preprocessed float32 (n, size, size, 3) -> one activation per tapped layer; None for
+            `pixels`.
+        architecture: the description of the network inside a `.keras` file; empty for the others,
+            whose name says it.
+        source: the arguments of `load_backbone` that load it again, paths made absolute.
+    """
+
+    name: str
+    weights: str
+    weights_digest: str
+    layers: tuple[str, ...]
+    image_size: int
+    preprocess: str
+    model: Any = None
+    architecture: bytes = b""
+    source: dict[str, Any] = field(default_factory=dict)
+
+    def check_frozen(self) -> None:
+        """Raise BackboneError if any weight is no longer the one that was loaded."""
+        if self.model is not None and _digest(self.model, self.architecture) != self.weights_digest:
+            raise BackboneError(f"the weights of {self.name} changed while it ran; its vectors cannot be trusted")
+
+
+def load_backbone(
+    name: str = "vgg16",
+    *,
+    weights: str = "imagenet",
+    layers: tuple[str, ...] = (),
+    image_size: int = 96,
+    preprocess: str = "auto",
+    seed: int = 0,
+) -> Backbone:
+    """Load a network, cut it off behind the deepest tapped layer and freeze it.
+
+    Args:
+        name: a name in `keras.applications` (`vgg16`), a path to a `.keras` file, or `pixels`.
+        weights: `imagenet` (for a `.keras` file: its own), `random` (the initialisers of its
+            layers, seeded), or a path to an `.h5` file in the layout that Keras publishes.
+        layers: names of the layers to tap; empty for the last one before the classifier.
+        image_size: height and width of the images it will be given, in pixels.
+        preprocess: `auto` (the backbone's own; `none` for a `.keras` file) or one of `PREPROCESSING`.
+        seed: for `random`.
+
+    Raises:
+        UsageError: an unknown name, layer or preprocessing, or an image size it cannot take.
+        BackboneError: the file or the weights cannot be loaded or hold values that are not finite.
+    """
+    if name == PIXELS:
+        return Backbone(
+            PIXELS,
+            "none",
+            "",
+            (PIXELS,),
+            image_size,
+            "none",
+            source={"backbone": PIXELS, "weights": "imagenet", "seed": seed},
+        )
+    if preprocess not in ("auto", *PREPROCESSING):
+        raise UsageError(f"--preprocess {preprocess}: {suggestion(preprocess, ['auto', *PREPROCESSING])}")
+    load = _from_file if name.endswith(".keras") else _from_applications
+    backbone = load(name, weights, layers, image_size, preprocess, seed)
+    return replace(backbone, source={"backbone": _absolute(name), "weights": _absolute(weights), "seed": seed})
+
+
+def preprocessed(images: Any, mode: str) -> Any:
+    """RGB values 0..255 as float32 (n, h, w, 3) -> what the network was trained on, same shape.
+
+    Works on numpy arrays and TensorFlow tensors. The modes are those of
+    `keras.applications.imagenet_utils.preprocess_input`: `caffe` (BGR minus the ImageNet mean, no
+    scaling), `tf` (-1..1), `torch` (0..1, standardised per channel), `none`.
+    """
+    if mode == "caffe":
+        return images[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
+    if mode == "tf":
+        return images / np.float32(127.5) - np.float32(1)
+    if mode == "torch":
+        mean = np.array([0.485, 0.456, 0.406], np.float32)
+        return (images / np.float32(255) - mean) / np.array([0.229, 0.224, 0.225], np.float32)
+    return images
+
+
+def applications() -> dict[str, Any]:
+    """Lower-case name -> constructor, for all of keras.applications."""
+    functions = inspect.getmembers(import_keras().applications, inspect.isfunction)
+    return {name.lower(): function for name, function in functions}
+
+
+def application(name: str) -> Any:
+    """The constructor of a network in keras.applications.
+
+    Raises:
+        UsageError: there is no such network; the message names those that are close.
+    """
+    known = applications()
+    if name.lower() not in known:
+        close = suggestion(name.lower(), [*sorted(known), PIXELS])
+        raise UsageError(f"--backbone {name}: no such network or .keras file; {close}")
+    return known[name.lower()]
+
+
+def built(constructor: Any, weights: str | None, image_size: int) -> Any:
+    """A network of keras.applications without its classifier, for square images.
+
+    Args:
+        constructor: from `application`.
+        weights: what Keras takes: None for random ones, or `imagenet`, which may be downloaded.
+        image_size: height and width of the images, in pixels.
+
+    Raises:
+        UsageError: it takes no images of that size.
+    """
+
+    def build() -> Any:
+        return constructor(weights=weights, include_top=False, input_shape=(image_size, image_size, 3))
+
+    try:
+        # Keras numbers the unnamed layers by what its thread built before: in a new one, names do not depend on
+        # it. This pool does not wait for its thread, so that Ctrl-C ends a download.
+        with ThreadPool(1) as pool:
+            return pool.apply(build)
+    except ValueError as error:
+        name = constructor.__name__.lower()
+        raise UsageError(f"{name} takes no images of {image_size} x {image_size} pixels: {_line(error)}") from error
+
+
+def own_preprocessing(constructor: Any) -> str:
+    """One of `PREPROCESSING`: what the `preprocess_input` beside a constructor of keras.applications applies.
+
+    Raises:
+        BackboneError: it is none of them.
+    """
+    module = sys.modules[constructor.__module__]
+    probe = np.array([[[[10.0, 100.0, 200.0]]]], np.float32)
+    theirs = np.asarray(module.preprocess_input(probe.copy()))  # it may overwrite its input
+    for mode in PREPROCESSING:
+        if np.allclose(preprocessed(probe, mode), theirs, atol=1e-4):
+            return mode
+    raise BackboneError(f"{module.__name__} has a preprocessing of its own kind; name one with --preprocess")
+
+
+def may_be_tapped(layer: Any) -> bool:
+    """Whether a layer's output is a map (n, h, w, c) or a vector (n, c)."""
+    return hasattr(layer.output, "shape") and len(layer.output.shape) in (2, 4)
+
+
+def _from_applications(
+    name: str, weights: str, layers: tuple[str, ...], image_size: int, preprocess: str, seed: int
+) -> Backbone:
+    constructor = application(name)
+    name = name.lower()
+    if weights == "random":
+        import_keras().utils.set_random_seed(seed)
+    model = built(constructor, None, image_size)
+    layers = _checked_layers(model, name, layers)  # before anything is downloaded
+    label = weights
+    if weights == "random":
+        label = f"random-{seed}"
+    elif weights != "imagenet":
+        label = Path(weights).stem
+        model = _with_weights(model, Path(weights))
+    elif name == "vgg16" and all(layer.startswith(BUNDLED_VGG16_BLOCKS) for layer in layers):
+        model = _with_weights(model, _checked_bundle())
+    else:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # where Keras' progress belongs
+                model = built(constructor, "imagenet", image_size)
+        except Exception as error:  # Keras raises a bare Exception when a download fails
+            raise BackboneError(_no_weights(name, error)) from error
+    mode = own_preprocessing(constructor) if preprocess == "auto" else preprocess
+    return _cut(model, name, label, layers, image_size, mode)
+
+
+def read_keras_file(path: Path) -> tuple[Any, bytes]:
+    """The network in a `.keras` file, and its description there.
+
+    Raises:
+        UsageError: there is no such file.
+        BackboneError: it is not a network on images, or holds code.
+    """
+    if not path.is_file():
+        raise UsageError(f"--backbone {path}: no such file")
+    try:
+        model = import_keras().models.load_model(path, compile=False, safe_mode=True)
+        with zipfile.ZipFile(path) as archive:
+            architecture = archive.read("config.json")
+    except Exception as error:  # whatever is wrong inside a foreign file, it is the file that is wrong
+        raise BackboneError(
+            f"{path} cannot be loaded as a Keras model (safe mode, no custom code): {_line(error)}"
+        ) from error
+    if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[-1] != 3:
+        raise BackboneError(f"{path} does not take one batch of images (n, height, width, 3)")
+    return model, architecture
+
+
+def _from_file(
+    name: str, weights: str, layers: tuple[str, ...], image_size: int, preprocess: str, seed: int
+) -> Backbone:
+    keras = import_keras()
+    path = Path(name)
+    model, architecture = read_keras_file(path)
+    if weights == "random":
+        keras.utils.set_random_seed(seed)
+        model, label = keras.models.clone_model(model), f"random-{seed}"
+    elif weights == "imagenet":
+        label = "own"
+    else:
+        model, label = _with_weights(model, Path(weights)), Path(weights).stem
+    layers = _checked_layers(model, path.stem, layers)
+    mode = "none" if preprocess == "auto" else preprocess
+    return _cut(model, path.stem, label, layers, image_size, mode, architecture)
+
+
+def _checked_layers(model: Any, name: str, layers: tuple[str, ...]) -> tuple[str, ...]:
+    """The layers to tap, the model's last one where none is named."""
+    keras = import_keras()
+    known = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    layers = layers or (known[-1],)
+    if len(set(layers)) < len(layers):
+        raise UsageError(f"--layers {','.join(layers)}: the same layer is named twice")
+    for layer in layers:
+        if layer not in known:
+            raise UsageError(f"--layers {layer}: {name} has no such layer; {suggestion(layer, known)}")
+        if not may_be_tapped(model.get_layer(layer)):
+            raise UsageError(f"--layers {layer}: its output is neither a map (n, h, w, c) nor a vector (n, c)")
+    return layers
+
+
+def _cut(
+    model: Any,
+    name: str,
+    weights: str,
+    layers: tuple[str, ...],
+    image_size: int,
+    mode: str,
+    architecture: bytes = b"",
+) -> Backbone:
+    """The part of the model up to the tapped layers, at a fixed image size, frozen and checked."""
+    keras = import_keras()
+    try:
+        cut = keras.Model(model.inputs, [model.get_layer(layer).output for layer in layers])
+        image = keras.Input((image_size, image_size, 3))
+        cut(image)
+    except ValueError as error:
+        raise UsageError(f"{name} takes no images of {image_size} x {image_size} pixels: {_line(error)}") from error
+    cut.trainable = False
+    for layer in cut.layers:
+        for variable in layer.weights:
+            if not np.isfinite(variable.numpy()).all():
+                raise BackboneError(
+                    f"the weights of {name}'s layer {layer.name} ({weights}) are not all finite numbers: the file is "
+                    "damaged or holds a part of the network only; supply a complete one with --weights PATH"
+                )
+    return Backbone(name, weights, _digest(cut, architecture), layers, image_size, mode, cut, architecture)
+
+
+def _checked_bundle() -> Path:
+    digest = hashlib.sha256(BUNDLED_VGG16.read_bytes()).hexdigest()
+    if digest != BUNDLED_VGG16_SHA256:
+        raise BackboneError(
+            f"{BUNDLED_VGG16} has SHA-256 {digest}, expected {BUNDLED_VGG16_SHA256}; "
+            "reinstall the package: pip install --force-reinstall frozenbench"
+        )
+    return BUNDLED_VGG16
+
+
+def _with_weights(model: Any, path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"--weights {path}: no such file; expected imagenet, random or an .h5 file")
+    try:
+        model.load_weights(path)
+    except Exception as error:  # whatever is wrong inside a foreign file, it is the file that is wrong
+        raise BackboneError(
+            f"{path} does not hold the weights of {model.name} in the layout that Keras publishes "
+            f"(..._notop.h5): {_line(error)}"
+        ) from error
+    return model
+
+
+def _digest(model: Any, architecture: bytes) -> str:
+    """SHA-256 over the architecture of a `.keras` file and every weight, in the model's order.
+
+    Layer names do not enter: in files, Keras numbers the unnamed ones by what was built before.
+    """
+    digest = hashlib.sha256(architecture)
+    for variable in model.weights:
+        value = np.ascontiguousarray(variable.numpy())
+        digest.update(json.dumps([variable.name, value.dtype.str, value.shape]).encode())
+        digest.update(value.data)
+    return digest.hexdigest()
+
+
+def _no_weights(name: str, error: Exception) -> str:
+    found = re.search(r"https?://\S+/([^/\s:]+\.h5)", str(error))
+    file_name = found.group(1) if found else f"{name}'s ..._notop.h5"
+    folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
+    return (
+        f"the ImageNet weights of {name} are not here and could not be downloaded ({_line(error)}): {file_name} "
+        f"belongs in {folder}, or is named with --weights PATH; without a network, "
+        "--backbone vgg16 --layers block3_pool uses the kernels that come with the package"
+    )
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).is_file() else name
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,62 @@
+"""From a layer's activation to the few cells that become a vector per image."""
+
+import itertools
+
+import numpy as np
+
+from featurize.core.errors import UsageError, suggestion
+
+POOLS = ("avg", "max", "grid2", "grid4", "flatten")
+
+
+def check_pool(pool: str) -> None:
+    """Raise UsageError when there is no such pooling."""
+    if pool not in POOLS:
+        raise UsageError(f"--pool {pool}: {suggestion(pool, list(POOLS))}")
+
+
+def pooled(activation: np.ndarray, pool: str) -> np.ndarray:
+    """Pool over height and width.
+
+    Args:
+        activation: float32 (n, h, w, c), or (n, c), which is returned as it is.
+        pool: `avg` or `max` over the whole map -> (n, c); `grid2` or `grid4`, averages over a grid of
+            g x g cells -> (n, g, g, c); `flatten`, the whole map. Where the cells do not divide the
+            map they overlap by a row or column (adaptive average pooling: cell i spans floor(i h / g)
+            to ceil((i + 1) h / g)).
+
+    Returns:
+        float32 (n, c) or (n, rows, columns, c).
+
+    Raises:
+        UsageError: the map is smaller than the grid.
+    """
+    if activation.ndim == 2:
+        return activation
+    _, height, width, _ = activation.shape
+    if pool == "avg":
+        return activation.mean(axis=(1, 2))
+    if pool == "max":
+        return activation.max(axis=(1, 2))
+    if pool == "flatten":
+        return activation
+    cells = int(pool.removeprefix("grid"))
+    if min(height, width) < cells:
+        raise UsageError(
+            f"--pool {pool}: the layer's map is {height} x {width}, too small for a {cells} x {cells} grid; "
+            "use a larger --image-size, an earlier layer or --pool avg"
+        )
+    parts = [
+        activation[:, top:bottom, left:right].mean(axis=(1, 2))
+        for (top, bottom), (left, right) in itertools.product(_cells(height, cells), _cells(width, cells))
+    ]
+    return np.stack(parts, axis=1).reshape(len(activation), cells, cells, -1)
+
+
+def mirrored(activation: np.ndarray) -> np.ndarray:
+    """The activation (n, h, w, c) of mirrored images, mirrored back; (n, c) stays as it is."""
+    return activation[:, :, ::-1] if activation.ndim == 4 else activation
+
+
+def _cells(length: int, cells: int) -> list[tuple[int, int]]:
+    return [(i * length // cells, -(-(i + 1) * length // cells)) for i in range(cells)]

@@ -1,0 +1,349 @@
+"""The report in a real browser: headless Chromium, driven by selenium."""
+
+import json
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from selenium import webdriver
+from selenium.webdriver import ActionChains, Keys
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.remote.webelement import WebElement
+from tiny_reports import COLOURS, HOSTILE, everywhere, make_map, make_report
+
+from analysis.report.html import Report, Section, Table, write_report
+
+CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver (apt install chromium chromium-driver)"
+)
+OPTIONS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,900",
+)  # fmt: skip
+# The contrast (WCAG 2) of each text and each point of a map with what is behind it, where it is below `least`.
+TOO_FAINT = """
+const [selector, property, least] = arguments;
+const rgb = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const light = (colour) => rgb(colour).slice(0, 3).map((part) => part / 255)
+  .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, part, index) => sum + part * [0.2126, 0.7152, 0.0722][index], 0);
+const behind = (element) => {
+  const colour = getComputedStyle(element).backgroundColor;
+  return rgb(colour)[3] === 0 ? behind(element.parentElement) : colour;
+};
+const contrast = (element) => {
+  const both = [light(getComputedStyle(element)[property]), light(behind(element))];
+  return (Math.max(...both) + 0.05) / (Math.min(...both) + 0.05);
+};
+return [...document.querySelectorAll(selector)].filter((element) => element.checkVisibility())
+  .map((element) => [element.outerHTML.slice(0, 80), contrast(element)]).filter(([, found]) => found < least);
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, tmp_path: Path) -> webdriver.Chrome:
+    """The report of test_report.py, opened from its file at a desktop's size in the light theme."""
+    media(browser)
+    size(browser, 1280, 900)
+    show(browser, make_report(tmp_path), tmp_path)
+    return browser
+
+
+def show(browser: webdriver.Chrome, report: Report, folder: Path) -> str:
+    address = write_report(report, folder / "report.html").as_uri()
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(address)
+    return address
+
+
+def media(browser: webdriver.Chrome, kind: str = "screen", theme: str = "light", motion: str = "reduce") -> None:
+    features = [{"name": "prefers-color-scheme", "value": theme}, {"name": "prefers-reduced-motion", "value": motion}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": kind, "features": features})
+
+
+def size(browser: webdriver.Chrome, width: int, height: int) -> None:
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def requests(browser: webdriver.Chrome) -> set[str]:
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    urls = [
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    ]
+    return {url for url in urls if not url.startswith(("data:", "chrome"))}  # chrome: what the browser began with
+
+
+def find(page: webdriver.Chrome, selector: str) -> WebElement:
+    return page.find_element("css selector", selector)
+
+
+def find_all(page: webdriver.Chrome, selector: str) -> list[WebElement]:
+    return page.find_elements("css selector", selector)
+
+
+def style(page: webdriver.Chrome, selector: str, name: str) -> Any:
+    return page.execute_script(
+        "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]", selector, name
+    )
+
+
+def press(page: webdriver.Chrome, *keys: str) -> None:
+    ActionChains(page).send_keys(*keys).perform()
+
+
+def test_it_opens_without_errors_or_requests(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    address = show(browser, make_report(tmp_path), tmp_path)
+    assert browser.get_log("browser") == []
+    assert requests(browser) == {address}
+    assert browser.title == "Does it help?"
+    assert all(image.get_property("naturalWidth") > 0 for image in find_all(browser, "img"))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_names_do_nothing(browser: webdriver.Chrome, tmp_path: Path, text: str) -> None:
+    address = show(browser, everywhere(tmp_path, text), tmp_path)
+    ActionChains(browser).move_to_element(find(browser, ".plane use")).perform()
+    assert find(browser, "output span").get_property("textContent") == text
+    assert browser.execute_script("return window.hacked") is None
+    assert browser.get_log("browser") == []
+    assert requests(browser) == {address}
+
+
+def test_what_is_slipped_in_neither_runs_nor_loads(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    path = write_report(make_report(tmp_path), tmp_path / "report.html")
+    page = path.read_text("utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        image = f"<img src='http://127.0.0.1:{server.getsockname()[1]}/x.png' onerror='hacked = true'>"
+        path.write_text(page.replace("</header>", f"<script>hacked = true</script>{image}</header>"), "utf-8")
+        browser.get(path.as_uri())
+        assert browser.execute_script("return window.hacked") is None
+        server.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert "Content Security Policy" in browser.get_log("browser")[0]["message"]
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280, 1920])
+def test_no_page_is_wider_than_the_screen(page: webdriver.Chrome, tmp_path: Path, width: int) -> None:
+    size(page, width, 900)
+    long = "a_name_without_any_space_" * 8
+    wide = Table(long, pd.DataFrame([[long, *range(20)]], columns=[f"column {number}" for number in range(21)]))
+    sections = [Section(long, long, [wide, make_map(class_names=[long] * 3)], [long])]
+    show(page, make_report(tmp_path, title=long, summary=[long], sections=sections, commands=[long]), tmp_path)
+    widths = page.execute_script("const page = document.documentElement; return [page.scrollWidth, page.clientWidth]")
+    assert widths[0] == widths[1]
+    inner = page.execute_script(
+        "const box = document.querySelector('.scroll'); return [box.scrollWidth, box.clientWidth]"
+    )
+    assert inner[0] > inner[1]  # the table scrolls in itself
+    assert style(page, ".scroll", "overflowX") == "auto"
+    assert find(page, "tbody th").size["width"] < 200  # the row's name stays in sight and leaves room
+
+
+def column(page: webdriver.Chrome, number: int) -> list[str]:
+    return [cell.text for cell in find_all(page, f"tbody tr > :nth-child({number})")]
+
+
+def sorting(page: webdriver.Chrome) -> list[str | None]:
+    return [heading.get_dom_attribute("aria-sort") for heading in find_all(page, "thead th")]
+
+
+def test_tables_sort_by_the_mouse(page: webdriver.Chrome) -> None:
+    head, accuracy, vector, fit = find_all(page, "thead button")
+    assert sorting(page) == [None] * 4
+    accuracy.click()
+    assert column(page, 2) == ["8.5 (7 to 10)", "70.0 (67 to 73)", "71.2"]
+    assert column(page, 1) == ["knn", "svm", "mlp"]  # whole rows move
+    assert sorting(page) == [None, "ascending", None, None]
+    accuracy.click()
+    assert column(page, 2) == ["71.2", "70.0 (67 to 73)", "8.5 (7 to 10)"]
+    assert sorting(page) == [None, "descending", None, None]
+    vector.click()
+    assert column(page, 3) == ["96", "512", "1,024"]
+    assert sorting(page) == [None, None, "ascending", None]
+    fit.click()
+    assert column(page, 4) == ["2.5", "10.0", "-"]
+    fit.click()
+    assert column(page, 4) == ["10.0", "2.5", "-"]  # what is no number stays last
+    head.click()
+    assert column(page, 1) == ["knn", "mlp", "svm"]
+    head.click()
+    assert column(page, 1) == ["svm", "mlp", "knn"]
+
+
+def test_signs_and_bounds_sort_as_numbers(page: webdriver.Chrome, tmp_path: Path) -> None:
+    cells = ["+3.1", "never", "\u22122.0", "-10", "\u2264 1", "1,000", "1e-3", "always"]
+    table = Table("x", pd.DataFrame({"name": cells, "gain": cells}))
+    show(page, make_report(tmp_path, sections=[Section("A", "B", [table])]), tmp_path)
+    find_all(page, "thead button")[1].click()
+    assert column(page, 2) == ["-10", "\u22122.0", "1e-3", "\u2264 1", "+3.1", "1,000", "always", "never"]
+
+
+@pytest.mark.parametrize("key", [Keys.ENTER, Keys.SPACE])
+def test_tables_sort_by_the_keyboard(page: webdriver.Chrome, key: str) -> None:
+    page.execute_script("document.querySelector('.scroll').focus()")
+    press(page, Keys.TAB, Keys.TAB, key)
+    assert sorting(page) == [None, "ascending", None, None]
+    assert column(page, 1) == ["knn", "svm", "mlp"]
+    press(page, key)
+    assert sorting(page) == [None, "descending", None, None]
+
+
+@pytest.mark.parametrize("system", ["light", "dark"])
+def test_the_theme_is_the_systems_until_it_is_changed(page: webdriver.Chrome, system: str) -> None:
+    media(page, theme=system)
+    page.refresh()
+    colours = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 27)"}
+    other = "dark" if system == "light" else "light"
+    button = find(page, "#theme")
+    for theme in (system, other, system):
+        assert style(page, "body", "backgroundColor") == colours[theme]
+        assert button.get_dom_attribute("aria-pressed") == ("true" if theme == "dark" else "false")
+        assert button.accessible_name == "Dark theme"
+        button.send_keys(Keys.ENTER)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_contrast(page: webdriver.Chrome, theme: str) -> None:
+    media(page, theme=theme)
+    page.refresh()
+    find(page, ".legend button").click()
+    text = "h1, h2, h3, p, li, a, button, figcaption, th, td, code, dt, dd, output"
+    assert page.execute_script(TOO_FAINT, text, "color", 4.5) == []
+    assert page.execute_script(TOO_FAINT, "use:not(.faded)", "fill", 3) == []
+
+
+def test_every_colour_of_a_map_stands_out(page: webdriver.Chrome, tmp_path: Path) -> None:
+    drawn = make_map(class_names=[str(number) for number in range(70)])
+    show(page, make_report(tmp_path, sections=[Section("A", "B", [drawn])]), tmp_path)
+    fills = page.execute_script(
+        "return [...document.querySelectorAll('li use')].map((dot) => getComputedStyle(dot).fill)"
+    )
+    assert len(set(fills)) == 10
+    for theme in ("light", "dark"):
+        media(page, theme=theme)
+        assert page.execute_script(TOO_FAINT, "li use", "fill", 3) == []
+
+
+def test_the_first_key_skips_to_the_content(page: webdriver.Chrome) -> None:
+    press(page, Keys.TAB)
+    link = page.switch_to.active_element
+    assert link.text == "Skip to the content"
+    assert link.rect["x"] >= 0
+    press(page, Keys.ENTER)
+    assert page.switch_to.active_element.get_dom_attribute("id") == "main"
+
+
+def preview(page: webdriver.Chrome) -> str | None:
+    """What is shown beside the map; the image's colour is checked to be that point's."""
+    output = find(page, "output")
+    if not output.is_displayed():
+        return None
+    text = str(find(page, "output span").text)
+    pixel = page.execute_script(
+        "const canvas = document.querySelector('canvas');"
+        "return [...canvas.getContext('2d').getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data]"
+    )
+    assert abs(COLOURS[int(text.removeprefix("image "))] - pixel[:3]).max() <= 12
+    return text
+
+
+def test_the_map_shows_the_image_that_is_pointed_at(page: webdriver.Chrome) -> None:
+    assert preview(page) is None
+    for number in (4, 0, 5):
+        ActionChains(page).move_to_element(find_all(page, ".plane use")[number]).perform()
+        assert preview(page) == f"image {number}"
+    inside = page.execute_script(
+        "const [one, other] = ['output', 'body'].map((name) => document.querySelector(name).getBoundingClientRect());"
+        "return one.left >= other.left && one.right <= other.right"
+    )
+    assert inside
+    ActionChains(page).move_to_element(find(page, ".plane")).click().perform()  # its middle: far from all
+    assert preview(page) is None
+    ActionChains(page).move_to_element(find_all(page, ".plane use")[1]).move_to_element(find(page, "h2")).perform()
+    assert preview(page) is None
+
+
+def test_the_map_can_be_walked_by_the_keyboard(page: webdriver.Chrome) -> None:
+    find_all(page, ".legend button")[-1].send_keys(Keys.TAB)
+    assert page.switch_to.active_element.get_dom_attribute("class") == "plane shown"
+    assert preview(page) == "image 0"
+    for key, shown in [
+        (Keys.ARROW_RIGHT, 1),
+        (Keys.ARROW_RIGHT, 2),
+        (Keys.ARROW_RIGHT, 2),  # the edge
+        (Keys.ARROW_DOWN, 5),
+        (Keys.ARROW_LEFT, 4),
+        (Keys.ARROW_UP, 1),
+    ]:
+        press(page, key)
+        assert preview(page) == f"image {shown}"
+    press(page, Keys.ESCAPE)
+    assert preview(page) is None
+    press(page, Keys.ARROW_DOWN)
+    assert preview(page) == "image 4"
+    press(page, Keys.TAB)
+    assert preview(page) is None
+
+
+def test_one_class_of_the_map_can_be_shown_alone(page: webdriver.Chrome) -> None:
+    ant, bee, _ = find_all(page, ".legend button")
+    ant.click()
+    bee.click()
+    assert [button.get_dom_attribute("aria-pressed") for button in (ant, bee)] == ["false", "true"]
+    faded = [dot.get_dom_attribute("data-label") for dot in find_all(page, ".plane use.faded")]
+    assert faded == ["0", "2", "0", "2"]
+    assert float(style(page, ".faded", "opacity")) < 0.2
+    ActionChains(page).move_to_element(find_all(page, ".plane use")[0]).perform()
+    assert preview(page) is None
+    ActionChains(page).move_to_element(find_all(page, ".plane use")[4]).perform()
+    assert preview(page) == "image 4"
+    bee.click()
+    assert find_all(page, ".faded") == []
+
+
+def test_a_class_without_points_cannot_be_chosen(page: webdriver.Chrome, tmp_path: Path) -> None:
+    drawn = make_map(class_names=["ant", "bee", "cow", "dog"])
+    show(page, make_report(tmp_path, sections=[Section("A", "B", [drawn])]), tmp_path)
+    assert [button.is_enabled() for button in find_all(page, ".legend button")] == [True, True, True, False]
+
+
+def test_two_maps_do_not_disturb_each_other(page: webdriver.Chrome, tmp_path: Path) -> None:
+    show(page, make_report(tmp_path, sections=[Section("A", "B", [make_map(), make_map()])]), tmp_path)
+    ActionChains(page).move_to_element(find_all(page, ".plane use")[9]).perform()
+    assert [output.is_displayed() for output in find_all(page, "output")] == [False, True]
+
+
+def test_motion_only_where_it_is_wanted(page: webdriver.Chrome) -> None:
+    assert style(page, "html", "scrollBehavior") == "auto"
+    media(page, motion="no-preference")
+    assert style(page, "html", "scrollBehavior") == "smooth"
+
+
+def test_print_is_light_and_without_controls(page: webdriver.Chrome) -> None:
+    find(page, "#theme").click()
+    assert style(page, "body", "backgroundColor") == "rgb(20, 23, 27)"
+    media(page, "print", theme="dark")
+    assert style(page, "body", "backgroundColor") == "rgb(255, 255, 255)"
+    assert not any(element.is_displayed() for element in find_all(page, "nav, #theme, output, .screen"))
+    assert find(page, "table").is_displayed()
+    assert style(page, ".scroll", "overflowX") == "visible"

@@ -1,0 +1,274 @@
+import base64
+import hashlib
+import io
+import itertools
+import os
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from tiny_reports import COLOURS, HOSTILE, TABLE, everywhere, make_map, make_report
+from tinyhtml5.parser import HTMLParser
+
+from analysis.report.html import Picture, Report, Section, Table, write_report
+from featurize.core.errors import DataError
+from featurize.images.datasets import load_dataset
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def parse(path: Path) -> Element:
+    """The document, checked to be without any parse error."""
+    parser = HTMLParser(namespace_html_elements=False)
+    document = parser.parse(path.read_bytes(), override_encoding="utf-8")
+    assert parser.errors == []
+    return document
+
+
+def written(report: Report, folder: Path) -> Element:
+    return parse(write_report(report, folder / "report.html"))
+
+
+def texts(document: Element, path: str) -> list[str]:
+    return [" ".join("".join(element.itertext()).split()) for element in document.iterfind(path)]
+
+
+def source(data_uri: str) -> bytes:
+    return base64.b64decode(data_uri.partition("base64,")[2])
+
+
+def test_everything_is_said_once_and_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "report.html"
+    assert write_report(make_report(tmp_path), path) == path
+    document = parse(path)
+    assert texts(document, ".//h1") == texts(document, ".//title") == ["Does it help?"]
+    assert texts(document, ".//header/p") == ["On 1,000 images."]
+    headings = ["What we found", "Accuracy", "Time", "Limits", "How to reproduce", "Left out"]
+    assert texts(document, ".//h2") == texts(document, ".//nav//a") == headings
+    assert texts(document, ".//section[@id='summary']//li") == ["It does: 30 points (27 to 33).", "It takes 5 s."]
+    assert texts(document, ".//p[@class='question']") == ["Does it help?"]
+    assert texts(document, ".//p[@class='answer']") == ["It helps by 30 points.", "It takes 5 s."]
+    assert texts(document, ".//ul[@class='notes']/li") == ["Exact McNemar tests."]
+    assert texts(document, ".//figcaption")[:2] == ["Accuracy of each head.", "All heads."]
+    assert texts(document, ".//figcaption")[2].startswith("The vectors as a map.")
+    assert texts(document, ".//pre/code") == ["python -m featurize --data sample", "python -m analysis"]
+    assert texts(document, ".//dt") == ["numpy", "python", "test images"]
+    assert texts(document, ".//dd") == ["2.3.1", "3.11", "ab" * 32]
+    assert texts(document, ".//section[@id='limits']//li") == ["Small images only."]
+    assert texts(document, ".//section[@id='left-out']//li") == ["data/runs/x/svm-1: result.json cannot be used"]
+
+
+def test_the_table_is_the_frame(tmp_path: Path) -> None:
+    document = written(make_report(tmp_path), tmp_path)
+    assert texts(document, ".//thead/tr/th") == list(TABLE.columns)
+    rows = [[cell.text for cell in row] for row in document.iterfind(".//tbody/tr")]
+    assert rows == TABLE.to_numpy().tolist()
+    assert [[cell.tag for cell in row] for row in document.iterfind(".//tbody/tr")] == [["th", "td", "td", "td"]] * 3
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["72.6 (69.8 to 75.3)", "8"], True),
+        (["+3.1", "\u22122.0"], True),
+        (["≤ 100", "1,024", "never"], True),
+        (["95", "never", "never"], True),
+        (["-", "never", "-"], False),
+        (["svm", "2-layer mlp", "knn"], False),
+    ],
+)
+def test_columns_of_numbers_are_aligned_as_such(tmp_path: Path, cells: list[str], expected: bool) -> None:
+    table = Table("x", pd.DataFrame({"name": ["a"] * len(cells), "value": cells}))
+    document = written(make_report(tmp_path, sections=[Section("A", "B", [table])]), tmp_path)
+    assert [cell.get("class") == "number" for _, cell in document.iter("tr")] == [expected] * (len(cells) + 1)
+
+
+def test_some_cells_are_bold(tmp_path: Path) -> None:
+    table = Table("x", pd.DataFrame({"name": ["a", "b"], "value": ["1", "<2>"]}), frozenset({(1, 1), (0, 0)}))
+    document = written(make_report(tmp_path, sections=[Section("A", "B", [table])]), tmp_path)
+    assert texts(document, ".//tbody/tr/th/b") == ["a"]
+    assert texts(document, ".//tbody/tr/td/b") == ["<2>"]
+
+
+def test_a_table_without_rows_has_its_headings(tmp_path: Path) -> None:
+    document = written(make_report(tmp_path, sections=[Section("A", "B", [Table("x", TABLE[:0])])]), tmp_path)
+    assert texts(document, ".//thead/tr/th") == list(TABLE.columns)
+    assert list(document.iterfind(".//tbody/tr")) == []
+
+
+def test_what_is_empty_is_left_away(tmp_path: Path) -> None:
+    empty: dict[str, Any] = {"summary": [], "commands": [], "versions": {}, "fingerprints": {}, "limits": []}
+    document = written(make_report(tmp_path, **empty, left_out=[]), tmp_path)
+    assert texts(document, ".//h2") == texts(document, ".//nav//a") == ["Accuracy", "Time"]
+
+
+@pytest.mark.parametrize("text", ["x", *HOSTILE])
+def test_the_page_is_accessible_whatever_it_says(tmp_path: Path, text: str) -> None:
+    document = written(everywhere(tmp_path, text), tmp_path)
+    assert document.get("lang") == "en"
+    levels = [int(element.tag[1]) for element in document.iter() if re.fullmatch("h[1-6]", str(element.tag))]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    ids = [element.get("id") for element in document.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    for element in document.iter():
+        named = [element.get("aria-labelledby"), element.get("aria-describedby"), (element.get("href") or "")[1:]]
+        assert {name for name in named if name} <= set(ids)
+    pictures = [image for image in document.iter("img") if image.get("hidden") is None]
+    assert [image.get("alt") for image in pictures] == [text]
+    assert {heading.get("scope") for heading in document.iter("th")} == {"col", "row"}
+
+
+@pytest.mark.parametrize("text", ["x", *HOSTILE])
+def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, text: str) -> None:
+    document = written(everywhere(tmp_path, text), tmp_path)
+    for element in document.iter():
+        for name, value in element.attrib.items():
+            assert not str(name).startswith("on")
+            assert name != "style"
+            if name in {"src", "href", "srcset", "data", "action", "formaction", "poster", "background", "ping"}:
+                assert value.startswith("#") or re.match("data:image/(png|webp);base64,", value)
+    assert {str(element.tag) for element in document.iter()} & {"link", "iframe", "object", "embed", "base"} == set()
+    assert re.search(r"url\(|@import", "".join(texts(document, ".//style"))) is None
+    assert "://" not in (tmp_path / "report.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_names_are_text_and_nothing_else(tmp_path: Path, text: str) -> None:
+    harmless, document = written(everywhere(tmp_path, "x"), tmp_path), written(everywhere(tmp_path, text), tmp_path)
+    assert [element.tag for element in document.iter()] == [element.tag for element in harmless.iter()]
+    for path in ("title", "h1", "td", "thead/tr/th", "p[@class='answer']", "code", "dt", "dd", "li/bdi", "bdi[2]"):
+        found = document.findall(f".//{path}")
+        assert found
+        assert {element.text for element in found} == {text}
+    assert {dot.get("data-caption") for dot in document.iter(f"{SVG}use") if dot.get("x")} == {text}
+    legend = document.findall(f".//ul[@class='legend']//button/{SVG}svg")
+    assert [marker.tail for marker in legend] == [text] * 3
+
+
+def test_characters_that_html_forbids_are_replaced(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")  # as in a path that is not UTF-8
+    document = written(make_report(tmp_path, left_out=[(f"\x1b[31m{name}\x00\ufffe", "\U0010ffff\x9f")]), tmp_path)
+    assert texts(document, ".//li/bdi") == ["\ufffd[31mcaf\ufffd\ufffd\ufffd", "\ufffd\ufffd"]
+
+
+def test_only_our_style_and_script_may_run(tmp_path: Path) -> None:
+    document = written(make_report(tmp_path), tmp_path)
+    (policy,) = (meta.get("content") for meta in document.iter("meta") if meta.get("http-equiv"))
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    for tag in ("style", "script"):
+        (element,) = document.iter(tag)
+        digest = base64.b64encode(hashlib.sha256(element.text.encode()).digest()).decode()
+        assert rules[f"{tag}-src"] == f"'sha256-{digest}'"
+
+
+def test_pictures_keep_their_bytes_and_the_size_they_were_drawn_for(tmp_path: Path) -> None:
+    image = written(make_report(tmp_path), tmp_path).find(".//img")
+    assert source(image.get("src")) == (tmp_path / "figure.png").read_bytes()
+    assert (image.get("width"), image.get("height")) == ("192", "96")  # 2 x 1 inches of 96 CSS pixels
+
+
+def points(document: Element) -> np.ndarray:
+    return np.array(
+        [(float(dot.get("x")), float(dot.get("y"))) for dot in document.iter(f"{SVG}use") if dot.get("data-caption")]
+    )
+
+
+def test_the_map_keeps_the_points_shape(tmp_path: Path) -> None:
+    document = written(make_report(tmp_path), tmp_path)
+    places = points(document)
+    step = places[1, 0] - places[0, 0]
+    np.testing.assert_allclose(places[3] - places[0], [0, step])  # the same scale; y goes up
+    np.testing.assert_allclose((places[0] + places[5]) / 2, [500, 375])
+    assert places.min() >= 20
+    assert (places <= [980, 730]).all()
+    dots = [dot for dot in document.iter(f"{SVG}use") if dot.get("data-caption")]
+    assert [dot.get("data-label") for dot in dots] == ["0", "1", "2", "0", "1", "2"]
+    assert [dot.get("data-caption") for dot in dots] == [f"image {number}" for number in range(6)]
+    assert [dot.get("href") for dot in dots[:3]] == ["#marker-0", "#marker-1", "#marker-2"]
+
+
+def test_points_in_one_place_stand_in_the_middle(tmp_path: Path) -> None:
+    drawn = make_map(points=np.ones((6, 2)))
+    document = written(make_report(tmp_path, sections=[Section("A", "B", [drawn])]), tmp_path)
+    np.testing.assert_allclose(points(document), [[500, 375]] * 6)
+
+
+def test_seventy_classes_look_different(tmp_path: Path) -> None:
+    drawn = make_map(class_names=[str(number) for number in range(70)])
+    document = written(make_report(tmp_path, sections=[Section("A", "B", [drawn])]), tmp_path)
+    legend = [(dot.get("href"), dot.get("class")) for dot in document.iterfind(f".//li//{SVG}use")]
+    assert len(set(legend)) == 70
+
+
+@pytest.mark.parametrize(("shape", "tile"), [((32, 32), [32, 32, 3]), ((96, 48), [16, 32, 3]), ((8, 8), [8, 8, 3])])
+def test_the_map_shows_each_point_its_own_image(tmp_path: Path, shape: tuple[int, int], tile: list[int]) -> None:
+    thumbnails = np.tile(COLOURS[:, None, None].astype(np.uint8), (1, *shape, 1))
+    drawn = make_map(thumbnails=thumbnails)
+    document = written(make_report(tmp_path, sections=[Section("A", "B", [drawn])]), tmp_path)
+    (element,) = document.iterfind(".//div[@class='map']")
+    assert element.get("data-tile") == str(tile)
+    sheet = np.asarray(Image.open(io.BytesIO(source(document.find(".//img").get("src")))).convert("RGB"))
+    width, height, columns = tile
+    for number, colour in enumerate(COLOURS):
+        row, column = divmod(number, columns)
+        centre = sheet[row * height + height // 2, column * width + width // 2]
+        np.testing.assert_allclose(centre, colour, atol=12)
+
+
+def test_a_map_of_2000_real_images_leaves_room(tmp_path: Path) -> None:
+    images = load_dataset("sample").splits["train"].images
+    drawn = make_map(
+        points=np.random.default_rng(0).normal(size=(2000, 2)),
+        labels=np.arange(2000) % 3,
+        captions=["cat, taken for dog"] * 2000,
+        thumbnails=images[:2000],
+    )
+    path = write_report(make_report(tmp_path, sections=[Section("A", "B", [drawn])]), tmp_path / "report.html")
+    assert path.stat().st_size < 2_500_000
+
+
+def test_the_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
+    paths = [write_report(make_report(tmp_path), tmp_path / name) for name in ("one.html", "two.html")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_report_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1200, 1200, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    section = Section("A", "B", [Picture(tmp_path / "noise.png", "Noise.", "noise")])
+    with pytest.raises(DataError, match=r"report\.html would have 5\.8 MB, expected at most 5 MB; .* its 1 pictures"):
+        write_report(make_report(tmp_path, sections=[section]), tmp_path / "out" / "report.html")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "a broken chunk", "a short header", "a JPEG", "a folder"])
+def test_a_picture_that_cannot_be_used_is_named_and_nothing_is_written(tmp_path: Path, damage: str) -> None:
+    report = make_report(tmp_path / "figures")
+    path = write_report(report, tmp_path / "out" / "report.html")
+    before = path.read_bytes()
+    picture = tmp_path / "figures" / "figure.png"
+    content = picture.read_bytes()
+    picture.unlink()
+    if damage == "cut short":
+        picture.write_bytes(content[: len(content) // 2])
+    elif damage == "a broken chunk":
+        picture.write_bytes(re.sub(b".IDAT", b"\x00IDAT", content, flags=re.DOTALL))  # its length is wrong
+    elif damage == "a short header":
+        picture.write_bytes(content.replace(b"\x0dIHDR", b"\x00IHDR"))
+    elif damage == "a JPEG":
+        Image.new("RGB", (30, 15)).save(picture, "JPEG")
+    elif damage == "a folder":
+        picture.mkdir()
+    with pytest.raises(DataError, match=r"figure\.png cannot be put into the report: .*; draw it again with python -m"):
+        write_report(report, path)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == ["report.html"]

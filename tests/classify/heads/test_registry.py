@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from tiny_data import make_dataset, make_vectors
+
+from classify.heads import registry as heads
+from classify.heads import calibration
+from classify.heads.registry import ALL, HEADS, Task, head_names, make_head
+from classify.heads.trees import BoostedTrees
+from featurize.core.errors import HeadError, UsageError
+
+DATASET = make_dataset(180, 90)
+X, Y = make_vectors(DATASET.splits["train"]), DATASET.splits["train"].labels
+X_TEST, Y_TEST = make_vectors(DATASET.splits["test"], seed=1), DATASET.splits["test"].labels
+TASK = Task(len(X), X.shape[1], seed=3)
+
+
+@pytest.fixture(autouse=True)
+def one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For temperatures: five take the stack a minute."""
+    monkeypatch.setattr(calibration, "ROWS_FOR_ONE_FOLD", 0)
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if name not in ("dummy", "cnn")])
+def test_every_head_beats_the_dummy_and_is_deterministic(name: str) -> None:
+    heads = [make_head(name, TASK).fit(X, Y) for _ in range(2)]
+    probabilities = [head.predict_proba(X_TEST) for head in heads]
+    np.testing.assert_array_equal(*probabilities)
+    np.testing.assert_allclose(probabilities[0].sum(axis=1), 1, rtol=1e-5)
+    dummy = make_head("dummy", TASK).fit(X, Y).predict(X_TEST)
+    assert (probabilities[0].argmax(axis=1) == Y_TEST).mean() > (dummy == Y_TEST).mean() + 0.4
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if name not in ("dummy", "stack", "cnn")])
+def test_the_scale_of_the_features_does_not_matter(name: str) -> None:
+    scale = np.geomspace(1e-3, 1e3, X.shape[1], dtype=np.float32)
+    plain, scaled = make_head(name, TASK).fit(X, Y), make_head(name, TASK).fit(X * scale, Y)
+    assert (plain.predict(X_TEST) == scaled.predict(X_TEST * scale)).mean() > 0.95
+
+
+@pytest.mark.parametrize("name", ["logreg", "svm", "linear-svm", "mlp"])
+def test_float32_stays_float32(name: str) -> None:
+    head = make_head(name, TASK).fit(X, Y)
+    assert all(step.transform(X).dtype == np.float32 for step in (head[:1], head[:-1]))
+    assert head.predict_proba(X).dtype == np.float32
+    if name == "logreg":
+        assert head[-1].coef_.dtype == np.float32
+
+
+def test_the_jobs_reach_the_heads_with_threads_of_their_own() -> None:
+    for name in ("svm", "xgboost", "knn"):
+        parameters = make_head(name, Task(*X.shape, jobs=7)).get_params()
+        assert 7 in [value for key, value in parameters.items() if key.endswith("n_jobs")]
+
+
+def test_the_trees_see_discriminants_of_rows_that_these_were_not_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of labels without any meaning, discriminants of their own rows would look good to the trees."""
+    seen = []
+    fit = BoostedTrees.fit
+    monkeypatch.setattr(BoostedTrees, "fit", lambda self, x, y: seen.append(x) or fit(self, x, y))
+    noise = np.random.default_rng(0).permutation(Y)
+    make_head("xgboost", TASK).fit(X, noise)
+    assert seen[0].shape == (180, 3 + 16)
+    assert (seen[0][:, :3].argmax(axis=1) == noise).mean() < 0.42
+
+
+def test_the_stack_blends_rows_that_its_heads_were_not_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = make_head("stack", TASK).fit(X, Y)
+    assert [name for name, _ in stack[-1].estimators] == list(ALL)
+    assert stack[-1].final_estimator_[-1].coef_.shape == (3, 3 * len(ALL))
+    noise = np.random.default_rng(0).permutation(Y)
+    blended = make_head("stack", TASK).fit(X, noise).predict_proba(X_TEST)
+    assert blended.max(axis=1).mean() < 0.5  # its heads are sure of their own rows; it has seen them fail on others
+
+
+def test_the_seed_reaches_the_heads_that_draw() -> None:
+    for name in ("mlp", "xgboost"):
+        probabilities = [make_head(name, Task(*X.shape, seed=seed)).fit(X, Y).predict_proba(X_TEST) for seed in (0, 1)]
+        assert not np.array_equal(*probabilities)
+
+
+@pytest.mark.parametrize("name", ["mlp", "stack"])
+def test_the_mirror_reaches_the_mlp(name: str) -> None:
+    mirror = np.arange(X.shape[1])[::-1]
+    given = [
+        value
+        for key, value in make_head(name, Task(*X.shape, mirror=mirror)).get_params().items()
+        if key.endswith("__mirror")
+    ]
+    assert given == [mirror]
+
+
+def test_the_network_from_scratch_wants_images() -> None:
+    assert make_head("cnn", Task(9, 192, image=(8, 8, 3)))[-1].shape == (8, 8, 3)
+    with pytest.raises(HeadError, match="cnn is trained on images, but these features are a network's vectors"):
+        make_head("cnn", TASK)
+
+
+def test_signed_root() -> None:
+    x = np.array([[-4, -0.0, 0, 9]], np.float32)
+    np.testing.assert_array_equal(heads.signed_root(x), [[-2, 0, 0, 3]])
+    assert heads.signed_root(x).dtype == np.float32
+
+
+def test_names() -> None:
+    assert head_names("all") == list(ALL)
+    assert head_names("dummy, all,svm") == ["dummy", *ALL]
+    assert head_names("svm,svm") == ["svm"]
+    for wrong, message in (
+        ("svn", "--model svn: no such head; did you mean svm"),
+        (" , ", "names no head; known: logreg"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            head_names(wrong)

@@ -1,0 +1,71 @@
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny_runs import PREDICTIONS, make_result, write_run
+
+from classify.runs.results import RunResult, load_runs, read_predictions
+from featurize.core.errors import DataError
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    run_dir = tmp_path / "runs" / "tiny" / "logreg-12345678"
+    write_run(run_dir, make_result(), PREDICTIONS)
+    assert RunResult.read(run_dir) == make_result()
+    assert sorted(os.listdir(run_dir)) == ["predictions.parquet", "result.json"]
+    assert os.listdir(run_dir.parent) == [run_dir.name]
+    pd.testing.assert_frame_equal(read_predictions(run_dir), PREDICTIONS)
+
+
+def test_a_run_is_replaced_whole(tmp_path: Path) -> None:
+    run_dir = tmp_path / "tiny" / "logreg-1"
+    write_run(run_dir, make_result(), PREDICTIONS)
+    (run_dir / "leftover").write_text("x")
+    write_run(run_dir, make_result(accuracy=0.5), PREDICTIONS)
+    assert RunResult.read(run_dir).accuracy == 0.5
+    assert sorted(os.listdir(run_dir)) == ["predictions.parquet", "result.json"]
+
+
+def test_a_run_appears_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moves = []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, target: (moves.append(Path(target)), replace(self, target))[1])
+    write_run(tmp_path / "tiny" / "logreg-1", make_result(), PREDICTIONS)
+    assert moves == [tmp_path / "tiny" / "logreg-1"]
+
+
+def test_a_failed_write_keeps_the_old_run(tmp_path: Path) -> None:
+    run_dir = tmp_path / "tiny" / "logreg-1"
+    write_run(run_dir, make_result(), PREDICTIONS)
+    with pytest.raises(ValueError, match="JSON"):
+        write_run(run_dir, make_result(accuracy=float("nan")), PREDICTIONS)
+    assert RunResult.read(run_dir) == make_result()
+    assert os.listdir(run_dir.parent) == [run_dir.name]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "nonsense", "null"])
+def test_damaged_runs_are_left_out(tmp_path: Path, text: str) -> None:
+    write_run(tmp_path / "tiny" / "good-1", make_result(), PREDICTIONS)
+    write_run(tmp_path / "tiny" / "bad-1", make_result(), PREDICTIONS)
+    (tmp_path / "tiny" / "bad-1" / "result.json").write_text(text)
+    (tmp_path / "tiny" / "empty-1").mkdir()
+    (tmp_path / "tiny" / ".unfinished").mkdir()
+    runs, left_out = load_runs(tmp_path)
+    assert list(runs) == [tmp_path / "tiny" / "good-1"]
+    assert [path.name for path, _ in left_out] == ["bad-1", "empty-1"]
+    assert all("result.json cannot be used" in reason for _, reason in left_out)
+
+
+def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "tiny" / "old-1", make_result(schema_version=0), PREDICTIONS)
+    with pytest.raises(DataError, match="layout version 0, expected 4"):
+        RunResult.read(tmp_path / "tiny" / "old-1")
+
+
+def test_the_file_is_plain_json(tmp_path: Path) -> None:
+    write_run(tmp_path / "tiny" / "a-1", make_result(), PREDICTIONS)
+    values = json.loads((tmp_path / "tiny" / "a-1" / "result.json").read_text())
+    assert set(values) == {field.name for field in dataclasses.fields(RunResult)}

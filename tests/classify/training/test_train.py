@@ -1,0 +1,202 @@
+import dataclasses
+import json
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_data import make_dataset, write_tiny_cache
+
+from classify.runs.persist import HEAD, load_head
+from classify.runs.results import RunResult, read_predictions
+from classify.training import train
+from classify.training.train import Job, open_test_split, stratified_order, train_heads, training_rows
+from featurize.cache.cache import load_features, read_info
+from featurize.cache.spec import ExtractionSpec
+from featurize.core.errors import HeadError, UsageError
+
+
+@pytest.fixture
+def job(cache: Path) -> Job:
+    return Job("logreg", read_info(cache))
+
+
+def test_a_run(job: Job, tmp_path: Path) -> None:
+    results, stopped = train_heads([job], tmp_path)
+    [(run_dir, result)] = results.items()
+    assert stopped == []
+    assert run_dir == tmp_path / "tiny-net" / job.name
+    assert RunResult.read(run_dir) == result
+    assert sorted(os.listdir(run_dir)) == ["README.md", "head.skops", "predictions.parquet", "result.json"]
+    assert (result.train_rows, result.test_rows, result.dim, result.layers) == (120, 60, 16, ["early", "late"])
+    assert (result.seed, result.class_weight, result.tuned, result.test_opened) == (0, None, 0, 1)
+    test = load_features(job.info.path, "test")
+    table = read_predictions(run_dir)
+    probabilities = load_head(run_dir / HEAD, result.head_sha256).predict_proba(test.x)
+    np.testing.assert_array_equal(table[["p_ant", "p_bee", "p_cow"]].to_numpy(), probabilities)
+    np.testing.assert_array_equal(table["label"], test.y)
+    assert result.accuracy == (probabilities.argmax(axis=1) == test.y).mean()
+    assert f"{100 * result.accuracy:.1f}%" in (run_dir / "README.md").read_text()
+
+
+def test_what_is_there_is_reused(job: Job, tmp_path: Path) -> None:
+    first = train_heads([job], tmp_path)[0]
+    assert train_heads([job], tmp_path)[0] == first
+    again = train_heads([job], tmp_path, force=True)[0]
+    assert [result.test_opened for result in again.values()] == [2]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"class_weight": "balanced"}, {"rows": 60}, {"trials": 2}, {"layers": ("late",)}, {"model": "knn"}],
+)
+def test_whatever_changes_a_run_changes_its_name(job: Job, change: dict) -> None:
+    assert dataclasses.replace(job, **change).name != job.name
+
+
+def test_the_name_is_made_of_the_head_that_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The MLP is another one where the vectors of mirrored images are known."""
+    infos = [read_info(write_tiny_cache(tmp_path / f"{flip}.h5", flip=flip)) for flip in (False, True)]
+    monkeypatch.setattr(ExtractionSpec, "fingerprint", "f" * 64)
+    assert len({Job("mlp", info).name for info in infos}) == 2
+    assert len({Job("logreg", info).name for info in infos}) == 1
+
+
+def test_threads_and_all_layers_by_name_are_the_same_run(job: Job) -> None:
+    assert dataclasses.replace(job, threads=7, layers=("early", "late")).name == job.name
+
+
+def test_every_opening_of_the_test_split_is_counted(job: Job, tmp_path: Path) -> None:
+    jobs = [dataclasses.replace(job, model=model) for model in ("logreg", "knn", "dummy")]
+    results, _ = train_heads(jobs, tmp_path)
+    assert [result.test_opened for result in results.values()] == [1, 2, 3]
+    _, opened = open_test_split(job, tmp_path / "tiny-net")
+    assert opened == 4
+    other = write_tiny_cache(tmp_path / "tiny-net.h5", dataset=make_dataset(seed=5))
+    _, opened = open_test_split(Job("logreg", read_info(other)), tmp_path / "tiny-net")
+    assert opened == 1  # other features in the same folder of runs
+
+
+def test_openings_by_many_at_once_are_all_counted(job: Job, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        counts = list(pool.map(lambda _: open_test_split(job, tmp_path)[1], range(200)))
+    assert sorted(counts) == list(range(1, 201))
+    assert len((tmp_path / train.OPENINGS).read_text().splitlines()) == 200
+
+
+def test_the_test_split_is_opened_after_the_fit_and_nowhere_else(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = []
+    monkeypatch.setattr(
+        train, "load_features", lambda path, split, layers: events.append(split) or load_features(path, split, layers)
+    )
+    fit = train.fit_head
+    monkeypatch.setattr(train, "fit_head", lambda *args, **kwargs: events.append("fit") or fit(*args, **kwargs))
+    train._split.cache_clear()
+    train_heads([job], tmp_path)
+    assert events == ["train", "fit", "test"]
+
+
+def test_noise_for_test_labels_changes_no_saved_head(tmp_path: Path) -> None:
+    dataset = make_dataset()
+    split = dataset.splits["test"]
+    noise = dataclasses.replace(split, labels=np.random.default_rng(0).permutation(split.labels))
+    noisy = dataclasses.replace(dataset, splits={**dataset.splits, "test": noise})
+    digests = []
+    for name, data in (("plain", dataset), ("noisy", noisy)):
+        info = read_info(write_tiny_cache(tmp_path / f"{name}.h5", dataset=data))
+        jobs = [Job(model, info) for model in ("logreg", "svm", "xgboost", "mlp")]
+        results, _ = train_heads(jobs, tmp_path / "runs")
+        digests.append([result.head_sha256 for result in results.values()])
+    assert digests[0] == digests[1]
+
+
+def test_heads_need_not_be_kept(job: Job, tmp_path: Path) -> None:
+    [(run_dir, result)] = train_heads([job], tmp_path, keep_heads=False)[0].items()
+    assert result.head_sha256 == ""
+    assert not (run_dir / HEAD).exists()
+
+
+def test_subsets_are_stratified_and_nested(job: Job) -> None:
+    last: set[int] = set()
+    for rows in (6, 30, 31, 120):
+        subset = training_rows(dataclasses.replace(job, rows=rows))
+        assert len(subset.y) == len(subset.x) == len(subset.ids) == rows
+        assert np.ptp(np.bincount(subset.y, minlength=3)) <= 1
+        assert last <= set(subset.ids.tolist())
+        last = set(subset.ids.tolist())
+    whole = training_rows(job)
+    row = int(np.flatnonzero(whole.ids == subset.ids[5])[0])
+    np.testing.assert_array_equal(subset.x[5], whole.x[row])
+    assert set(training_rows(dataclasses.replace(job, rows=30, seed=1)).ids) != set(
+        training_rows(dataclasses.replace(job, rows=30)).ids
+    )
+
+
+def test_a_stratified_order_keeps_unequal_proportions() -> None:
+    labels = np.repeat([0, 1, 2], [700, 200, 100])
+    order = stratified_order(labels, seed=0)
+    assert sorted(order) == list(range(1000))
+    for rows in (10, 37, 500):
+        counts = np.bincount(labels[order[:rows]], minlength=3)
+        assert np.abs(counts - rows * np.array([0.7, 0.2, 0.1])).max() <= 1
+
+
+def test_more_rows_than_there_are(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--train-size 121: .* holds 120 training images"):
+        train_heads([dataclasses.replace(job, rows=121)], tmp_path / "runs")
+    with pytest.raises(HeadError, match="hold no image of"):
+        train_heads([dataclasses.replace(job, rows=2)], tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def _endless(*args: object, **kwargs: object) -> None:
+    while True:
+        time.sleep(0.1)
+
+
+def test_a_head_that_takes_too_long_is_stopped_and_the_others_go_on(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = train.searched_and_fitted
+
+    def within(seconds: float | None, function: object, *args: Job, what: str) -> object:
+        endless = args[0].model == "knn"
+        return limit(1 if endless else None, _endless if endless else work, *args, what=what)
+
+    limit = train.within
+    monkeypatch.setattr(train, "within", within)
+    results, stopped = train_heads([dataclasses.replace(job, model="knn"), job], tmp_path, time_limit=1)
+    assert [result.model for result in results.values()] == ["logreg"]
+    assert len(stopped) == 1
+    assert "knn on tiny-net was stopped after 1 seconds" in stopped[0]
+
+
+def test_a_limit_that_is_kept_changes_nothing(job: Job, tmp_path: Path) -> None:
+    plain, limited = (train_heads([job], tmp_path / str(limit), time_limit=limit)[0].values() for limit in (None, 120))
+    assert [result.head_sha256 for result in plain] == [result.head_sha256 for result in limited]
+
+
+def test_tuned_settings_are_used(job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("optuna")
+    caplog.set_level(logging.INFO)
+    [result] = train_heads([dataclasses.replace(job, trials=4)], tmp_path)[0].values()
+    assert result.tuned == 4
+    [study] = (tmp_path / "tiny-net").glob("logreg-*.study")
+    assert study.stat().st_size > 0
+    assert result.test_opened == 1
+    assert result.parameters["C"] != 0.01
+
+
+def test_warnings_are_kept_with_the_run(tmp_path: Path) -> None:
+    dataset = make_dataset(train=120)
+    info = read_info(write_tiny_cache(tmp_path / "tiny.h5", dataset=dataset))
+    folder = tmp_path / "runs"
+    [result] = train_heads([Job("logreg", info, rows=9)], folder)[0].values()
+    assert all(isinstance(warning, str) for warning in result.warnings)
+    ledger = (folder / "tiny" / "test-openings.jsonl").read_text().splitlines()
+    assert [json.loads(line)["fingerprint"] for line in ledger] == [info.spec.fingerprint]

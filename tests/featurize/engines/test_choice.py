@@ -1,0 +1,186 @@
+import re
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+
+from featurize.core.errors import BackboneError, UsageError
+from featurize.engines import choice as engine_module
+from featurize.engines.choice import ENGINES, Engine, choose_engine, default_batch_size, tensorflow_engine
+from featurize.networks.backbone import Backbone, load_backbone
+
+IMAGES = np.random.default_rng(2).integers(0, 256, (64, 32, 32, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network() -> Backbone:
+    return load_backbone("vgg16", layers=("block1_pool", "block2_pool"), image_size=32)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_the_batch_size_does_not_matter(network: Backbone, batch: int) -> None:
+    engine = tensorflow_engine(network)
+    whole = engine(IMAGES)
+    parts = [engine(IMAGES[start : start + batch]) for start in range(0, len(IMAGES), batch)]
+    for layer, reference in enumerate(whole):
+        ours = np.concatenate([part[layer] for part in parts])
+        assert np.linalg.norm(ours - reference) / np.linalg.norm(reference) < 1e-6
+
+
+def test_one_trace_serves_every_batch_size(network: Backbone) -> None:
+    class Counting:
+        calls = 0
+
+        def __call__(self, *arguments: object, **options: object) -> object:
+            self.calls += 1
+            return network.model(*arguments, **options)
+
+    counting = Counting()
+    engine = tensorflow_engine(Backbone("x", "x", "", network.layers, 32, "caffe", counting))
+    for count in (1, 5, 64, 3):
+        engine(IMAGES[:count])
+    assert counting.calls == 1
+
+
+@pytest.mark.parametrize(("size", "batch"), [(16, 256), (32, 256), (64, 128), (96, 32), (224, 8), (1000, 8)])
+def test_default_batch_size(size: int, batch: int) -> None:
+    assert default_batch_size(size) == batch
+
+
+def identical(backbone: Backbone) -> Engine:
+    return tensorflow_engine(backbone)
+
+
+def slow(backbone: Backbone) -> Engine:
+    engine = tensorflow_engine(backbone)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        time.sleep(1.0)
+        return engine(images)
+
+    return run
+
+
+def off_at_layer_2(backbone: Backbone) -> Engine:
+    engine = tensorflow_engine(backbone)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        first, second = engine(images)
+        return [first, second * np.float32(1.001)]
+
+    return run
+
+
+def missing(backbone: Backbone) -> Engine:
+    raise UsageError("the engine other is not available: no module")
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Backbone], Engine]], None]:
+    """Put an engine named `other` beside TensorFlow."""
+    return lambda make: monkeypatch.setitem(ENGINES, "other", (make, lambda: "1.5"))
+
+
+def test_auto_takes_the_faster_one(network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    other(identical)
+    monkeypatch.setattr(engine_module, "tensorflow_engine", slow)
+    choice = choose_engine(network, "auto", IMAGES[:2])
+    assert (choice.name, choice.version) == ("other", "1.5")
+    assert re.fullmatch(r"other is \d+\.\d\d times as fast as tensorflow here, relative error 0e\+00", choice.why)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (slow, r"other is 0\.\d\d times as fast as tensorflow here, relative error 0e\+00"),
+        (
+            off_at_layer_2,
+            r"not other: other differs from tensorflow by 1\.0e-03 at layer block2_pool, expected less than 1e-04",
+        ),
+        (missing, "not other: the engine other is not available: no module"),
+    ],
+)
+def test_auto_stays_with_tensorflow(make: Callable, why: str, network: Backbone, other: Callable) -> None:
+    other(make)
+    choice = choose_engine(network, "auto", IMAGES[:8])
+    assert choice.name == "tensorflow"
+    assert re.fullmatch(why, choice.why)
+    np.testing.assert_array_equal(choice.run(IMAGES[:3])[1], tensorflow_engine(network)(IMAGES[:3])[1])
+
+
+def test_auto_takes_tensorflow_on_a_gpu(network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    other(lambda backbone: pytest.fail("nothing is to be compared"))
+    monkeypatch.setattr(engine_module, "gpu", lambda: "Tesla Turbo")
+    choice = choose_engine(network, "auto", IMAGES[:2])
+    assert (choice.name, choice.why) == ("tensorflow", "on the GPU Tesla Turbo")
+
+
+def test_an_engine_that_is_named_is_checked_on_its_first_images(network: Backbone, other: Callable) -> None:
+    other(off_at_layer_2)
+    engine = choose_engine(network, "other", IMAGES).run
+    for _ in range(2):
+        with pytest.raises(BackboneError, match=r"other differs .* by 1\.0e-03 at layer block2_pool"):
+            engine(IMAGES[:20])
+    other(identical)
+    choice = choose_engine(network, "other", IMAGES)
+    assert choice.why == "as asked for"
+    assert len(choice.run(IMAGES[:20])[0]) == 20
+
+
+def test_an_engine_that_is_named_is_made_when_it_is_needed(network: Backbone, other: Callable) -> None:
+    made = []
+    other(lambda backbone: made.append(backbone) or tensorflow_engine(backbone))
+    engine = choose_engine(network, "other", IMAGES).run
+    assert made == []
+    engine(IMAGES[:3])
+    engine(IMAGES[:3])
+    assert len(made) == 1
+
+
+def test_a_package_that_is_not_installed(network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "other", (identical, lambda: version("no-such-package")))
+    with pytest.raises(UsageError, match="the engine other is not available: .*no-such-package; use --engine"):
+        choose_engine(network, "other", IMAGES)
+
+
+def test_values_that_are_no_numbers_never_agree(network: Backbone, other: Callable) -> None:
+    other(lambda backbone: lambda images: [part * np.nan for part in tensorflow_engine(backbone)(images)])
+    with pytest.raises(BackboneError, match="other differs from tensorflow by nan at layer block1_pool"):
+        choose_engine(network, "other", IMAGES).run(IMAGES[:2])
+
+
+def test_an_engine_that_is_named_must_be_there(network: Backbone, other: Callable) -> None:
+    other(missing)
+    with pytest.raises(UsageError, match="not available: no module; use --engine tensorflow"):
+        choose_engine(network, "other", IMAGES).run(IMAGES)
+    with pytest.raises(UsageError, match="--engine othr: did you mean other"):
+        choose_engine(network, "othr", IMAGES)
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize(("name", "package"), [("winograd", "numba"), ("mnn", "MNN"), ("mnn", "onnx")])
+def test_without_its_packages(name: str, package: str, network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = (package, "featurize.engines.mnn", "featurize.engines.onnx_graph", "featurize.engines.winograd.network")
+    for module in [module for module in sys.modules if module.startswith(loaded)]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    for other in set(ENGINES) - {name, "tensorflow"}:
+        monkeypatch.delitem(ENGINES, other)
+    with pytest.raises(UsageError, match=f"{name} is not available: .*{package}.*; pip install .*{package}.*; use"):
+        choose_engine(network, name, IMAGES).run(IMAGES)
+    choice = choose_engine(network, "auto", IMAGES[:2])
+    assert choice.name == "tensorflow"
+    assert choice.why.startswith(f"not {name}: the engine {name} is not available")
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("name", ["winograd", "mnn"])
+def test_an_unknown_layer_is_named(name: str) -> None:
+    network = load_backbone("efficientnetb0", weights="random", image_size=32)
+    with pytest.raises(
+        UsageError, match="^layer (rescaling|normalization).*: .* supported by this engine; use --engine"
+    ):
+        choose_engine(network, name, IMAGES).run(IMAGES[:2])

@@ -1,0 +1,422 @@
+import hashlib
+import logging
+import os
+import tempfile
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_pictures import write_picture
+
+from featurize.core.errors import DataError
+from featurize.images import folder as image_files
+from featurize.images.datasets import Split, load_dataset
+from featurize.images.folder import EXAMPLES, ImageFiles, read_folder
+
+
+def fill(folder: Path, **classes: int) -> Path:
+    """Class folders with so many files each; nothing is decoded here, so that any content will do."""
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            (folder / name / f"{number:03}.png").write_text(f"{name} {number}")
+    return folder
+
+
+def found_in(folder: Path) -> dict[str, dict[str, str]]:
+    """Of each split the files' paths and the names of their classes."""
+    class_names, splits = read_folder(folder)
+    return {
+        name: {os.fsdecode(path): class_names[label] for path, label in zip(files.paths, labels, strict=True)}
+        for name, (files, labels) in splits.items()
+    }
+
+
+def in_test(content: bytes) -> bool:
+    return int.from_bytes(hashlib.sha256(content).digest()[:8]) < 0.2 * 2**64
+
+
+def test_given_splits(tmp_path: Path) -> None:
+    fill(tmp_path / "train", cats=3, dogs=2)
+    fill(tmp_path / "test", dogs=1, cats=4)
+    found = found_in(tmp_path)
+    assert {name: len(files) for name, files in found.items()} == {"train": 5, "test": 7 - 2}
+    assert found["train"]["train/dogs/001.png"] == "dogs"
+    assert found["test"]["test/cats/003.png"] == "cats"
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_split_is_the_test_split_where_there_is_no_other(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    fill(tmp_path / "train", cats=3, dogs=2)
+    fill(tmp_path / name, cats=1, dogs=1)
+    assert set(found_in(tmp_path)["test"]) == {f"{name}/cats/000.png", f"{name}/dogs/000.png"}
+    assert "left out" not in caplog.text
+    fill(tmp_path / "test", cats=1, dogs=2)
+    assert len(found_in(tmp_path)["test"]) == 3
+    assert f"left out: folders beside train and test, the test split: 1 ({name})" in caplog.text
+
+
+def test_train_alone_is_split(tmp_path: Path) -> None:
+    fill(tmp_path / "train", cats=30, dogs=30)
+    inner, outer = found_in(tmp_path / "train"), found_in(tmp_path)
+    assert {f"train/{path}": name for path, name in inner["test"].items()} == outer["test"]
+
+
+def test_capital_letters_do_not_matter_in_the_splits_names(tmp_path: Path) -> None:
+    fill(tmp_path / "Train", cats=3, dogs=2)
+    fill(tmp_path / "Validation", cats=1, dogs=1)
+    assert set(found_in(tmp_path)["test"]) == {"Validation/cats/000.png", "Validation/dogs/000.png"}
+
+
+def test_train_may_be_a_class(tmp_path: Path) -> None:
+    assert read_folder(fill(tmp_path, train=30, bus=30))[0] == ("bus", "train")
+
+
+def test_a_fifth_of_every_class_is_to_test_on(tmp_path: Path) -> None:
+    found = found_in(fill(tmp_path, cats=1000, dogs=500))
+    for name, count in (("cats", 1000), ("dogs", 500)):
+        share = list(found["test"].values()).count(name) / count
+        assert abs(share - 0.2) < 4 * (0.2 * 0.8 / count) ** 0.5
+
+
+def test_the_order_mixes_the_classes(tmp_path: Path) -> None:
+    class_names, splits = read_folder(fill(tmp_path, ant=100, bee=100, cow=100))
+    assert len(np.unique(splits["train"][1][:20])) == 3
+    digests = [digest.tobytes() for digest in splits["train"][0].digests]
+    assert digests == sorted(digests)
+    assert class_names == ("ant", "bee", "cow")
+
+
+def test_nothing_moves_when_files_come_go_or_are_renamed(tmp_path: Path) -> None:
+    before = found_in(fill(tmp_path, cats=40, dogs=40))
+    fill(tmp_path, cats=80, dogs=60, eels=30)
+    (tmp_path / "cats" / "007.png").rename(tmp_path / "cats" / "zzz.jpeg")
+    (tmp_path / "dogs" / "003.png").unlink()
+    after = found_in(tmp_path)
+    for name, files in before.items():
+        assert set(files) - set(after[name]) <= {"cats/007.png", "dogs/003.png"}
+    moved = "train" if "cats/007.png" in before["train"] else "test"
+    assert "cats/zzz.jpeg" in after[moved]
+
+
+def test_the_digest_is_that_of_content_and_classes(tmp_path: Path) -> None:
+    fill(tmp_path, cats=20, dogs=20)
+    digest = load_dataset(str(tmp_path)).digest
+    (tmp_path / "cats" / "000.png").rename(tmp_path / "cats" / "other name.JPG")
+    assert load_dataset(str(tmp_path)).digest == digest
+    (tmp_path / "cats" / "other name.JPG").rename(tmp_path / "dogs" / "x.png")
+    moved = load_dataset(str(tmp_path)).digest
+    assert moved != digest
+    (tmp_path / "dogs" / "x.png").write_text("changed")
+    assert load_dataset(str(tmp_path)).digest not in (digest, moved)
+
+
+def test_a_splits_digest_is_that_of_its_files_content(tmp_path: Path) -> None:
+    """The files' names do not count, their number, labels and every bit of their SHA-256 do."""
+    digests = np.random.default_rng(0).integers(0, 256, (5, 32), np.uint8)
+    other = digests.copy()
+    other[4, 31] ^= 1
+
+    def digest(path: bytes, content: np.ndarray) -> str:
+        return Split(ImageFiles(tmp_path, np.array([path] * 5), content), np.zeros(5, int), np.arange(5)).digest
+
+    assert digest(b"a", digests) == digest(b"b", digests) != digest(b"a", other)
+
+
+def test_what_is_left_out_is_told_a_line_a_kind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    outside = fill(tmp_path / "elsewhere", cats=1)
+    root = fill(tmp_path / "images", cats=20, dogs=20)
+    (root / "notes.txt").write_text("")
+    (root / "empty").mkdir()
+    (root / ".git").mkdir()
+    (root / "cats" / "inner").mkdir()
+    (root / "cats" / "link.png").symlink_to(outside / "cats" / "000.png")
+    (root / "linked").symlink_to(outside)
+    (root / "cats" / "nowhere.png").symlink_to(root / "gone.png")
+    (root / "cats" / "loop.png").symlink_to(root / "cats" / "loop.png")
+    os.mkfifo(root / "cats" / "pipe.png")
+    for number in range(EXAMPLES + 1):
+        (root / "dogs" / f"._{number}.png").write_text("")
+        (root / "dogs" / f"{number}.heic").write_text("")
+    (root / "dogs" / "inside.png").symlink_to(root / "dogs" / "000.png")
+    found = found_in(root)
+    assert sum(map(len, found.values())) == 41  # the link inside the folder is one more
+    lines = [line for line in caplog.messages if line.startswith("left out: ")]
+    for line in (
+        "files beside the class folders: 1 (notes.txt)",
+        "folders without images: 1 (empty)",
+        "folders inside class folders: 1 (cats/inner)",
+        "pipes, sockets and the like: 1 (cats/pipe.png)",
+    ):
+        assert f"left out: {line}" in lines
+    (links,) = [line for line in lines if "links out of the folder" in line]
+    assert "symbolic links out of the folder: 2 (" in links
+    assert "cats/link.png" in links
+    assert "linked" in links
+    (hidden,) = [line for line in lines if "hidden" in line]
+    assert f"hidden files and folders: {EXAMPLES + 2} (" in hidden
+    assert hidden.endswith(", ...)")
+    assert any("files whose names are not those of images: 4 (" in line for line in lines)
+    assert any("symbolic links to nothing: 2 (" in line for line in lines)
+    assert len(lines) == 8
+
+
+def test_copies_are_told_and_stay_on_one_side(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    fill(tmp_path, cats=20, dogs=20)
+    for name in ("b", "c"):
+        (tmp_path / "cats" / f"{name}.png").write_text("cats 5")
+    (tmp_path / "dogs" / "a.png").write_text("cats 6")
+    found = found_in(tmp_path)
+    assert any({"cats/005.png", "cats/b.png", "cats/c.png"} <= set(files) for files in found.values())
+    assert any({"cats/006.png", "dogs/a.png"} <= set(files) for files in found.values())
+    told = {
+        record.message: record.levelname for record in caplog.records if record.message.startswith("images that are")
+    }
+    assert told == {
+        "images that are copies of others in their class, and count all the same: 2 "
+        "(cats/005.png = cats/b.png, cats/b.png = cats/c.png)": "INFO",
+        "images that are copies of files in another class, so that one label is wrong: 1 "
+        "(cats/006.png = dogs/a.png)": "WARNING",
+    }  # fmt: skip
+
+
+def test_copies_in_both_splits_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path / "train", cats=9, dogs=9)
+    fill(tmp_path / "test", cats=5, dogs=1)
+    found_in(tmp_path)
+    (line,) = caplog.messages
+    assert line.startswith("images that are in both splits, so that the test figures will be too good: 6 (train/")
+    assert line.endswith(", ...)")
+    caplog.clear()
+    (tmp_path / "test" / "dogs" / "000.png").write_text("cats 8")  # in both, and under two names
+    found_in(tmp_path)
+    assert [line.partition(" (")[0] for line in caplog.messages] == [
+        "images that are copies of files in another class, so that one label is wrong: 1",
+        "images that are in both splits, so that the test figures will be too good: 6",
+    ]
+
+
+SAME_NAME = "have names that differ in case or Unicode form only"
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({}, "holds neither folders of images, one for each class .* nor the files of the CIFAR-10 binary version"),
+        ({"cats": 0, "dogs": 0}, "holds neither folders of images"),
+        ({"cats": 9}, r"holds images of one class only \(cats\), expected two or more"),
+        ({"cats": 9, "dogs": 0}, "holds images of one class only"),
+        ({"train": 9, "test": 9}, "holds neither folders of images"),  # no classes inside
+        ({"train/cats": 3, "train/dogs": 3, "test/cats": 3}, "the test split has no images of dogs, unlike"),
+        ({"train/cats": 3, "test/cats": 3, "test/Dogs": 3}, "the training split has no images of Dogs, unlike"),
+        ({"train/cats": 3, "test/dogs": 3}, "the test split has no images of cats, unlike"),
+        ({"train/cats": 3, "test/cats": 3}, "holds images of one class only"),
+        ({"train/cats": 3, "train/dogs": 3, "test/cats": 0}, "the test split has no images of cats, dogs, unlike"),
+        ({"cats": 9, "dogs": 1}, r"has only one picture for 1 of 2 classes \(dogs\)"),
+        ({"cats": 9, "Cats": 9}, SAME_NAME),
+        ({"caf\u00e9": 9, "cafe\u0301": 9}, SAME_NAME),
+        ({"train": 9, "Train": 9}, SAME_NAME),
+        ({"train/\u00e9": 9, "train/E\u0301": 9, "test/\u00e9": 9}, SAME_NAME),
+    ],
+)  # fmt: skip
+def test_folders_that_cannot_be_used(tmp_path: Path, layout: dict[str, int], message: str) -> None:
+    fill(tmp_path, **layout)
+    with pytest.raises(DataError, match=message) as raised:
+        load_dataset(str(tmp_path))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_class_whose_content_is_all_on_one_side(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = [str(number) for number in range(99) if not in_test(str(number).encode())]
+    test = [str(number) for number in range(99) if in_test(str(number).encode())]
+
+    def write(folder: str, contents: list[str]) -> None:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for number, content in enumerate(contents):
+            (tmp_path / folder / f"{number}.png").write_text(content)
+
+    write("a", train[:2])
+    write("b", train[2:5])
+    with pytest.raises(DataError, match=r"has nothing to test on for 2 of 2 classes \(a, b\).*folders train and test"):
+        read_folder(tmp_path)
+    write("a", [*train[:2], test[0]])
+    read_folder(tmp_path)
+    assert "1 of 2 classes have no picture in the test split, as each picture's content decides" in caplog.text
+    write("c", test[1:3])
+    with pytest.raises(DataError, match=r"has nothing to train on for 1 of 3 classes \(c\)"):
+        read_folder(tmp_path)
+    write("c", [test[1], test[1]])  # one picture, twice
+    with pytest.raises(DataError, match=r"has only one picture for 1 of 3 classes \(c\)"):
+        read_folder(tmp_path)
+
+
+def test_a_folder_or_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, cats=9, dogs=9)
+    real_open, real_scandir = open, os.scandir
+
+    def refused(path: bytes, *words: object, **named: object) -> object:
+        if isinstance(path, bytes) and path.endswith(b"dogs/003.png"):
+            raise PermissionError(13, "Permission denied", path)
+        return real_open(path, *words, **named)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", refused)
+        with pytest.raises(
+            DataError, match=r"/dogs/003.png cannot be read \(Permission denied\); change its permissions"
+        ):
+            read_folder(tmp_path)
+
+    def closed(path: bytes) -> object:
+        if path.endswith(b"dogs"):
+            raise PermissionError(13, "Permission denied", path)
+        return real_scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DataError, match=r"dogs cannot be listed \(Permission denied\); change its permissions"):
+        read_folder(tmp_path)
+
+
+def test_names_of_any_script(tmp_path: Path) -> None:
+    names = ["\u732b", "\u0441\u043e\u0431\u0430\u043a\u0430", "caf\u00e9 au lait", "\U0001f42e", "-rf", "a\nb"]
+    fill(tmp_path / "train", **dict.fromkeys(names, 2))
+    fill(tmp_path / "test", **{unicodedata.normalize("NFD", name): 1 for name in names})
+    class_names, splits = read_folder(tmp_path)
+    assert class_names == tuple(sorted(names))
+    assert len(splits["test"][0]) == len(names)
+    (tmp_path / "train" / "\u732b" / os.fsdecode(b"\xff.png")).write_text("a name that is no UTF-8")
+    assert b"train/\xe7\x8c\xab/\xff.png" in read_folder(tmp_path)[1]["train"][0].paths
+    (tmp_path / "train" / os.fsdecode(b"\xff")).mkdir()
+    with pytest.raises(DataError, match=r"\\xff' has a name that is no UTF-8 text; rename it"):
+        read_folder(tmp_path)
+
+
+def test_cifar10s_files_come_first(cifar_folder: Path, tmp_path: Path) -> None:
+    fill(cifar_folder, cats=9, dogs=9)
+    assert load_dataset(str(cifar_folder)).name == "cifar10-partial"
+    fill(tmp_path / "mine", cats=20, dogs=20)
+    dataset = load_dataset(str(tmp_path / "mine"))
+    assert dataset.name == "mine"
+    assert dataset.source == str(tmp_path / "mine")
+    ids = dataset.splits["train"].ids
+    assert ids.tolist() == list(range(len(ids)))
+
+
+CONTENTS = st.lists(st.integers(0, 40), max_size=12)
+LAYOUTS = st.dictionaries(
+    st.text("abcdefgh\u00e9\u732b ", min_size=1, max_size=5).filter(str.strip), CONTENTS, max_size=4
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(LAYOUTS, LAYOUTS)
+def test_any_layout(train: dict[str, list[int]], test: dict[str, list[int]]) -> None:
+    """What is found is what is there, on the side where it belongs; or it is refused for a reason that holds."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        written: dict[str, tuple[str, int]] = {}
+        given_splits = bool(test)
+        for split, classes in (("train", train), ("test", test)):
+            for name, contents in classes.items():
+                base = root / split / name if given_splits else root / name
+                base.mkdir(parents=True)
+                for number, content in enumerate(contents):
+                    (base / f"{number}.png").write_text(str(content))
+                    written[str((base / f"{number}.png").relative_to(root))] = (name, content)
+        parts = [{name: set(contents) for name, contents in classes.items() if contents} for classes in (train, test)]
+        if given_splits:
+            good = train and parts[0].keys() == parts[1].keys() and len(parts[0]) > 1
+        else:
+            sides = {name: {in_test(str(content).encode()) for content in parts[0][name]} for name in parts[0]}
+            good = (
+                len(parts[0]) > 1
+                and all(len(contents) > 1 for contents in parts[0].values())
+                and all(False in side for side in sides.values())
+                and any(True in side for side in sides.values())
+            )
+        if not good:
+            with pytest.raises(DataError):
+                read_folder(root)
+            return
+        found = found_in(root)
+        assert {path: name for files in found.values() for path, name in files.items()} == {
+            path: name for path, (name, _) in written.items()
+        }
+        for split, files in found.items():
+            for path in files:
+                if given_splits:
+                    assert path.startswith(f"{split}/")
+                else:
+                    assert in_test(str(written[path][1]).encode()) == (split == "test")
+
+
+def test_long_work_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(image_files, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(image_files, "HASHED_AT_ONCE", 50)
+    read_folder(fill(tmp_path, cats=60, dogs=60))
+    told = [line for line in caplog.messages if line.startswith("looked at")]
+    assert told == [f"looked at {count} of 120 files" for count in (50, 100, 120)]
+
+
+def files_of(root: Path) -> ImageFiles:
+    paths = sorted(os.fsencode(path.relative_to(root)) for path in root.rglob("*.*"))
+    return ImageFiles(root, np.array(paths), image_files._digests(root, paths))
+
+
+def test_files_are_read_in_their_order(tmp_path: Path) -> None:
+    pixels = [write_picture(tmp_path / f"{number:02}.png", number, 8, 8) for number in range(40)]
+    files = files_of(tmp_path)
+    found, problems = files.read(8, "bicubic", "crop")
+    np.testing.assert_array_equal(found, pixels)
+    assert problems == {}
+    np.testing.assert_array_equal(
+        files[np.array([7, 0, 7])].read(8, "bicubic", "crop")[0], [pixels[7], pixels[0], pixels[7]]
+    )
+    assert len(files[5:100]) == 35
+    empty, problems = files[:0].read(8, "bicubic", "crop")
+    assert empty.shape == (0, 8, 8, 3)
+
+
+def test_what_cannot_be_read_is_black_and_has_a_reason(tmp_path: Path) -> None:
+    for number in range(6):
+        write_picture(tmp_path / f"{number}.png", number)
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
+    (tmp_path / "2.png").write_bytes(b"")
+    files = files_of(tmp_path)
+    write_picture(tmp_path / "3.png", 99)
+    (tmp_path / "4.png").unlink()
+    found, problems = files.read(6, "bicubic", "crop")
+    assert [bool(image.any()) for image in found] == [True, False, False, False, False, True]
+    assert sorted(problems) == [1, 2, 3, 4]
+    assert problems[1].startswith("cannot be read (")
+    assert problems[2].startswith("no image of a format that is read here")
+    assert problems[3] == "its content has changed since the folder was looked through"
+    assert problems[4] == "cannot be read (No such file or directory)"
+
+
+def test_an_error_of_another_kind_is_not_a_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_picture(tmp_path / "1.png")
+
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    files = files_of(tmp_path)
+    monkeypatch.setattr(image_files, "decoded", out_of_memory)
+    with pytest.raises(MemoryError):
+        files.read(6, "bicubic", "crop")
+
+
+def test_files_larger_than_a_piece_are_hashed_whole(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(3 * image_files.PIECE + 5)
+    (tmp_path / "a.png").write_bytes(content)
+    assert files_of(tmp_path).digests[0].tobytes() == hashlib.sha256(content).digest()

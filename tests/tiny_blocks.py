@@ -1,0 +1,47 @@
+"""What several tests make: tiny blocks."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_data import CLASSES, FACTS, make_dataset, make_spec, write_tiny_cache
+
+from classify.large import blocks
+from featurize.cache.cache import Columns, finish, new_cache
+from featurize.images.datasets import ImageDataset, Split
+
+
+def rows_of_a_block(monkeypatch: pytest.MonkeyPatch, rows: int, dim: int = 16) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * dim * rows)
+
+
+def make_cache(path: Path, classes: int = 3, train: int = 120, lopsided: bool = False) -> Path:
+    """A tiny cache of some of the classes; lopsided, the first class has three quarters of the rows."""
+    plain = make_dataset(train)
+    splits = {}
+    for name, split in plain.splits.items():
+        labels = np.arange(len(split)) % classes
+        if lopsided:
+            labels = np.where(np.arange(len(split)) % 4, 0, np.arange(len(split)) // 4 % classes)
+        splits[name] = Split(split.images, labels, split.ids)
+    return write_tiny_cache(path, dataset=ImageDataset("tiny", CLASSES[:classes], splits))
+
+
+def make_wide_cache(path: Path, rows: int, dim: int) -> Path:
+    """A cache of longer vectors: noise, and a number that tells the classes apart, of which one has more rows."""
+    plain = make_dataset(rows, rows)
+    labels = np.where(np.arange(rows) % 2, 0, np.arange(rows) // 2 % len(CLASSES))
+    splits = {name: dataclasses.replace(split, labels=labels) for name, split in plain.splits.items()}
+    dataset = dataclasses.replace(plain, splits=splits)
+    spec, layers = make_spec(dataset, layers=("wide",)), (Columns("wide", 0, (dim,)),)
+    with new_cache(path, spec, dataset, layers) as parts:
+        for name, split in dataset.splits.items():
+            x = np.random.default_rng(len(name)).normal(size=(rows, dim)).astype(np.float32)
+            x[:, 0] += split.labels
+            parts.add(name, 0, x)
+        finish(path, parts, spec, dataset, "imagenet", layers, **FACTS)
+    return path
+
+
+FEW_TREES = {"stackingclassifier__final_estimator__temperaturecalibrated__estimator__n_estimators": 40}

@@ -1,0 +1,70 @@
+"""Tiny images, vectors and caches that tests make."""
+
+from pathlib import Path
+
+import numpy as np
+
+from featurize.cache.cache import Columns, finish, new_cache
+from featurize.cache.spec import ExtractionSpec
+from featurize.images.datasets import CIFAR10_RECORD, ImageDataset, Split
+
+FACTS = {"seconds": 1.0, "images_per_second": 180.0, "device": "CPU", "source": {}}
+CLASSES = ("ant", "bee", "cow")
+LAYERS = (Columns("early", 0, (10,)), Columns("late", 10, (1, 2, 3)))
+
+
+def make_dataset(train: int = 120, test: int = 60, size: int = 8, seed: int = 0, name: str = "tiny") -> ImageDataset:
+    """Random images of three classes; ids do not start at zero."""
+    random = np.random.default_rng(seed)
+    splits = {}
+    for split, count, start in (("train", train, 1000), ("test", test, 5000)):
+        images = random.integers(0, 256, (count, size, size, 3), np.uint8)
+        splits[split] = Split(images, np.arange(count) % len(CLASSES), start + np.arange(count))
+    return ImageDataset(name, CLASSES, splits)
+
+
+def make_spec(dataset: ImageDataset, **changes: object) -> ExtractionSpec:
+    values = {
+        "dataset_digest": dataset.digest,
+        "backbone": "tinynet",
+        "weights_digest": "ab" * 32,
+        "layers": ("early", "late"),
+        "pool": "avg",
+        "image_size": 8,
+        "resize": "bicubic",
+        "aspect": "crop",
+        "flip": False,
+        "preprocess": "none",
+        "dtype": "float32",
+        "engine": "tensorflow",
+        "engine_version": "0",
+    }
+    return ExtractionSpec(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def make_vectors(split: Split, noise: float = 1.3, seed: int = 0) -> np.ndarray:
+    """Vectors (n, 16) that tell the three classes apart fairly well."""
+    centres = np.random.default_rng(99).normal(size=(len(CLASSES), 16))
+    spread = np.random.default_rng(seed).normal(size=(len(split), 16))
+    return (centres[split.labels] + noise * spread).astype(np.float32)
+
+
+def write_tiny_cache(path: Path, noise: float = 1.3, dataset: ImageDataset | None = None, **changes: object) -> Path:
+    """A feature cache in the real format, without a network."""
+    dataset = dataset or make_dataset()
+    spec = make_spec(dataset, **changes)
+    with new_cache(path, spec, dataset, LAYERS) as shards:
+        for number, (name, split) in enumerate(dataset.splits.items()):
+            for start, stop in shards.gaps(name):
+                shards.add(name, start, make_vectors(split, noise, seed=number)[start:stop])
+        finish(path, shards, spec, dataset, "imagenet", LAYERS, **FACTS)
+    return path
+
+
+def write_batch(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    """CIFAR-10's binary records: a label byte, then the red, green and blue plane."""
+    records = np.empty((len(labels), CIFAR10_RECORD), np.uint8)
+    records[:, 0] = labels
+    records[:, 1:] = images.transpose(0, 3, 1, 2).reshape(len(labels), -1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(records.tobytes())

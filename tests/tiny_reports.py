@@ -1,0 +1,83 @@
+"""What several tests make: tiny reports."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from analysis.report.html import Picture, PointMap, Report, Section, Table
+
+TABLE = pd.DataFrame(
+    [["svm", "70.0 (67 to 73)", "1,024", "-"], ["knn", "8.5 (7 to 10)", "96", "2.5"], ["mlp", "71.2", "512", "10.0"]],
+    columns=["head", "accuracy % (95% interval)", "vector", "fit, s"],
+)
+
+
+COLOURS = np.array([[250, 20, 20], [20, 200, 20], [20, 20, 250], [240, 240, 20], [20, 220, 220], [120, 120, 120]])
+
+
+HOSTILE = [
+    "<script>hacked = true</script>",
+    "\"><img src=x onerror='hacked = true'>",
+    "' onmouseover='hacked = true",
+    "</title></style></script></textarea>--><svg onload=hacked=true>",
+    "{{ 7 * 7 }}{% raw %}",
+    "a &amp; b &lt; c",
+    "javascript:hacked=true",
+    "قطة",
+    "\u202e\u05d7\u05ea\u05d5\u05dc",
+    "猫 · 고양이 · แมว · кот",
+    "👩\u200d🔬 e\u0301",
+]
+
+
+def make_picture(folder: Path, name: str = "figure.png") -> Picture:
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (300, 150), "teal").save(folder / name, dpi=(150, 150))
+    return Picture(folder / name, "Accuracy of each head.", "Three dots, the svm's is the rightmost.")
+
+
+def make_map(**changes: Any) -> PointMap:
+    """Six points in two rows of three; each has an image of one colour."""
+    values = {
+        "points": np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0], [0.0, 0.0], [1.0, 0.0], [2.0, 0.0]]),
+        "labels": np.array([0, 1, 2, 0, 1, 2]),
+        "class_names": ["ant", "bee", "cow"],
+        "captions": [f"image {number}" for number in range(6)],
+        "thumbnails": np.tile(COLOURS[:, None, None].astype(np.uint8), (1, 32, 32, 1)),
+        "caption": "The vectors as a map.",
+    }
+    return PointMap(**{**values, **changes})
+
+
+def make_report(folder: Path, **changes: Any) -> Report:
+    parts = [make_picture(folder), Table("All heads.", TABLE), make_map()]
+    values = {
+        "title": "Does it help?",
+        "subtitle": "On 1,000 images.",
+        "summary": ["It does: 30 points (27 to 33).", "It takes 5 s."],
+        "sections": [
+            Section("Accuracy", "It helps by 30 points.", parts, ["Exact McNemar tests."], "Does it help?"),
+            Section("Time", "It takes 5 s.", []),
+        ],
+        "commands": ["python -m featurize --data sample", "python -m analysis"],
+        "versions": {"numpy": "2.3.1", "python": "3.11"},
+        "fingerprints": {"test images": "ab" * 32},
+        "limits": ["Small images only."],
+        "left_out": [("data/runs/x/svm-1", "result.json cannot be used")],
+    }
+    return Report(**{**values, **changes})
+
+
+def everywhere(folder: Path, text: str) -> Report:
+    """A report in which every text is `text`."""
+    picture = dataclasses.replace(make_picture(folder), caption=text, alt=text)
+    drawn = make_map(class_names=[text] * 3, captions=[text] * 6, caption=text)
+    table = Table(text, pd.DataFrame([[text, text]] * 2, columns=[text, text]))
+    return Report(
+        text, text, [text], [Section(text, text, [picture, table, drawn], [text], text)], [text], {text: text},
+        {text: text}, [text], [(text, text)],
+    )  # fmt: skip

@@ -1,0 +1,243 @@
+"""What several tests make: tiny runs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.findings.claims import Claim, claims
+from analysis.frame import (
+    comparison,
+)
+from classify.runs.results import RunResult, new_run, write_result
+
+PREDICTIONS = pd.DataFrame({"id": [5, 6, 7], "label": [0, 1, 2], "predicted": [0, 1, 1]})
+
+
+def make_result(**changes: object) -> RunResult:
+    values = {
+        "model": "logreg",
+        "features": "tiny-vgg16-imagenet-64px-block3_pool-grid2",
+        "fingerprint": "f" * 64,
+        "spec": {"backbone": "vgg16", "image_size": 64},
+        "source": {"data": "tiny"},
+        "dataset": "tiny",
+        "weights": "imagenet",
+        "class_names": ["ant", "bee", "cow"],
+        "layers": ["block3_pool"],
+        "dim": 1024,
+        "train_rows": 2000,
+        "test_rows": 1000,
+        "test_digest": "ab" * 32,
+        "seed": 0,
+        "class_weight": None,
+        "parameters": {"C": 0.01},
+        "tuned": 0,
+        "accuracy": 0.715,
+        "accuracy_low": 0.686,
+        "accuracy_high": 0.742,
+        "macro_f1": 0.714,
+        "macro_f1_low": 0.685,
+        "macro_f1_high": 0.741,
+        "balanced_accuracy": changes.get("accuracy", 0.715),
+        "recall": {"ant": [0.7, 0.65, 0.75], "bee": [0.72, 0.67, 0.77], "cow": None},
+        "support": {"ant": 500, "bee": 500, "cow": 0},
+        "log_loss": 0.85,
+        "brier": 0.4,
+        "ece": 0.042,
+        "reliability": [{"rows": 1000, "confidence": 0.757, "accuracy": 0.715}],
+        "test_opened": 1,
+        "extraction_seconds": 0.002,
+        "fit_seconds": 1.5,
+        "predict_ms_per_image": 0.01,
+        "iterations": 80,
+        "converged": True,
+        "history": {},
+        "warnings": [],
+        "head_sha256": "",
+        "head_bytes": 0,
+        "cache": "data/features/tiny-vgg16-imagenet-64px-block3_pool-grid2.h5",
+        "versions": {"numpy": "2"},
+        "machine": "2 cores",
+        "finished": "2026-01-01T00:00:00+00:00",
+    }
+    return RunResult(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def write_run(run_dir: Path, result: RunResult, predictions: pd.DataFrame) -> None:
+    with new_run(run_dir) as folder:
+        write_result(folder, result, predictions)
+
+
+SPEC = {
+    "backbone": "vgg16",
+    "weights_digest": "ab" * 32,
+    "pool": "grid2",
+    "dtype": "float32",
+    "image_size": 64,
+    "resize": "bicubic",
+    "aspect": "pad",
+    "preprocess": "caffe",
+    "flip": False,
+    "engine": "mnn",
+    "engine_version": "3.6.1",
+}
+
+
+RECORD = RunResult(
+    model="logreg",
+    features="tiny-vgg16-imagenet-64px-block3_pool-grid2",
+    fingerprint="f" * 64,
+    spec=SPEC,
+    source={"backbone": "vgg16", "image_shape": [32, 32]},
+    dataset="tiny",
+    weights="imagenet",
+    class_names=["ant", "bee", "cow"],
+    layers=["block3_pool"],
+    dim=1024,
+    train_rows=2000,
+    test_rows=1000,
+    test_digest="cd" * 32,
+    seed=0,
+    class_weight=None,
+    parameters={"C": 0.01},
+    tuned=0,
+    accuracy=0.715,
+    accuracy_low=0.686,
+    accuracy_high=0.742,
+    macro_f1=0.714,
+    macro_f1_low=0.68,
+    macro_f1_high=0.74,
+    balanced_accuracy=0.7,
+    recall={"ant": [0.9, 0.85, 0.95], "bee": [0.5, 0.4, 0.6], "cow": None},
+    support={"ant": 600, "bee": 400, "cow": 0},
+    log_loss=0.85,
+    brier=0.4,
+    ece=0.042,
+    reliability=[
+        {"rows": 1500, "confidence": 0.4, "accuracy": 0.35},
+        {"rows": 500, "confidence": 0.9, "accuracy": 0.8},
+    ],
+    test_opened=3,
+    extraction_seconds=0.002,
+    fit_seconds=1.5,
+    predict_ms_per_image=0.01,
+    iterations=80,
+    converged=True,
+    history={},
+    warnings=[],
+    head_sha256="ef" * 32,
+    head_bytes=20_000,
+    cache="data/features/tiny-vgg16-imagenet-64px-block3_pool-grid2.h5",
+    versions={"numpy": "2"},
+    machine="2 cores",
+    finished="2026-01-01T00:00:00+00:00",
+)
+
+
+PIXELS = {
+    "features": "tiny-pixels-32px",
+    "spec": {"backbone": "pixels", "image_size": 32},
+    "weights": "none",
+    "layers": ["pixels"],
+    "dim": 3072,
+}
+
+
+def predictions(right: np.ndarray) -> pd.DataFrame:
+    """Predictions that are right where `right` (n,) is true."""
+    label = np.arange(len(right)) % 3
+    return pd.DataFrame({"id": np.arange(len(right)), "label": label, "predicted": np.where(right, label, -1)})
+
+
+TEST_ROWS = 1000
+
+
+VGG = "vgg16-imagenet"
+
+
+RANDOM = {"features": "tiny-vgg16-random-0-64px-block3_pool-grid2", "weights": "random-0"}
+
+
+CNN = {**PIXELS, "model": "cnn"}
+
+
+KEYS = ["accuracy", "little-data", "training-time", "convergence"]
+
+
+class World:
+    """Runs in a folder: each is right for the test images of a span of 1,000, given in per mille."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.runs = folder, dict[Path, RunResult]()
+
+    def add(self, accuracy: float, start: int = 0, **changes: Any) -> str:
+        right = np.zeros(TEST_ROWS, bool)
+        right[start : start + round(accuracy * TEST_ROWS)] = True
+        bounds = stats.binomtest(int(right.sum()), TEST_ROWS).proportion_ci(method="wilson")
+        figures = {"accuracy": float(right.mean()), "accuracy_low": bounds.low, "accuracy_high": bounds.high}
+        result = make_result(test_rows=TEST_ROWS, **{**figures, **changes})
+        path = self.folder / "runs" / f"{result.model}-{len(self.runs)}"
+        write_run(path, result, predictions(right))
+        self.runs[path] = result
+        return path.as_posix()
+
+    def table(self) -> pd.DataFrame:
+        return comparison(self.runs)
+
+    def claims(self) -> dict[str, Claim]:
+        found = claims(self.table(), self.runs)
+        assert [claim.key for claim in found] == KEYS
+        assert all(claim.answer.endswith(".") and claim.title and claim.question for claim in found)
+        assert all(isinstance(cell, str) for claim in found for cell in claim.table.to_numpy().ravel())
+        return {claim.key: claim for claim in found}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def history(accuracy: list[float], validation: list[float] | None = None) -> dict[str, list[float]]:
+    found = {"loss": [1 - value for value in accuracy], "accuracy": accuracy}
+    return found if validation is None else {**found, "validation_accuracy": validation}
+
+
+def full(world: World) -> World:
+    """Transfer and all three controls on 40, 200 and 2,000 images of four classes, three seeds for the small ones."""
+    accuracies = {
+        "vgg": (0.50, 0.60, 0.70),
+        "pixels": (0.20, 0.25, 0.40),
+        "random": (0.25, 0.35, 0.45),
+        "cnn": (0.15, 0.30, 0.55),
+    }
+    kinds: dict[str, dict[str, Any]] = {"vgg": {}, "pixels": PIXELS, "random": RANDOM, "cnn": CNN}
+    for kind, values in accuracies.items():
+        for accuracy, size in zip(values, (40, 200, 2000), strict=True):
+            for seed in range(1 if size == 2000 else 3):
+                changes = {
+                    "model": "mlp",
+                    "class_names": list("abcd"),
+                    "train_rows": size,
+                    "seed": seed,
+                    "extraction_seconds": 0.0 if kind in ("pixels", "cnn") else 0.002,
+                    "fit_seconds": size / 100,
+                    "iterations": None,
+                    **kinds[kind],
+                }
+                if kind == "cnn":
+                    changes |= {
+                        "fit_seconds": float(size),
+                        "history": history([0.1, 0.3, 0.5, 0.6], [0.1, 0.2, 0.5, 0.56]),
+                    }
+                elif kind == "vgg":
+                    changes |= {"history": history([0.6, 0.75, 0.8])}
+                world.add(accuracy + 0.01 * (seed - 1) * (size < 2000), **changes)
+    for kind, iterations in (("vgg", 80), ("pixels", 200)):
+        world.add(
+            accuracies[kind][2] - 0.1, class_names=list("abcd"), **kinds[kind], iterations=iterations, fit_seconds=1.0
+        )
+    return world
