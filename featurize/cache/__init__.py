@@ -6,6 +6,7 @@ May import: core.
 from featurize.cache.cache import (
     CacheInfo,
     Columns,
+    FeatureRows,
     Features,
     began_with,
     check_same,
@@ -28,6 +29,7 @@ __all__ = [
     "CacheInfo",
     "Columns",
     "ExtractionSpec",
+    "FeatureRows",
     "Features",
     "Shard",
     "Shards",

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -175,6 +175,44 @@ class Features:
     layers: tuple[Columns, ...]
     mirror: np.ndarray | None = None
     image: tuple[int, ...] | None = None
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.x.shape[1]
+
+    def matrices(self) -> Iterator[np.ndarray]:
+        """Yield the vectors, float32 (n, d), at once."""
+        yield self.x
+
+
+class FeatureRows(Protocol):
+    """Features of some rows of a split, in memory (`Features`) or read in blocks; see `Features` for the attributes."""
+
+    @property
+    def y(self) -> np.ndarray: ...
+
+    @property
+    def ids(self) -> np.ndarray: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def layers(self) -> tuple[Columns, ...]: ...
+
+    @property
+    def mirror(self) -> np.ndarray | None: ...
+
+    @property
+    def image(self) -> tuple[int, ...] | None: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    def matrices(self) -> Iterator[np.ndarray]:
+        """Yield the vectors, float32 (b, d), a block of rows at a time, in order."""
+        ...
 
 
 def features_folder() -> Path:

@@ -4,8 +4,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from tiny_data import make_dataset, make_vectors
 
-from classify.heads.calibration import TemperatureCalibrated, best_temperature
 from classify.heads import calibration
+from classify.heads.calibration import TemperatureCalibrated, best_temperature
 from classify.heads.registry import Task, make_head
 from classify.heads.svm import RBFSVM, LinearSVM
 from classify.statistics.metrics import expected_calibration_error, reliability_bins

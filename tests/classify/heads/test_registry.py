@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from tiny_data import make_dataset, make_vectors
 
-from classify.heads import registry as heads
 from classify.heads import calibration
+from classify.heads import registry as heads
 from classify.heads.registry import ALL, HEADS, Task, head_names, make_head
 from classify.heads.trees import BoostedTrees
 from featurize.core.errors import HeadError, UsageError
