@@ -1,4 +1,4 @@
-"""What several tests make: cache bytes."""
+"""Change the bytes of a feature cache without breaking its seal."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def reseal(path: Path, change: dict | None = None, content: bytes | None = None) -> None:
-    """Change the header or the bytes behind it, and seal the file as its writer would."""
+    """Change fields of the header, or replace the bytes behind it, and seal the file as its writer would."""
     old = path.read_bytes()
     first = old.split(b"\n", 1)[0]
     block = int(first.split()[-1])
@@ -18,19 +18,22 @@ def reseal(path: Path, change: dict | None = None, content: bytes | None = None)
 
 
 def header_of(path: Path) -> dict:
+    """The header of a cache, parsed."""
     return json.loads(path.read_bytes().split(b"\n", 3)[2])
 
 
-def put(path: Path, part: str, row: int, value: bytes) -> None:
+def change_value(path: Path, part: str, row: int, value: bytes) -> None:
+    """Overwrite item number `row` of an array, such as "train/ids", whose items are as long as `value`."""
     header = header_of(path)
     block = int(path.read_bytes().split(b"\n", 1)[0].split()[-1])
     content = bytearray(path.read_bytes())
     split, name = part.split("/")
-    at = header["arrays"][split][name] + row * len(value)
-    content[at : at + len(value)] = value
+    offset = header["arrays"][split][name] + row * len(value)
+    content[offset : offset + len(value)] = value
     reseal(path, content=bytes(content[block:]))
 
 
+# Another value for each field of an ExtractionSpec (see tiny_data.make_spec).
 CHANGES = {
     "dataset_digest": "0" * 64,
     "backbone": "vgg19",

@@ -1,15 +1,32 @@
-"""What several tests make: command line."""
+"""Run the commands in processes of their own, as a shell does."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 
 
-def command(*arguments: str) -> dict:
-    words = [sys.executable, "-m", *arguments, "--json"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    """`python -m ARGUMENTS` in the root of the checkout; returns its exit code and output."""
+    words = [sys.executable, "-m", *arguments]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def json_of(*arguments: str) -> dict:
+    """The JSON that a command prints with --json; the command must succeed."""
+    done = command(*arguments, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def assert_failed(done: subprocess.CompletedProcess, code: int, *parts: str) -> None:
+    """The command ended with `code` and one error line, which holds the `parts`."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in errors[0]

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a data folder of the test's own, a tiny cache, tiny CIFAR-10 files."""
+"""Fixtures for all tests: an empty data folder, a tiny cache, tiny CIFAR-10 files, a tiny network."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_data import write_batch, write_tiny_cache
+from tiny_networks import save_tiny_network
 
 from featurize.engines import ENGINES, REFERENCE
 
@@ -20,7 +21,7 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def reference_engine_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test that is not about engines does not depend on which one is the fastest here."""
+    """Tests that are not about engines run on TensorFlow only, whichever engine is fastest here."""
     if "engines" not in request.keywords:
         for name in set(ENGINES) - {REFERENCE}:
             monkeypatch.delitem(ENGINES, name)
@@ -28,7 +29,7 @@ def reference_engine_only(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real CIFAR-10 pixels and pretrained networks that are too large to come with the project."""
+    """The folder of real CIFAR-10 images and pretrained networks, which are too large to ship with the project."""
     folder = os.environ.get("FROZENBENCH_SHARED")
     if not folder:
         pytest.skip("FROZENBENCH_SHARED does not name the folder of real images and networks")
@@ -36,10 +37,16 @@ def shared() -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`pytest -m shared` runs the tests that need the real images and networks, and only them."""
+    """`pytest -m shared` runs exactly the tests that need the real images and networks."""
     for item in items:
         if "shared" in getattr(item, "fixturenames", ()):
             item.add_marker("shared")
+
+
+@pytest.fixture(scope="session")
+def tiny_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny network; tests only read it."""
+    return save_tiny_network(tmp_path_factory.mktemp("network") / "tinynet.keras")
 
 
 @pytest.fixture

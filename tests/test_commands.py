@@ -1,4 +1,4 @@
-"""The three commands as a shell sees them: output, one clear line for every error, exit codes."""
+"""The three commands as a shell sees them: their output, exit codes, and one clear line for every error."""
 
 import io
 import json
@@ -12,27 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from cache_bytes import put
+from cache_bytes import change_value
+from command_line import ROOT, assert_failed, command
 from tiny_data import make_dataset, write_tiny_cache
 from tiny_pictures import picture_folder, write_picture
-
-ROOT = Path(__file__).parents[1]
-
-
-def command(*arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess:
-    words = [sys.executable, "-m", *arguments]
-    return subprocess.run(words, cwd=folder or ROOT, capture_output=True, text=True, timeout=300)
-
-
-def failed(done: subprocess.CompletedProcess, code: int, *parts: str) -> None:
-    """The command ended with `code` and said why in one line, without a traceback."""
-    assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    for part in parts:
-        assert part in errors[0]
 
 
 @pytest.fixture
@@ -118,7 +101,7 @@ def test_from_images_to_the_comparison(images: Path, data_folder: Path, tmp_path
 
 
 def test_an_experiment_that_there_is_not() -> None:
-    failed(command("analysis", "experiment", "--preset", "fast"), 2, "--preset fast", "known: quick, full")
+    assert_failed(command("analysis", "experiment", "--preset", "fast"), 2, "--preset fast", "known: quick, full")
 
 
 def test_a_dry_run_writes_nothing(images: Path, data_folder: Path) -> None:
@@ -167,10 +150,16 @@ def test_class_folders(tmp_path: Path, data_folder: Path) -> None:
 
 def test_class_folders_that_cannot_be_used(tmp_path: Path, data_folder: Path) -> None:
     (tmp_path / "empty").mkdir()
-    failed(command("featurize", "--data", str(tmp_path / "empty")), 1, "neither folders of images", "CIFAR-10 binary")
+    assert_failed(
+        command("featurize", "--data", str(tmp_path / "empty")), 1, "neither folders of images", "CIFAR-10 binary"
+    )
     write_picture(tmp_path / "one.png")
-    failed(command("featurize", "--data", str(tmp_path / "one.png")), 1, "one.png is neither a folder nor an .npz file")
-    failed(command("featurize", "--data", str(tmp_path), "--aspect", "none"), 2, "--aspect none", "crop, stretch, pad")
+    assert_failed(
+        command("featurize", "--data", str(tmp_path / "one.png")), 1, "one.png is neither a folder nor an .npz file"
+    )
+    assert_failed(
+        command("featurize", "--data", str(tmp_path), "--aspect", "none"), 2, "--aspect none", "crop, stretch, pad"
+    )
     assert not data_folder.exists()
 
 
@@ -206,7 +195,7 @@ def test_pixels_takes_the_command_of_the_network_it_is_the_control_for(images: P
     ],
 )
 def test_bad_requests_to_featurize(arguments: list[str], code: int, parts: list[str], data_folder: Path) -> None:
-    failed(command("featurize", *arguments), code, *parts)
+    assert_failed(command("featurize", *arguments), code, *parts)
     assert not data_folder.exists() or list(data_folder.rglob("*.*")) == []
 
 
@@ -226,7 +215,9 @@ def test_wrong_usage(arguments: list[str]) -> None:
 def test_a_cache_of_other_choices(images: Path, tmp_path: Path) -> None:
     words = ["featurize", "--data", str(images), "--backbone", "pixels", "--out", str(tmp_path / "x.h5")]
     assert command(*words).returncode == 0
-    failed(command(*words, "--image-size", "9"), 1, "was made with image_size 32, asked for 9", "--overwrite", "--out")
+    assert_failed(
+        command(*words, "--image-size", "9"), 1, "was made with image_size 32, asked for 9", "--overwrite", "--out"
+    )
     assert command(*words, "--image-size", "9", "--overwrite").returncode == 0
 
 
@@ -248,7 +239,7 @@ def test_a_cache_of_other_choices(images: Path, tmp_path: Path) -> None:
     ],
 )
 def test_bad_requests_to_classify(arguments: list[str], code: int, parts: list[str], data_folder: Path) -> None:
-    failed(command("classify", *arguments), code, *parts)
+    assert_failed(command("classify", *arguments), code, *parts)
     assert not data_folder.exists()
 
 
@@ -257,7 +248,7 @@ def test_a_learning_curve(cache: Path) -> None:
     runs = json.loads(done.stdout)["runs"]
     assert sorted((run["train_rows"], run["seed"]) for run in runs) == [(12, 0), (12, 1), (60, 0), (60, 1)]
     assert not list(cache.parent.parent.glob("runs/*/*/head.skops"))
-    failed(command("classify", "--train-size", "121"), 2, "--train-size 121", "holds 120 training images")
+    assert_failed(command("classify", "--train-size", "121"), 2, "--train-size 121", "holds 120 training images")
     table = command("classify", "list").stdout
     assert "logreg (seed 1)" in table
     assert "share a letter do not differ significantly" in table
@@ -265,9 +256,9 @@ def test_a_learning_curve(cache: Path) -> None:
 
 def test_a_head_that_is_stopped(cache: Path, data_folder: Path) -> None:
     words = ["classify", "--model", "stack", "--time-limit", "0.5"]
-    failed(command(*words), 1, "stack on tiny-net was stopped after 0.5 seconds", "--time-limit")
+    assert_failed(command(*words), 1, "stack on tiny-net was stopped after 0.5 seconds", "--time-limit")
     assert not list(data_folder.glob("runs/*/*"))
-    failed(command("classify", "--time-limit", "0"), 2, "--time-limit 0")
+    assert_failed(command("classify", "--time-limit", "0"), 2, "--time-limit 0")
 
 
 def test_on_a_cluster(cache: Path, data_folder: Path) -> None:
@@ -284,13 +275,15 @@ def test_on_a_cluster(cache: Path, data_folder: Path) -> None:
     assert lines[0].startswith("info: cluster: workers 2, threads ")
     assert sorted(lines[1:]) == ["info: dummy on tiny-net: 120 x 16", "info: logreg on tiny-net: 120 x 16"]
     done = command("classify", "--model", "stack", "--train-size", "6", "--cluster", "local:2")
-    failed(done, 1, "needs 3 training images of each class; ant has 2")
-    failed(command("classify", "--cluster", "nowhere"), 2, "--cluster nowhere: expected local:N, or a scheduler's")
+    assert_failed(done, 1, "needs 3 training images of each class; ant has 2")
+    assert_failed(
+        command("classify", "--cluster", "nowhere"), 2, "--cluster nowhere: expected local:N, or a scheduler's"
+    )
 
 
 def test_fewer_rows_of_a_class_than_folds(cache: Path) -> None:
     done = command("classify", "--model", "stack", "--train-size", "6")
-    failed(done, 1, "needs 3 training images of each class; ant has 2")
+    assert_failed(done, 1, "needs 3 training images of each class; ant has 2")
 
 
 def test_predict(images: Path, data_folder: Path, tmp_path: Path) -> None:
@@ -314,8 +307,8 @@ def test_predict(images: Path, data_folder: Path, tmp_path: Path) -> None:
     assert [item["file"] for item in answer["skipped"]] == [str(tmp_path / "no.png")]
     for item, row in zip(answer["predictions"], table.itertuples(), strict=False):
         assert item["probability"] == pytest.approx(getattr(row, f"p_{item['label']}"), abs=1e-5)
-    failed(command(*words, str(tmp_path / "no.png")), 1, "no.png")
-    failed(command(*words, *paths, "--csv", "--json"), 2, "--csv and --json: expected one of them")
+    assert_failed(command(*words, str(tmp_path / "no.png")), 1, "no.png")
+    assert_failed(command(*words, *paths, "--csv", "--json"), 2, "--csv and --json: expected one of them")
 
     (tmp_path / "no.png").unlink()
     listed = subprocess.run(
@@ -336,13 +329,13 @@ def test_predict(images: Path, data_folder: Path, tmp_path: Path) -> None:
     assert closed.stderr == ""
 
     (Path(run["run_dir"]) / "head.skops").write_bytes(b"x")
-    failed(command(*words, paths[0]), 1, "is not the head that was saved")
+    assert_failed(command(*words, paths[0]), 1, "is not the head that was saved")
 
 
 def test_bad_features(cache: Path, data_folder: Path) -> None:
-    failed(command("classify", "--layers", "lat", "--model", "dummy"), 2, "--layers lat", "did you mean late")
-    put(cache, "train/features", 0, np.float32(np.nan).tobytes())
-    failed(command("classify", "--model", "dummy"), 1, "not finite", "--overwrite")
+    assert_failed(command("classify", "--layers", "lat", "--model", "dummy"), 2, "--layers lat", "did you mean late")
+    change_value(cache, "train/features", 0, np.float32(np.nan).tobytes())
+    assert_failed(command("classify", "--model", "dummy"), 1, "not finite", "--overwrite")
     assert not (data_folder / "runs").exists()
 
 
@@ -357,11 +350,11 @@ def test_a_choice_of_layers_is_another_run(cache: Path) -> None:
 
 def test_a_class_without_training_rows(data_folder: Path) -> None:
     write_tiny_cache(data_folder / "features" / "few.h5", dataset=make_dataset(2, 6))
-    failed(command("classify", "--model", "logreg"), 1, "hold no image of cow")
+    assert_failed(command("classify", "--model", "logreg"), 1, "hold no image of cow")
 
 
 def test_no_runs_to_analyse(tmp_path: Path) -> None:
-    failed(command("analysis", "--out", str(tmp_path / "out")), 2, "no runs in", "python -m classify")
+    assert_failed(command("analysis", "--out", str(tmp_path / "out")), 2, "no runs in", "python -m classify")
     assert not (tmp_path / "out").exists()
 
 
@@ -407,7 +400,7 @@ def test_verify(cache: Path) -> None:
     assert json.loads(command("featurize", "verify", str(cache), "--json").stdout) == {"ok": True, "problems": []}
     assert command("featurize", "verify", str(cache)).stdout == f"{cache} is whole\n"
     cache.write_bytes(cache.read_bytes()[:-1])
-    failed(command("featurize", "verify", str(cache)), 1, "does not belong to its seal", "--overwrite")
+    assert_failed(command("featurize", "verify", str(cache)), 1, "does not belong to its seal", "--overwrite")
     answer = command("featurize", "verify", str(cache), "--json")
     assert answer.returncode == 1
     assert json.loads(answer.stdout)["ok"] is False

@@ -1,4 +1,4 @@
-"""What several tests make: tiny blocks."""
+"""Caches that are read in several blocks."""
 
 import dataclasses
 from pathlib import Path
@@ -12,12 +12,13 @@ from featurize.cache.cache import Columns, finish, new_cache
 from featurize.images.datasets import ImageDataset, Split
 
 
-def rows_of_a_block(monkeypatch: pytest.MonkeyPatch, rows: int, dim: int = 16) -> None:
+def set_block_rows(monkeypatch: pytest.MonkeyPatch, rows: int, dim: int = 16) -> None:
+    """Make blocks so small that each holds `rows` rows."""
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 4 * dim * rows)
 
 
 def make_cache(path: Path, classes: int = 3, train: int = 120, lopsided: bool = False) -> Path:
-    """A tiny cache of some of the classes; lopsided, the first class has three quarters of the rows."""
+    """A tiny cache of one to three classes; if lopsided, the first class has at least three quarters of the rows."""
     plain = make_dataset(train)
     splits = {}
     for name, split in plain.splits.items():
@@ -29,7 +30,7 @@ def make_cache(path: Path, classes: int = 3, train: int = 120, lopsided: bool = 
 
 
 def make_wide_cache(path: Path, rows: int, dim: int) -> Path:
-    """A cache of longer vectors: noise, and a number that tells the classes apart, of which one has more rows."""
+    """A cache of longer vectors: noise but for the first number, which tells the classes apart; one class is larger."""
     plain = make_dataset(rows, rows)
     labels = np.where(np.arange(rows) % 2, 0, np.arange(rows) // 2 % len(CLASSES))
     splits = {name: dataclasses.replace(split, labels=labels) for name, split in plain.splits.items()}

@@ -1,4 +1,4 @@
-"""Tiny images, vectors and caches that tests make."""
+"""Tiny data sets, vectors and feature caches."""
 
 from pathlib import Path
 
@@ -24,6 +24,7 @@ def make_dataset(train: int = 120, test: int = 60, size: int = 8, seed: int = 0,
 
 
 def make_spec(dataset: ImageDataset, **changes: object) -> ExtractionSpec:
+    """The specification of a tiny cache, with some fields changed."""
     values = {
         "dataset_digest": dataset.digest,
         "backbone": "tinynet",
@@ -43,14 +44,14 @@ def make_spec(dataset: ImageDataset, **changes: object) -> ExtractionSpec:
 
 
 def make_vectors(split: Split, noise: float = 1.3, seed: int = 0) -> np.ndarray:
-    """Vectors (n, 16) that tell the three classes apart fairly well."""
+    """Vectors (n, 16), float32, that separate the three classes fairly well."""
     centres = np.random.default_rng(99).normal(size=(len(CLASSES), 16))
-    spread = np.random.default_rng(seed).normal(size=(len(split), 16))
-    return (centres[split.labels] + noise * spread).astype(np.float32)
+    scatter = np.random.default_rng(seed).normal(size=(len(split), 16))
+    return (centres[split.labels] + noise * scatter).astype(np.float32)
 
 
 def write_tiny_cache(path: Path, noise: float = 1.3, dataset: ImageDataset | None = None, **changes: object) -> Path:
-    """A feature cache in the real format, without a network."""
+    """Write a feature cache in the real format, without a network; returns its path."""
     dataset = dataset or make_dataset()
     spec = make_spec(dataset, **changes)
     with new_cache(path, spec, dataset, LAYERS) as shards:

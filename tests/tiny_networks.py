@@ -1,4 +1,4 @@
-"""What several tests make: tiny networks."""
+"""A tiny Keras network, saved as a file."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from featurize.core.environment import import_keras
 
 
 def save_tiny_network(path: Path, size: int | None = None, channels: int = 3) -> Path:
+    """Save a network of two convolutions (layers early, half, late, vector) with fixed weights; returns its path."""
     keras = import_keras()
     keras.utils.set_random_seed(5)
     inputs = keras.Input((size, size, channels))

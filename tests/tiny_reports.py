@@ -1,4 +1,4 @@
-"""What several tests make: tiny reports."""
+"""Small reports, with ordinary and with hostile texts."""
 
 import dataclasses
 from pathlib import Path
@@ -14,11 +14,8 @@ TABLE = pd.DataFrame(
     [["svm", "70.0 (67 to 73)", "1,024", "-"], ["knn", "8.5 (7 to 10)", "96", "2.5"], ["mlp", "71.2", "512", "10.0"]],
     columns=["head", "accuracy % (95% interval)", "vector", "fit, s"],
 )
-
-
 COLOURS = np.array([[250, 20, 20], [20, 200, 20], [20, 20, 250], [240, 240, 20], [20, 220, 220], [120, 120, 120]])
-
-
+# Texts that break a page which does not escape them, or that are hard to show.
 HOSTILE = [
     "<script>hacked = true</script>",
     "\"><img src=x onerror='hacked = true'>",
@@ -35,6 +32,7 @@ HOSTILE = [
 
 
 def make_picture(folder: Path, name: str = "figure.png") -> Picture:
+    """A figure of one colour."""
     folder.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (300, 150), "teal").save(folder / name, dpi=(150, 150))
     return Picture(folder / name, "Accuracy of each head.", "Three dots, the svm's is the rightmost.")
@@ -54,6 +52,7 @@ def make_map(**changes: Any) -> PointMap:
 
 
 def make_report(folder: Path, **changes: Any) -> Report:
+    """A report with a section of every kind of part and an empty one, with some fields changed."""
     parts = [make_picture(folder), Table("All heads.", TABLE), make_map()]
     values = {
         "title": "Does it help?",
@@ -72,7 +71,7 @@ def make_report(folder: Path, **changes: Any) -> Report:
     return Report(**{**values, **changes})
 
 
-def everywhere(folder: Path, text: str) -> Report:
+def report_filled_with(folder: Path, text: str) -> Report:
     """A report in which every text is `text`."""
     picture = dataclasses.replace(make_picture(folder), caption=text, alt=text)
     drawn = make_map(class_names=[text] * 3, captions=[text] * 6, caption=text)

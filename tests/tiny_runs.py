@@ -1,23 +1,34 @@
-"""What several tests make: tiny runs."""
+"""Invented runs: results, predictions, and whole folders of runs for the analysis."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 from scipy import stats
 
 from analysis.findings.claims import Claim, claims
-from analysis.frame import (
-    comparison,
-)
+from analysis.frame import comparison
 from classify.runs.results import RunResult, new_run, write_result
 
+CLAIMS = ["accuracy", "little-data", "training-time", "convergence"]
+TEST_ROWS = 1000
 PREDICTIONS = pd.DataFrame({"id": [5, 6, 7], "label": [0, 1, 2], "predicted": [0, 1, 1]})
+# The changes to `make_result` that turn a run on VGG16's features into one of the three controls.
+PIXELS = {
+    "features": "tiny-pixels-32px",
+    "spec": {"backbone": "pixels", "image_size": 32},
+    "weights": "none",
+    "layers": ["pixels"],
+    "dim": 3072,
+}
+RANDOM = {"features": "tiny-vgg16-random-0-64px-block3_pool-grid2", "weights": "random-0"}
+CNN = {**PIXELS, "model": "cnn"}
+VGG = "vgg16-imagenet"  # how the tables name the features of `make_result`
 
 
 def make_result(**changes: object) -> RunResult:
+    """A run of logreg on VGG16's features, with some fields changed."""
     values = {
         "model": "logreg",
         "features": "tiny-vgg16-imagenet-64px-block3_pool-grid2",
@@ -68,6 +79,7 @@ def make_result(**changes: object) -> RunResult:
 
 
 def write_run(run_dir: Path, result: RunResult, predictions: pd.DataFrame) -> None:
+    """Save a run's result and predictions, without a head."""
     with new_run(run_dir) as folder:
         write_result(folder, result, predictions)
 
@@ -87,127 +99,74 @@ SPEC = {
 }
 
 
-RECORD = RunResult(
-    model="logreg",
-    features="tiny-vgg16-imagenet-64px-block3_pool-grid2",
-    fingerprint="f" * 64,
+# A run with every field that a model card shows.
+RECORD = make_result(
     spec=SPEC,
     source={"backbone": "vgg16", "image_shape": [32, 32]},
-    dataset="tiny",
-    weights="imagenet",
-    class_names=["ant", "bee", "cow"],
-    layers=["block3_pool"],
-    dim=1024,
-    train_rows=2000,
-    test_rows=1000,
     test_digest="cd" * 32,
-    seed=0,
-    class_weight=None,
-    parameters={"C": 0.01},
-    tuned=0,
-    accuracy=0.715,
-    accuracy_low=0.686,
-    accuracy_high=0.742,
-    macro_f1=0.714,
     macro_f1_low=0.68,
     macro_f1_high=0.74,
     balanced_accuracy=0.7,
     recall={"ant": [0.9, 0.85, 0.95], "bee": [0.5, 0.4, 0.6], "cow": None},
     support={"ant": 600, "bee": 400, "cow": 0},
-    log_loss=0.85,
-    brier=0.4,
-    ece=0.042,
     reliability=[
         {"rows": 1500, "confidence": 0.4, "accuracy": 0.35},
         {"rows": 500, "confidence": 0.9, "accuracy": 0.8},
     ],
     test_opened=3,
-    extraction_seconds=0.002,
-    fit_seconds=1.5,
-    predict_ms_per_image=0.01,
-    iterations=80,
-    converged=True,
-    history={},
-    warnings=[],
     head_sha256="ef" * 32,
     head_bytes=20_000,
-    cache="data/features/tiny-vgg16-imagenet-64px-block3_pool-grid2.h5",
-    versions={"numpy": "2"},
-    machine="2 cores",
-    finished="2026-01-01T00:00:00+00:00",
 )
 
 
-PIXELS = {
-    "features": "tiny-pixels-32px",
-    "spec": {"backbone": "pixels", "image_size": 32},
-    "weights": "none",
-    "layers": ["pixels"],
-    "dim": 3072,
-}
+def make_predictions(correct: np.ndarray) -> pd.DataFrame:
+    """Predictions for a test split of three classes, correct where `correct` (n,) is true."""
+    label = np.arange(len(correct)) % 3
+    return pd.DataFrame({"id": np.arange(len(correct)), "label": label, "predicted": np.where(correct, label, -1)})
 
 
-def predictions(right: np.ndarray) -> pd.DataFrame:
-    """Predictions that are right where `right` (n,) is true."""
-    label = np.arange(len(right)) % 3
-    return pd.DataFrame({"id": np.arange(len(right)), "label": label, "predicted": np.where(right, label, -1)})
-
-
-TEST_ROWS = 1000
-
-
-VGG = "vgg16-imagenet"
-
-
-RANDOM = {"features": "tiny-vgg16-random-0-64px-block3_pool-grid2", "weights": "random-0"}
-
-
-CNN = {**PIXELS, "model": "cnn"}
-
-
-KEYS = ["accuracy", "little-data", "training-time", "convergence"]
+def make_history(accuracy: list[float], validation: list[float] | None = None) -> dict[str, list[float]]:
+    """A network's training curve, one value an epoch."""
+    history = {"loss": [1 - value for value in accuracy], "accuracy": accuracy}
+    return history if validation is None else {**history, "validation_accuracy": validation}
 
 
 class World:
-    """Runs in a folder: each is right for the test images of a span of 1,000, given in per mille."""
+    """A folder of runs. Each run is correct on one contiguous span of the 1,000 test images."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.runs = folder, dict[Path, RunResult]()
 
     def add(self, accuracy: float, start: int = 0, **changes: Any) -> str:
-        right = np.zeros(TEST_ROWS, bool)
-        right[start : start + round(accuracy * TEST_ROWS)] = True
-        bounds = stats.binomtest(int(right.sum()), TEST_ROWS).proportion_ci(method="wilson")
-        figures = {"accuracy": float(right.mean()), "accuracy_low": bounds.low, "accuracy_high": bounds.high}
-        result = make_result(test_rows=TEST_ROWS, **{**figures, **changes})
+        """Write a run that is correct on the images from `start` on; returns its path."""
+        correct = np.zeros(TEST_ROWS, bool)
+        correct[start : start + round(accuracy * TEST_ROWS)] = True
+        bounds = stats.binomtest(int(correct.sum()), TEST_ROWS).proportion_ci(method="wilson")
+        metrics = {"accuracy": float(correct.mean()), "accuracy_low": bounds.low, "accuracy_high": bounds.high}
+        result = make_result(test_rows=TEST_ROWS, **{**metrics, **changes})
         path = self.folder / "runs" / f"{result.model}-{len(self.runs)}"
-        write_run(path, result, predictions(right))
+        write_run(path, result, make_predictions(correct))
         self.runs[path] = result
         return path.as_posix()
 
     def table(self) -> pd.DataFrame:
+        """The comparison of all runs."""
         return comparison(self.runs)
 
     def claims(self) -> dict[str, Claim]:
+        """The claims about all runs by their key, each checked for its form."""
         found = claims(self.table(), self.runs)
-        assert [claim.key for claim in found] == KEYS
-        assert all(claim.answer.endswith(".") and claim.title and claim.question for claim in found)
-        assert all(isinstance(cell, str) for claim in found for cell in claim.table.to_numpy().ravel())
+        assert [claim.key for claim in found] == CLAIMS
+        for claim in found:
+            assert claim.answer.endswith(".")
+            assert claim.title
+            assert claim.question
+            assert all(isinstance(cell, str) for cell in claim.table.to_numpy().ravel())
         return {claim.key: claim for claim in found}
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
-def history(accuracy: list[float], validation: list[float] | None = None) -> dict[str, list[float]]:
-    found = {"loss": [1 - value for value in accuracy], "accuracy": accuracy}
-    return found if validation is None else {**found, "validation_accuracy": validation}
-
-
-def full(world: World) -> World:
-    """Transfer and all three controls on 40, 200 and 2,000 images of four classes, three seeds for the small ones."""
+def runs_with_controls(world: World) -> World:
+    """Add transfer and its controls on 40, 200 and 2,000 images of four classes; the smaller sizes with three seeds."""
     accuracies = {
         "vgg": (0.50, 0.60, 0.70),
         "pixels": (0.20, 0.25, 0.40),
@@ -231,10 +190,10 @@ def full(world: World) -> World:
                 if kind == "cnn":
                     changes |= {
                         "fit_seconds": float(size),
-                        "history": history([0.1, 0.3, 0.5, 0.6], [0.1, 0.2, 0.5, 0.56]),
+                        "history": make_history([0.1, 0.3, 0.5, 0.6], [0.1, 0.2, 0.5, 0.56]),
                     }
                 elif kind == "vgg":
-                    changes |= {"history": history([0.6, 0.75, 0.8])}
+                    changes |= {"history": make_history([0.6, 0.75, 0.8])}
                 world.add(accuracy + 0.01 * (seed - 1) * (size < 2000), **changes)
     for kind, iterations in (("vgg", 80), ("pixels", 200)):
         world.add(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_runs import PIXELS, make_result, predictions, write_run
+from tiny_runs import PIXELS, make_predictions, make_result, write_run
 
 from analysis.frame import (
     COLUMNS,
@@ -75,7 +75,7 @@ def written(folder: Path, runs: dict[Path, RunResult]) -> dict[Path, RunResult]:
     for path, result in runs.items():
         right = np.zeros(result.test_rows, bool)
         right[RIGHT.get(path.name, slice(0, round(result.accuracy * result.test_rows)))] = True
-        write_run(folder / path, result, predictions(right))
+        write_run(folder / path, result, make_predictions(right))
         made[folder / path] = result
     return made
 
@@ -242,7 +242,7 @@ def test_200_runs_in_less_than_10_seconds(tmp_path: Path) -> None:
         accuracy = 0.5 + 0.002 * (number % 10)
         result = make_result(features=f"tiny-{number}", test_rows=10_000, accuracy=accuracy)
         if number < 10:
-            table = predictions(random.random(10_000) < accuracy)
+            table = make_predictions(random.random(10_000) < accuracy)
             for name in range(10):
                 table[f"p_{name}"] = random.random(10_000, np.float32)
             write_run(run_dir, result, table)

@@ -12,8 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from tiny_data import CLASSES, make_dataset
-from tiny_networks import save_tiny_network
-from tiny_pictures import picture_folder, written
+from tiny_pictures import picture_folder, save_pictures
 from tiny_runs import RECORD
 
 from classify.heads.registry import Task, make_head
@@ -33,10 +32,10 @@ IMAGES = DATASET.splits["test"].images
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tiny_network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run on the second layer of a cache, made with a mirror image and a grid."""
     folder = tmp_path_factory.mktemp("made")
-    backbone = load_backbone(str(save_tiny_network(folder / "tinynet.keras")), layers=("early", "late"), image_size=12)
+    backbone = load_backbone(shutil.copy(tiny_network, folder), layers=("early", "late"), image_size=12)
     info = extract_features(
         DATASET, backbone, pool="grid2", flip=True, resize="lanczos", engine="tensorflow", out=folder / "tiny.h5"
     ).info
@@ -97,7 +96,7 @@ def check_predictions(found: list[Prediction | Skipped], probabilities: np.ndarr
 
 
 def test_the_data_sets_own_images_are_predicted_as_their_cached_vectors(made: Path, tmp_path: Path) -> None:
-    paths = written(tmp_path, *IMAGES)
+    paths = save_pictures(tmp_path, *IMAGES)
     found = predicted(made / "run", paths)
     check_predictions(found, expected(made), paths)
     assert len({prediction.label for prediction in found}) > 1
@@ -107,16 +106,16 @@ def test_without_the_recorded_size_images_of_that_size_go_the_same_way(made: Pat
     source = json.loads((run / RESULT).read_text())["source"]
     assert source.pop("image_shape") == [10, 10]
     change(run, source=source)
-    paths = written(tmp_path, *IMAGES)
+    paths = save_pictures(tmp_path, *IMAGES)
     check_predictions(predicted(run, paths), expected(made), paths)
 
 
 def test_a_large_photo_is_seen_as_the_training_images_were(made: Path, tmp_path: Path) -> None:
     large = [image.repeat(30, axis=0).repeat(30, axis=1) for image in IMAGES[:3]]
-    paths = written(tmp_path, *large)
+    paths = save_pictures(tmp_path, *large)
     found = predicted(made / "run", paths)
     shrunk = [read_image(path, 10, 10) for path in paths]
-    again = predicted(made / "run", written(tmp_path, *shrunk))
+    again = predicted(made / "run", save_pictures(tmp_path, *shrunk))
     assert [each.top for each in found] == [each.top for each in again]
 
 
@@ -151,7 +150,7 @@ def test_a_batch_is_read_and_classified_before_the_next(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("classify.predict.default_batch_size", lambda size: 5)
-    paths, taken = written(tmp_path, *IMAGES), []
+    paths, taken = save_pictures(tmp_path, *IMAGES), []
     found = predict_images(made / "run", (taken.append(path) or path for path in paths))
     assert taken == []
     first = [next(found) for _ in range(5)]
@@ -161,17 +160,17 @@ def test_a_batch_is_read_and_classified_before_the_next(
 
 def test_top(made: Path, tmp_path: Path) -> None:
     for top, count in ((1, 1), (2, 2), (99, 3)):
-        (prediction,) = predicted(made / "run", written(tmp_path, IMAGES[0]), top)
+        (prediction,) = predicted(made / "run", save_pictures(tmp_path, IMAGES[0]), top)
         assert len(prediction.top) == count
         assert prediction.probability == max(guess.probability for guess in prediction.top)
 
 
 def test_what_is_no_image_is_skipped(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("classify.predict.default_batch_size", lambda size: 2)
-    (good,) = written(tmp_path, IMAGES[0])
+    (good,) = save_pictures(tmp_path, IMAGES[0])
     text, cut, absent, long = tmp_path / "text.png", tmp_path / "cut.png", tmp_path / "absent.png", Path("x" * 300)
     text.write_text("no image")
-    cut.write_bytes(written(tmp_path / "..", np.zeros((99, 99, 3), np.uint8))[0].read_bytes()[:70])
+    cut.write_bytes(save_pictures(tmp_path / "..", np.zeros((99, 99, 3), np.uint8))[0].read_bytes()[:70])
     found = predicted(made / "run", [text, good, cut, absent, long])
     assert [each.file for each in found] == [str(text), str(good), str(cut), str(absent), str(long)]
     assert isinstance(found.pop(1), Prediction)
@@ -191,14 +190,14 @@ def test_other_weights_are_refused(made: Path, run: Path, tmp_path: Path) -> Non
     source = json.loads((run / RESULT).read_text())["source"]
     change(run, source={**source, "weights": "random"})
     with pytest.raises(BackboneError, match=r"weights at random of .*tinynet.keras .*digest [0-9a-f]{64}, expected"):
-        predicted(run, written(tmp_path, IMAGES[0]))
+        predicted(run, save_pictures(tmp_path, IMAGES[0]))
 
 
 def test_a_backbone_that_is_gone(run: Path, tmp_path: Path) -> None:
     source = json.loads((run / RESULT).read_text())["source"]
     change(run, source={**source, "backbone": str(tmp_path / "gone.keras")})
     with pytest.raises(UsageError, match=r"gone.keras: no such file"):
-        predicted(run, written(tmp_path, IMAGES[0]))
+        predicted(run, save_pictures(tmp_path, IMAGES[0]))
 
 
 def test_another_head_is_refused_before_anything_is_read(run: Path, tmp_path: Path) -> None:
@@ -223,7 +222,7 @@ def test_another_head_is_refused_before_anything_is_read(run: Path, tmp_path: Pa
 def test_a_record_that_does_not_belong_together(run: Path, tmp_path: Path, changes: dict, message: str) -> None:
     change(run, **changes)
     with pytest.raises(DataError, match=message):
-        predicted(run, written(tmp_path, IMAGES[0]))
+        predicted(run, save_pictures(tmp_path, IMAGES[0]))
 
 
 def unavailable(backbone: object) -> None:
@@ -250,7 +249,7 @@ def test_tensorflow_takes_the_place_of_an_engine_that_is_not_here(
         monkeypatch.setitem(ENGINES, name, engine)
     spec = replace(read_info(made / "tiny.h5").spec, engine="fast", engine_version="1")
     change(run, spec=asdict(spec), fingerprint=spec.fingerprint)
-    paths = written(tmp_path, *IMAGES)
+    paths = save_pictures(tmp_path, *IMAGES)
     check_predictions(predicted(run, paths), expected(made), paths)
     (record,) = [record for record in caplog.records if record.name == "frozenbench"]
     assert record.getMessage().startswith("the engine fast cannot be used here, tensorflow takes its place (")
@@ -271,7 +270,7 @@ def test_the_next_time_no_framework_is_loaded(tmp_path: Path, data_folder: Path)
     backbone = load_backbone("vgg16", layers=("block1_pool",), image_size=32)
     info = extract_features(DATASET, backbone, engine="winograd", out=tmp_path / "vgg16.h5").info
     run = write_run(info, ("block1_pool",), tmp_path / "vgg16")
-    paths = written(tmp_path, *IMAGES[:3])
+    paths = save_pictures(tmp_path, *IMAGES[:3])
     first = predicted(run, paths)
     assert len(list((data_folder / "engines").iterdir())) == 1
     words = [sys.executable, "-c", AGAIN_IN_A_NEW_PROCESS, str(run), *map(str, paths)]
@@ -286,7 +285,7 @@ def test_where_a_network_cannot_be_kept(tmp_path: Path, data_folder: Path, caplo
     info = extract_features(DATASET, backbone, engine="winograd", out=tmp_path / "vgg16.h5").info
     run = write_run(info, ("block1_pool",), tmp_path / "vgg16")
     data_folder.write_text("no folder")
-    assert len(predicted(run, written(tmp_path, *IMAGES[:3]))) == 3
+    assert len(predicted(run, save_pictures(tmp_path, *IMAGES[:3]))) == 3
     assert "the network could not be kept for the next time: " in caplog.text
 
 

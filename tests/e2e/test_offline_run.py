@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from command_line import command
+from command_line import json_of
 
 
 def test_transfer_beats_raw_pixels_by_twenty_points(tmp_path: Path) -> None:
-    vgg16 = command(
+    vgg16 = json_of(
         "featurize", "--data", "sample", "--layers", "block3_pool", "--pool", "grid2", "--image-size", "64"
     )  # fmt: skip
-    pixels = command("featurize", "--data", "sample", "--backbone", "pixels")
+    pixels = json_of("featurize", "--data", "sample", "--backbone", "pixels")
     assert vgg16["dim"] == 1024
-    runs = command(
+    runs = json_of(
         "classify", "--model", "logreg,svm", "--features", vgg16["path"], "--features", pixels["path"]
     )["runs"]  # fmt: skip
     accuracy = {(run["model"], "pixels" in run["features"]): run["accuracy"] for run in runs}
@@ -20,7 +20,7 @@ def test_transfer_beats_raw_pixels_by_twenty_points(tmp_path: Path) -> None:
     assert accuracy["svm", False] > 0.66  # measured: 68.3
     for head in ("logreg", "svm"):
         assert accuracy[head, False] > accuracy[head, True] + 0.20
-    answer = command("analysis", "--out", str(tmp_path / "out"))
+    answer = json_of("analysis", "--out", str(tmp_path / "out"))
     assert {Path(path).name for path in answer["written"]} >= {"comparison.md", "report.html"}
     ((accuracy_claim, *_),) = answer["answers"].values()
     assert "transfer learning is worth" in accuracy_claim

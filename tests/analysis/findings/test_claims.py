@@ -1,21 +1,14 @@
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from tiny_runs import CNN, PIXELS, VGG, World, full, history
+from tiny_runs import CNN, PIXELS, VGG, World, make_history, runs_with_controls
 
 from analysis.findings.claims import EXPERIMENT, claims
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
-
-
 def test_the_four_claims(world: World) -> None:
-    found = full(world).claims()
+    found = runs_with_controls(world).claims()
     assert found["accuracy"].answer == (
         f"mlp on {VGG} is right for 70% (67 to 73) of 1,000 test images and the best control, cnn from scratch, for "
         "55% (52 to 58), both trained on 2,000 images: transfer learning is worth 15 points (95% interval 13 to 17, "
@@ -43,7 +36,7 @@ def test_the_four_claims(world: World) -> None:
 
 def test_times_and_epochs_on_the_same_images_have_intervals(world: World) -> None:
     for seed, (fit, control) in enumerate(((1.0, 30.0), (2.0, 50.0), (1.5, 36.0))):
-        curves = [history([0.1] * seed + [0.9]), history([0.1] * 5 + [0.9] * (seed + 1))]
+        curves = [make_history([0.1] * seed + [0.9]), make_history([0.1] * 5 + [0.9] * (seed + 1))]
         same = {"train_rows": 400, "seed": seed}
         world.add(0.8, **same, model="mlp", fit_seconds=fit, extraction_seconds=0.01, history=curves[0])
         world.add(0.8, **same, **{**CNN, "fit_seconds": control, "extraction_seconds": 0.0, "history": curves[1]})
@@ -59,7 +52,7 @@ def test_times_and_epochs_on_the_same_images_have_intervals(world: World) -> Non
 
 
 def test_the_tables_of_the_claims(world: World) -> None:
-    found = full(world).claims()
+    found = runs_with_controls(world).claims()
     row = found["accuracy"].table.iloc[0].to_dict()
     assert row == {
         "head": f"mlp on {VGG}",
@@ -101,8 +94,8 @@ def test_the_tables_of_the_claims(world: World) -> None:
 
 def test_several_seeds_are_averaged_and_spread(world: World) -> None:
     for seed, epochs in enumerate(([0.5, 0.8], [0.8, 0.8], [0.8, 0.8])):
-        world.add(0.7, model="mlp", seed=seed, fit_seconds=6.0, history=history(epochs))
-        world.add(0.6, **CNN, seed=seed, fit_seconds=18.0, history=history([0.8, 0.8]))
+        world.add(0.7, model="mlp", seed=seed, fit_seconds=6.0, history=make_history(epochs))
+        world.add(0.6, **CNN, seed=seed, fit_seconds=18.0, history=make_history([0.8, 0.8]))
     found = world.claims()["convergence"]
     assert f"mlp on {VGG} has 90% of its final training accuracy after 1.3 of 2 epochs (4 s)" in found.answer
     assert "transfer learning does not converge in fewer epochs" in found.answer
@@ -110,7 +103,7 @@ def test_several_seeds_are_averaged_and_spread(world: World) -> None:
 
 
 def test_convergence_sets_the_best_against_the_network_from_scratch(world: World) -> None:
-    steps = history([0.8, 0.8])
+    steps = make_history([0.8, 0.8])
     world.add(0.7, model="mlp", history=steps)
     world.add(0.8, model="mlp", history=steps, features="tiny-other", iterations=2)
     world.add(0.6, **PIXELS, model="mlp", history=steps)
@@ -126,8 +119,8 @@ def test_convergence_sets_the_best_against_the_network_from_scratch(world: World
 
 def test_transfer_that_does_not_help(world: World) -> None:
     for size, ours, other in ((40, 0.2, 0.3), (2000, 0.4, 0.6)):
-        world.add(ours, model="mlp", train_rows=size, fit_seconds=size / 10, history=history([0.1, 0.5, 0.9]))
-        world.add(other, **CNN, train_rows=size, fit_seconds=size / 100, history=history([0.9, 0.9], [0.0, 0.0]))
+        world.add(ours, model="mlp", train_rows=size, fit_seconds=size / 10, history=make_history([0.1, 0.5, 0.9]))
+        world.add(other, **CNN, train_rows=size, fit_seconds=size / 100, history=make_history([0.9, 0.9], [0.0, 0.0]))
     found = {key: claim.answer for key, claim in world.claims().items()}
     assert (
         "transfer learning does not help here, it costs 20 points (95% interval 17 to 22, p below 0.001)."
@@ -158,7 +151,7 @@ def test_a_bound_does_not_show_who_is_slower(world: World, first: str) -> None:
 def test_a_history_is_no_bound(world: World) -> None:
     for size in (40, 2000):
         world.add(0.0003 * size, train_rows=size, fit_seconds=1.0)
-    world.add(0.4, **CNN, fit_seconds=99.0, history=history([0.1] * 4, [0.2, 0.3, 0.4, 0.4]))
+    world.add(0.4, **CNN, fit_seconds=99.0, history=make_history([0.1] * 4, [0.2, 0.3, 0.4, 0.4]))
     answer = world.claims()["training-time"].answer
     assert answer.endswith("cnn from scratch, 78 s: transfer learning is 16 times as fast.")
 
@@ -227,8 +220,8 @@ def test_claims_of_one_size_without_history(world: World) -> None:
 
 def test_claims_of_unequal_numbers_of_images(world: World) -> None:
     for size in (100, 2000):
-        world.add(0.6, model="mlp", train_rows=size, history=history([0.5]))
-        world.add(0.4, **CNN, train_rows=size + 1, history=history([0.5], [0.5]))
+        world.add(0.6, model="mlp", train_rows=size, history=make_history([0.5]))
+        world.add(0.4, **CNN, train_rows=size + 1, history=make_history([0.5], [0.5]))
     found = {key: claim.answer for key, claim in world.claims().items()}
     assert found["accuracy"].startswith("There is no control that was trained on as many images as a head on")
     assert found["little-data"].startswith("There is no number of images on which both")
@@ -273,7 +266,7 @@ def test_claims_of_one_of_two_test_sets(world: World) -> None:
 
 
 def test_the_same_runs_give_the_same_claims(world: World) -> None:
-    first = full(world).claims()
+    first = runs_with_controls(world).claims()
     world.runs = dict(reversed(world.runs.items()))
     for key, claim in world.claims().items():
         assert claim.answer == first[key].answer

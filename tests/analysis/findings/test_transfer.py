@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from tiny_runs import CNN, PIXELS, RANDOM, VGG, World, history, make_result, predictions, write_run
+from tiny_runs import CNN, PIXELS, RANDOM, VGG, World, make_history, make_predictions, make_result, write_run
 
 from analysis.findings.transfer import (
     GAINS,
@@ -116,7 +116,7 @@ def test_gains_of_equal_heads(world: World) -> None:
 def test_gains_refuse_other_test_images(world: World) -> None:
     world.add(0.7)
     path = Path(world.add(0.5, **PIXELS))
-    write_run(path, world.runs[path], predictions(np.ones(999, bool)))
+    write_run(path, world.runs[path], make_predictions(np.ones(999, bool)))
     with pytest.raises(DataError, match="different images"):
         gains(world.table())
 
@@ -218,21 +218,21 @@ def test_seconds_to_reach(world: World) -> None:
 
 def test_the_history_favours_the_control(world: World) -> None:
     cnn = {**CNN, "extraction_seconds": 0.001}
-    world.add(0.6, **cnn, fit_seconds=100.0, history=history([0.1] * 4, [0.2, 0.5, 0.56, 0.6]))
-    world.add(0.5, **cnn, train_rows=500, fit_seconds=30.0, history=history([0.1] * 3, [0.2, 0.5, 0.56]))
+    world.add(0.6, **cnn, fit_seconds=100.0, history=make_history([0.1] * 4, [0.2, 0.5, 0.56, 0.6]))
+    world.add(0.5, **cnn, train_rows=500, fit_seconds=30.0, history=make_history([0.1] * 3, [0.2, 0.5, 0.56]))
     found = seconds_to_reach(world.table(), world.runs, 0.55).iloc[0]
     assert (found["seconds"], found["history_seconds"]) == pytest.approx((102, 30.5))  # its test accuracy was too low
     found = seconds_to_reach(world.table(), world.runs, 0.9).iloc[0]
     assert math.isinf(found["seconds"])
     assert math.isinf(found["history_seconds"])
-    for none in ({}, history([0.1], [])):  # too few images to hold some out
+    for none in ({}, make_history([0.1], [])):  # too few images to hold some out
         world.runs = {path: make_result(**{**vars(run), "history": none}) for path, run in world.runs.items()}
         assert math.isnan(seconds_to_reach(world.table(), world.runs, 0.55).iloc[0]["history_seconds"])
 
 
 def test_convergence(world: World) -> None:
-    world.add(0.7, model="mlp", fit_seconds=8.0, history=history([0.3, 0.71, 0.73, 0.8]), iterations=4)
-    world.add(0.6, **CNN, fit_seconds=7.0, history=history([0.5]))
+    world.add(0.7, model="mlp", fit_seconds=8.0, history=make_history([0.3, 0.71, 0.73, 0.8]), iterations=4)
+    world.add(0.6, **CNN, fit_seconds=7.0, history=make_history([0.5]))
     world.add(0.5, iterations=80)
     world.add(0.5, model="svm")
     found = convergence(world.runs).set_index("approach")

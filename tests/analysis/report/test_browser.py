@@ -13,7 +13,7 @@ from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
-from tiny_reports import COLOURS, HOSTILE, everywhere, make_map, make_report
+from tiny_reports import COLOURS, HOSTILE, make_map, make_report, report_filled_with
 
 from analysis.report.html import Report, Section, Table, write_report
 
@@ -120,7 +120,7 @@ def test_it_opens_without_errors_or_requests(browser: webdriver.Chrome, tmp_path
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_names_do_nothing(browser: webdriver.Chrome, tmp_path: Path, text: str) -> None:
-    address = show(browser, everywhere(tmp_path, text), tmp_path)
+    address = show(browser, report_filled_with(tmp_path, text), tmp_path)
     ActionChains(browser).move_to_element(find(browser, ".plane use")).perform()
     assert find(browser, "output span").get_property("textContent") == text
     assert browser.execute_script("return window.hacked") is None

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from tiny_pictures import picture_folder
-from tiny_runs import CNN, PREDICTIONS, World, full, make_result, write_run
+from tiny_runs import CNN, PREDICTIONS, World, make_result, runs_with_controls, write_run
 
 from analysis.report.build import with_predictions, write_answer
 from classify.runs.results import PREDICTIONS as PREDICTIONS_FILE
@@ -23,7 +23,7 @@ WITH_IMAGES = {"mistakes", "map", "neighbours"}
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    return full(World(tmp_path))
+    return runs_with_controls(World(tmp_path))
 
 
 def names(paths: list[Path]) -> set[str]:

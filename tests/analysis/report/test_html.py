@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tiny_reports import COLOURS, HOSTILE, TABLE, everywhere, make_map, make_report
+from tiny_reports import COLOURS, HOSTILE, TABLE, make_map, make_report, report_filled_with
 from tinyhtml5.parser import HTMLParser
 
 from analysis.report.html import Picture, Report, Section, Table, write_report
@@ -109,7 +109,7 @@ def test_what_is_empty_is_left_away(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["x", *HOSTILE])
 def test_the_page_is_accessible_whatever_it_says(tmp_path: Path, text: str) -> None:
-    document = written(everywhere(tmp_path, text), tmp_path)
+    document = written(report_filled_with(tmp_path, text), tmp_path)
     assert document.get("lang") == "en"
     levels = [int(element.tag[1]) for element in document.iter() if re.fullmatch("h[1-6]", str(element.tag))]
     assert levels.count(1) == 1
@@ -127,7 +127,7 @@ def test_the_page_is_accessible_whatever_it_says(tmp_path: Path, text: str) -> N
 
 @pytest.mark.parametrize("text", ["x", *HOSTILE])
 def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, text: str) -> None:
-    document = written(everywhere(tmp_path, text), tmp_path)
+    document = written(report_filled_with(tmp_path, text), tmp_path)
     for element in document.iter():
         for name, value in element.attrib.items():
             assert not str(name).startswith("on")
@@ -141,7 +141,10 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_names_are_text_and_nothing_else(tmp_path: Path, text: str) -> None:
-    harmless, document = written(everywhere(tmp_path, "x"), tmp_path), written(everywhere(tmp_path, text), tmp_path)
+    harmless, document = (
+        written(report_filled_with(tmp_path, "x"), tmp_path),
+        written(report_filled_with(tmp_path, text), tmp_path),
+    )
     assert [element.tag for element in document.iter()] == [element.tag for element in harmless.iter()]
     for path in ("title", "h1", "td", "thead/tr/th", "p[@class='answer']", "code", "dt", "dd", "li/bdi", "bdi[2]"):
         found = document.findall(f".//{path}")

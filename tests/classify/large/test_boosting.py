@@ -14,7 +14,7 @@ import joblib
 import numpy as np
 import psutil
 import pytest
-from tiny_blocks import FEW_TREES, make_cache, make_wide_cache, rows_of_a_block
+from tiny_blocks import FEW_TREES, make_cache, make_wide_cache, set_block_rows
 
 from classify.heads.registry import HEADS_IN_BLOCKS
 from classify.heads.trees import BoostedTrees
@@ -56,7 +56,7 @@ def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of 12 columns for the trees, in blocks of 70 rows."""
     monkeypatch.setattr("classify.heads.registry.PCA_COMPONENTS", 20)
     monkeypatch.setattr("classify.heads.registry.COLUMNS_FOR_TREES", 12)
-    rows_of_a_block(monkeypatch, 70, dim=40)
+    set_block_rows(monkeypatch, 70, dim=40)
     return make_wide_cache(tmp_path / "wide.h5", 600, 40)
 
 
@@ -108,7 +108,7 @@ def test_as_good_as_here(client: Any, wide: Path) -> None:
 
 
 def test_two_classes(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_of_a_block(monkeypatch, 7)
+    set_block_rows(monkeypatch, 7)
     path = make_cache(tmp_path / "two.h5", 2)
     here, ours = (fit(path, where, settings=EXACT) for where in (None, client))
     x = load_features(path, "test").x
@@ -220,7 +220,7 @@ class TestRuns:
     @pytest.fixture
     def jobs(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[Job]:
         """Three that are too large for a worker, and one that is not."""
-        rows_of_a_block(monkeypatch, 13)
+        set_block_rows(monkeypatch, 13)
         monkeypatch.setattr(train, "worker_memory", little_memory)
         info = read_info(cache)
         return [*(Job(name, info) for name in HEADS_IN_BLOCKS), Job("dummy", info, layers=("late",))]

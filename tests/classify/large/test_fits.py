@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from tiny_blocks import FEW_TREES, make_cache, make_wide_cache, rows_of_a_block
+from tiny_blocks import FEW_TREES, make_cache, make_wide_cache, set_block_rows
 from tiny_data import make_dataset, write_tiny_cache
 
 from classify.heads.registry import HEADS_IN_BLOCKS, Task, make_head
@@ -63,7 +63,7 @@ def check_same(ours: FittedHead, expected: FittedHead, x: np.ndarray, atol: floa
 @pytest.mark.parametrize("rows", [7, 50, 120])
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_optimum_is_the_one_in_memory(name: str, rows: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_of_a_block(monkeypatch, rows)
+    set_block_rows(monkeypatch, rows)
     monkeypatch.setattr(blocks, "SHARES", 4)  # of several blocks each
     expected, ours = both(name, cache, jobs=2)
     check_same(ours, expected, load_features(cache, "test").x)
@@ -72,7 +72,7 @@ def test_the_optimum_is_the_one_in_memory(name: str, rows: int, cache: Path, mon
 
 def test_it_is_the_optimum(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64, logistic regression gets nearer to it in memory, too."""
-    rows_of_a_block(monkeypatch, 50)
+    set_block_rows(monkeypatch, 50)
     ours = both("logreg", cache)[1]
     x, y = load_features(cache, "train").x.astype(np.float64), load_features(cache, "train").y
     exact = make_head("logreg", Task(*x.shape)).set_params(logisticregression__tol=1e-9).fit(x, y)
@@ -88,7 +88,7 @@ def test_it_is_the_optimum(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_class_weights_and_two_classes(
     name: str, classes: int, weight: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows_of_a_block(monkeypatch, 11)
+    set_block_rows(monkeypatch, 11)
     path = make_cache(tmp_path / "lopsided.h5", classes, lopsided=True)
     expected, ours = both(name, path, class_weight=weight)
     check_same(ours, expected, load_features(path, "test").x)
@@ -96,7 +96,7 @@ def test_class_weights_and_two_classes(
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_it_stops_where_it_stops_in_memory(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_of_a_block(monkeypatch, 50)
+    set_block_rows(monkeypatch, 50)
     expected, ours = both(name, cache, settings={})
     check_same(ours, expected, load_features(cache, "test").x, atol=5e-3)
     assert abs(ours.iterations - expected.iterations) <= 2
@@ -104,13 +104,13 @@ def test_it_stops_where_it_stops_in_memory(name: str, cache: Path, monkeypatch: 
 
 @pytest.mark.parametrize("name", LINEAR)
 def test_some_layers(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_of_a_block(monkeypatch, 50)
+    set_block_rows(monkeypatch, 50)
     expected, ours = both(name, cache, ("late",))
     check_same(ours, expected, load_features(cache, "test", ("late",)).x)
 
 
 def test_many_rows_have_one_fold_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_of_a_block(monkeypatch, 50)
+    set_block_rows(monkeypatch, 50)
     path = make_cache(tmp_path / "more.h5", train=600)
     expected, ours = both("linear-svm", path)
     assert expected.head[-1].temperature_ != 1
@@ -120,7 +120,7 @@ def test_many_rows_have_one_fold_held_out(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_class_with_a_single_row_leaves_the_temperature_at_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows_of_a_block(monkeypatch, 50)
+    set_block_rows(monkeypatch, 50)
     info = read_info(make_cache(tmp_path / "tiny.h5"))
     chosen = np.setdiff1d(np.arange(120), np.arange(5, 120, 3))  # of cow, row 2 only
     ours = fit_head("linear-svm", FeatureBlocks.of(info, "train", rows=chosen))
@@ -128,7 +128,7 @@ def test_a_class_with_a_single_row_leaves_the_temperature_at_one(
 
 
 def test_the_seed_chooses_the_rows_that_are_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_of_a_block(monkeypatch, 50)
+    set_block_rows(monkeypatch, 50)
     path = make_cache(tmp_path / "more.h5", train=600)
     temperatures = [[fitted.head[-1].temperature_ for fitted in both("linear-svm", path, seed=seed)] for seed in (0, 1)]
     for in_memory, in_blocks in temperatures:
@@ -164,7 +164,7 @@ class TestTrees:
         """Fewer components than columns, and of them fewer for the trees; blocks of 70 rows."""
         monkeypatch.setattr("classify.heads.registry.PCA_COMPONENTS", 20)
         monkeypatch.setattr("classify.heads.registry.COLUMNS_FOR_TREES", 12)
-        rows_of_a_block(monkeypatch, 70, dim=40)
+        set_block_rows(monkeypatch, 70, dim=40)
 
     def test_components_and_discriminants_are_scikit_learns(self, wide: Path) -> None:
         """Of the discriminants, without shrinkage."""
@@ -216,7 +216,7 @@ class TestTrees:
 class TestRows:
     @pytest.mark.parametrize("rows", [1, 7, 120, 500])
     def test_all_of_them(self, rows: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        rows_of_a_block(monkeypatch, rows)
+        set_block_rows(monkeypatch, rows)
         whole = load_features(cache, "train", ("late",))
         found = FeatureBlocks.of(read_info(cache), "train", ("late",))
         assert [len(block) for block in found.blocks[:-1]] == [rows] * (len(found.blocks) - 1)
@@ -225,7 +225,7 @@ class TestRows:
         check_same_features(found.load(), whole)
 
     def test_some_of_them(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        rows_of_a_block(monkeypatch, 10)
+        set_block_rows(monkeypatch, 10)
         whole, chosen = load_features(cache, "train"), np.array([0, 9, 10, 45, 119])
         found = FeatureBlocks.of(read_info(cache), "train", rows=chosen)
         assert [len(block) for block in found.blocks] == [2, 1, 1, 1]  # nothing else is read
@@ -248,7 +248,7 @@ class TestRows:
 
     @pytest.mark.parametrize("most", [1, 4, 64])
     def test_shares(self, most: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        rows_of_a_block(monkeypatch, 13)
+        set_block_rows(monkeypatch, 13)
         monkeypatch.setattr(blocks, "SHARES", most)
         whole, found = load_features(cache, "train"), FeatureBlocks.of(read_info(cache), "train")
         parts = shares(found, found.y, np.arange(120))
@@ -273,7 +273,7 @@ class TestMemory:
     @pytest.mark.parametrize("name", LINEAR)
     def test_the_matrix_is_never_there(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of 6,000 x 512 numbers, in blocks of 100 rows, of which none is kept."""
-        rows_of_a_block(monkeypatch, 100, dim=512)
+        set_block_rows(monkeypatch, 100, dim=512)
         monkeypatch.setattr(blocks, "SHARE_KEPT", 0)
         info = read_info(make_wide_cache(tmp_path / "wide.h5", 6000, 512))
         matrix, found, test = 6000 * 512 * 4, FeatureBlocks.of(info, "train"), FeatureBlocks.of(info, "test")
@@ -291,7 +291,7 @@ class TestMemory:
     def test_with_room_enough_no_block_is_read_in_every_pass(
         self, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        rows_of_a_block(monkeypatch, 50)
+        set_block_rows(monkeypatch, 50)
         found = self.reads(monkeypatch)
         fitted = fit_head("linear-svm", FeatureBlocks.of(read_info(cache), "train"))
         assert fitted.iterations > 2
@@ -299,7 +299,7 @@ class TestMemory:
         assert blocks._kept == {}
 
     def test_what_is_kept_is_bounded(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        rows_of_a_block(monkeypatch, 30)
+        set_block_rows(monkeypatch, 30)
         monkeypatch.setattr(blocks, "memory_limit", lambda: 2 * 2 * 30 * 16 * 4 + 100)
         found, most = self.reads(monkeypatch), []
         scaled = blocks.kept
@@ -313,7 +313,7 @@ class TestMemory:
         assert len(found[8:]) >= 2 * fitted.iterations
 
     def test_what_serves_another_purpose_makes_room(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        rows_of_a_block(monkeypatch, 60)
+        set_block_rows(monkeypatch, 60)
         one, two = FeatureBlocks.of(read_info(cache), "train").blocks
         monkeypatch.setattr(blocks, "memory_limit", lambda: 2 * one.read().nbytes)
         for purpose, block in (("old", one), ("old", two), ("new", one), ("new", two)):
@@ -346,7 +346,7 @@ class TestMemory:
 
 @pytest.mark.parametrize("rows", [7, 60])
 def test_an_evaluation_in_blocks_is_that_of_the_whole(rows: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_of_a_block(monkeypatch, rows)
+    set_block_rows(monkeypatch, rows)
     fitted = fit_head("linear-svm", load_features(cache, "train"))
     whole = evaluate_head(fitted, load_features(cache, "test"))
     parts = evaluate_head(fitted, FeatureBlocks.of(read_info(cache), "test"))
@@ -357,7 +357,7 @@ def test_an_evaluation_in_blocks_is_that_of_the_whole(rows: int, cache: Path, mo
 
 
 def test_the_checks_see_the_same_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows_of_a_block(monkeypatch, 7)
+    set_block_rows(monkeypatch, 7)
     path = make_cache(tmp_path / "tiny.h5", lopsided=True)
     whole = checks.survey(load_features(path, "train"), "training")
     parts = checks.survey(FeatureBlocks.of(read_info(path), "train"), "training", threads=2)
@@ -378,7 +378,7 @@ class TestRuns:
     def little_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """For 50 rows."""
         monkeypatch.setattr(train, "memory_limit", lambda: memory_needed(50, 16))
-        rows_of_a_block(monkeypatch, 13)
+        set_block_rows(monkeypatch, 13)
 
     @pytest.mark.usefixtures("little_memory")
     def test_a_run_in_blocks(
@@ -475,19 +475,19 @@ def _fit_in_a_task(rows: FeatureBlocks) -> np.ndarray:
 class TestCluster:
     @pytest.mark.parametrize("name", LINEAR)
     def test_it_gives_the_same(self, name: str, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        rows_of_a_block(monkeypatch, 7)
+        set_block_rows(monkeypatch, 7)
         reads: list[Block] = []
         monkeypatch.setattr(Block, "read", reads.append)
         with joblib.parallel_config("dask", client=client):
             ours = fit_head(name, FeatureBlocks.of(read_info(cache), "train"), settings=SETTINGS[name])
         assert reads == []  # by this process
         monkeypatch.undo()
-        rows_of_a_block(monkeypatch, 7)
+        set_block_rows(monkeypatch, 7)
         check_same(ours, both(name, cache)[1], load_features(cache, "test").x, atol=1e-6)
         assert set(client.run(lambda: len(blocks._kept)).values()) == {0}
 
     def test_trees(self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        rows_of_a_block(monkeypatch, 7)
+        set_block_rows(monkeypatch, 7)
         rows = FeatureBlocks.of(read_info(cache), "train")
         expected = fit_head("xgboost", rows, settings=FEW_TREES).head
         with joblib.parallel_config("dask", client=client):
@@ -499,7 +499,7 @@ class TestCluster:
     def test_a_share_is_always_the_same_workers(
         self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        rows_of_a_block(monkeypatch, 7)
+        set_block_rows(monkeypatch, 7)
         parts = shares(FeatureBlocks.of(read_info(cache), "train"))
         with joblib.parallel_config("dask", client=client), team(1) as workers:
             passes = [list(workers.each(_where, parts)) for _ in range(3)]
@@ -508,7 +508,7 @@ class TestCluster:
         assert os.getpid() not in passes[0]
 
     def test_the_checks(self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        rows_of_a_block(monkeypatch, 7)
+        set_block_rows(monkeypatch, 7)
         rows = FeatureBlocks.of(read_info(cache), "train")
         with joblib.parallel_config("dask", client=client):
             found = checks.survey(rows, "training")
@@ -517,7 +517,7 @@ class TestCluster:
     def test_within_tasks_that_take_up_every_worker(
         self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        rows_of_a_block(monkeypatch, 7)
+        set_block_rows(monkeypatch, 7)
         rows = FeatureBlocks.of(read_info(cache), "train")
         tasks = [client.submit(_fit_in_a_task, rows, workers=[address], pure=False) for address in client.nthreads()]
         expected = fit_head("logreg", rows).head[-1].coef_
@@ -530,7 +530,7 @@ class TestCluster:
         assert client.submit(memory_limit, pure=False).result() <= memory_limit()
 
     def test_another_worker_takes_over(self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        rows_of_a_block(monkeypatch, 7)
+        set_block_rows(monkeypatch, 7)
         parts = shares(FeatureBlocks.of(read_info(cache), "train"))
         with joblib.parallel_config("dask", client=client), team(1) as workers:
             before = list(workers.each(_where, parts))

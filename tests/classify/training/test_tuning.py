@@ -12,7 +12,7 @@ import optuna
 import pytest
 from sklearn.preprocessing import StandardScaler
 from tiny_data import CLASSES, make_dataset, make_vectors, write_tiny_cache
-from tiny_studies import content, trials_in
+from tiny_studies import comparable_trials, trials_in
 
 from classify.heads.registry import HEADS, Task, make_head
 from classify.training import tuning
@@ -99,7 +99,7 @@ def test_the_same_seed_finds_the_same(train: Features, folder: Path) -> None:
     ]
     assert without_time(results[0]) == without_time(results[1])
     assert results[0].study.name == results[1].study.name
-    assert content(results[0].study) == content(results[1].study)
+    assert comparable_trials(results[0].study) == comparable_trials(results[1].study)
     tried = [[trial.params for trial in trials_in(result.study)] for result in results]
     assert all(params not in tried[2][1:6] for params in tried[0][1:6])  # the random ones, the defaults being the first
 
@@ -110,7 +110,9 @@ def test_a_finished_study_is_read_and_a_longer_one_goes_on(
     short = tune("knn", train, 7, task_of(train), folder / "one")
     long = tune("knn", train, 14, task_of(train), folder / "one")
     assert long.trials_done == 14
-    assert content(long.study) == content(tune("knn", train, 14, task_of(train), folder / "two").study)
+    assert comparable_trials(long.study) == comparable_trials(
+        tune("knn", train, 14, task_of(train), folder / "two").study
+    )
     before = long.study.read_bytes()
     monkeypatch.setattr("classify.training.tuning.fold_scores", None)
     assert tune("knn", train, 14, task_of(train, jobs=2), folder / "one") == long
@@ -154,7 +156,7 @@ def test_a_killed_search_goes_on_to_the_same_end(
     resumed = tune("logreg", train, 12, task_of(train), folder / "killed")
     straight = tune("logreg", train, 12, task_of(train), folder / "straight")
     assert resumed.study.name == straight.study.name
-    assert content(resumed.study) == content(straight.study)
+    assert comparable_trials(resumed.study) == comparable_trials(straight.study)
     assert without_time(resumed) == without_time(straight)
 
 
@@ -180,7 +182,7 @@ def test_waves_are_gone_on_with(train: Features, folder: Path, monkeypatch: pyte
     cut = tune("knn", train, 14, task_of(train), folder / "cut", wave=3)
     for other in (short, cut):
         assert other.study.name == straight.study.name
-        assert content(other.study) == content(straight.study)
+        assert comparable_trials(other.study) == comparable_trials(straight.study)
 
 
 def test_trials_of_a_wave_do_not_know_each_others_scores(

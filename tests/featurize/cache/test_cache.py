@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from cache_bytes import CHANGES, put, reseal
+from cache_bytes import CHANGES, change_value, reseal
 from tiny_data import FACTS, LAYERS, make_dataset, make_spec, make_vectors, write_tiny_cache
 
 from featurize.cache import cache as cache_module
@@ -335,7 +335,7 @@ def test_resealing_in_this_test_is_right(cache: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite(cache: Path, value: float) -> None:
-    put(cache, "train/features", 7 * 16 + 3, np.float32(value).tobytes())
+    change_value(cache, "train/features", 7 * 16 + 3, np.float32(value).tobytes())
     with pytest.raises(CacheError, match="the train vector of image 1007 holds a value that is not finite"):
         load_features(cache, "train")
     assert load_features(cache, "test").x.shape == (60, 16)
@@ -343,7 +343,7 @@ def test_values_that_are_not_finite(cache: Path, value: float) -> None:
 
 @pytest.mark.parametrize("label", [-1, 3])
 def test_labels_out_of_range(cache: Path, label: int) -> None:
-    put(cache, "test/labels", 0, np.int64(label).tobytes())
+    change_value(cache, "test/labels", 0, np.int64(label).tobytes())
     with pytest.raises(CacheError, match="labels run from .* expected 0 to 2"):
         load_features(cache, "test")
 

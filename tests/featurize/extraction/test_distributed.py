@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from distributed import Client, LocalCluster, get_worker
 from tiny_data import make_dataset
-from tiny_networks import save_tiny_network
 from tiny_pictures import picture_folder
 from upath import UPath
 
@@ -78,8 +77,8 @@ def test_the_same_cache(cluster: LocalCluster, tmp_path: Path) -> None:
     assert len(seen) > 4
 
 
-def test_a_network_on_workers(cluster: LocalCluster, tmp_path: Path) -> None:
-    network = load_backbone(str(save_tiny_network(tmp_path / "tinynet.keras")), layers=("early", "late"), image_size=12)
+def test_a_network_on_workers(cluster: LocalCluster, tiny_network: Path, tmp_path: Path) -> None:
+    network = load_backbone(str(tiny_network), layers=("early", "late"), image_size=12)
     dataset, options = make_dataset(70, 20), {"pool": "grid2", "batch_size": 8, "flip": True}
     extract_features(dataset, network, out=tmp_path / "alone.h5", **options)
     extract_features(dataset, network, out=tmp_path / "x.h5", compute=over(cluster.scheduler_address), **options)

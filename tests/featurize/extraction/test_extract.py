@@ -7,7 +7,6 @@ import h5py
 import numpy as np
 import pytest
 from tiny_data import make_dataset
-from tiny_networks import save_tiny_network
 from tiny_pictures import picture_folder, write_picture
 
 from featurize.cache.cache import load_features, read_info
@@ -21,11 +20,6 @@ from featurize.images.decode import read_image
 from featurize.images.resize import resized
 from featurize.networks.backbone import Backbone, load_backbone
 from featurize.networks.pooling import pooled
-
-
-@pytest.fixture(scope="module")
-def tiny_network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_network(tmp_path_factory.mktemp("network") / "tinynet.keras")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 from tiny_networks import save_tiny_network
-from tiny_pictures import written
+from tiny_pictures import save_pictures
 
 from featurize import FrozenFeatures
 from featurize.cache.cache import load_features
@@ -33,8 +33,8 @@ def nothing_loaded() -> None:
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_network(tmp_path_factory.mktemp("network") / "tinynet.keras"))
+def network(tiny_network: Path) -> str:
+    return str(tiny_network)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_the_vectors_are_those_of_an_extraction(features: FrozenFeatures, networ
 
 @pytest.mark.parametrize("kind", [list, lambda paths: np.array(list(map(str, paths))), lambda paths: np.array(paths)])
 def test_paths(features: FrozenFeatures, kind: type, tmp_path: Path) -> None:
-    paths = written(tmp_path, *IMAGES)
+    paths = save_pictures(tmp_path, *IMAGES)
     np.testing.assert_array_equal(
         features.transform(kind(paths)), features.transform(np.stack([read_image(path, 12, 12) for path in paths]))
     )
@@ -62,7 +62,7 @@ def test_paths(features: FrozenFeatures, kind: type, tmp_path: Path) -> None:
 
 def test_images_that_are_not_square(tmp_path: Path) -> None:
     wide = IMAGES[:, 2:8]
-    paths = written(tmp_path, *wide)
+    paths = save_pictures(tmp_path, *wide)
     found = {}
     for aspect in ("crop", "stretch", "pad"):
         features = FrozenFeatures("pixels", image_size=10, aspect=aspect)
@@ -186,7 +186,7 @@ def test_a_pipeline_of_image_files(tmp_path: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 200, (24, 10, 10, 3), np.uint8)
     pictures[labels == 1, :5] += np.uint8(55)
     pipeline = make_pipeline(FrozenFeatures("pixels", image_size=8), StandardScaler(), LogisticRegression())
-    scores = cross_val_score(pipeline, written(tmp_path, *pictures), labels, cv=3, error_score="raise")
+    scores = cross_val_score(pipeline, save_pictures(tmp_path, *pictures), labels, cv=3, error_score="raise")
     assert scores.mean() > 0.9
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from cache_bytes import header_of, put
+from cache_bytes import change_value, header_of
 from tiny_data import make_dataset
-from tiny_networks import save_tiny_network
 from tiny_pictures import picture_folder, write_picture
 
 from featurize.core.errors import FrozenbenchError
@@ -32,8 +31,9 @@ def write_images(path: Path, **changes: np.ndarray) -> None:
 
 
 @pytest.fixture
-def network(tmp_path: Path) -> Path:
-    return save_tiny_network(tmp_path / "tinynet.keras")
+def network(tiny_network: Path, tmp_path: Path) -> Path:
+    """The network, for a test to change."""
+    return Path(shutil.copy(tiny_network, tmp_path))
 
 
 @pytest.fixture(params=[{}, {"flip": True, "pool": "grid2"}, {"dtype": "float16"}])
@@ -65,7 +65,7 @@ def test_damage(cache: Path) -> None:
 
 
 def test_an_id_twice(cache: Path) -> None:
-    put(cache, "train/ids", 3, np.int64(0).tobytes())
+    change_value(cache, "train/ids", 3, np.int64(0).tobytes())
     assert any("/train/ids holds an id twice" in problem for problem in verify(cache))
 
 
@@ -95,7 +95,7 @@ def test_a_permuted_label_file_or_a_changed_image(images: Path, network: Path, n
 def test_a_vector_that_comes_out_otherwise(cache: Path) -> None:
     header = header_of(cache)
     dim, item = sum(math.prod(columns["shape"]) for columns in header["layers"]), np.dtype(header["spec"]["dtype"])
-    put(cache, "test/features", 4 * dim + 1, np.array([9], item).tobytes())
+    change_value(cache, "test/features", 4 * dim + 1, np.array([9], item).tobytes())
     problems = verify(cache, recompute=12)
     assert len(problems) == 1
     assert "the test vector of image 4 comes out otherwise" in problems[0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.Image import Transpose
-from tiny_pictures import written
+from tiny_pictures import save_pictures
 
 from featurize.core.errors import DataError
 from featurize.images.decode import read_image
@@ -17,12 +17,12 @@ RANDOM = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
 
 def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path: Path) -> None:
-    (path,) = written(tmp_path, RANDOM)
+    (path,) = save_pictures(tmp_path, RANDOM)
     np.testing.assert_array_equal(read_image(path, 40, 60), RANDOM)
 
 
 def test_the_middle_is_taken(tmp_path: Path) -> None:
-    (path,) = written(tmp_path, RANDOM)
+    (path,) = save_pictures(tmp_path, RANDOM)
     np.testing.assert_array_equal(read_image(path, 40, 40), RANDOM[:, 10:50])
     np.testing.assert_array_equal(read_image(path, 10, 60).shape, (10, 60, 3))
 
@@ -30,7 +30,7 @@ def test_the_middle_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "png", "ppm", "tiff", "webp"])
 def test_formats(tmp_path: Path, suffix: str) -> None:
     flat = np.full((8, 8, 3), (200, 100, 50), np.uint8)
-    (path,) = written(tmp_path, flat, suffix=suffix)
+    (path,) = save_pictures(tmp_path, flat, suffix=suffix)
     np.testing.assert_allclose(read_image(path, 8, 8), flat, atol=4)
 
 
@@ -78,7 +78,7 @@ def test_every_orientation_shows_the_same_picture(tmp_path: Path, suffix: str) -
 
 def test_grey_and_black_and_white(tmp_path: Path) -> None:
     grey = RANDOM[:, :, 0]
-    (path,) = written(tmp_path, grey)
+    (path,) = save_pictures(tmp_path, grey)
     np.testing.assert_array_equal(read_image(path, 40, 60), np.stack([grey] * 3, axis=2))
     Image.fromarray(grey > 99).save(tmp_path / "two.png")
     np.testing.assert_array_equal(read_image(tmp_path / "two.png", 40, 60)[:, :, 1], 255 * (grey > 99))

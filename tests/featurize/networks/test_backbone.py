@@ -222,20 +222,15 @@ def test_no_network_for_the_weights(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.fixture(scope="module")
-def keras_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_network(tmp_path_factory.mktemp("network") / "tinynet.keras")
-
-
-def test_a_keras_file(keras_file: Path) -> None:
-    network = load_backbone(str(keras_file), image_size=12)
+def test_a_keras_file(tiny_network: Path) -> None:
+    network = load_backbone(str(tiny_network), image_size=12)
     assert (network.name, network.weights, network.layers, network.preprocess) == (
         "tinynet",
         "own",
         ("vector",),
         "none",
     )
-    taps = load_backbone(str(keras_file), image_size=12, layers=("late", "early"))
+    taps = load_backbone(str(tiny_network), image_size=12, layers=("late", "early"))
     late, early = tensorflow_engine(taps)(IMAGES[:, :12, :12])
     assert late.shape == (2, 4, 4, 6)
     assert early.shape == (2, 12, 12, 4)
@@ -243,16 +238,16 @@ def test_a_keras_file(keras_file: Path) -> None:
     np.testing.assert_allclose(vector, late.mean(axis=(1, 2)), rtol=1e-5)
 
 
-def test_random_weights_for_a_keras_file(keras_file: Path) -> None:
-    networks = [load_backbone(str(keras_file), image_size=12, weights="random", seed=seed) for seed in (0, 0, 1)]
+def test_random_weights_for_a_keras_file(tiny_network: Path) -> None:
+    networks = [load_backbone(str(tiny_network), image_size=12, weights="random", seed=seed) for seed in (0, 0, 1)]
     digests = [network.weights_digest for network in networks]
     assert digests[0] == digests[1] != digests[2]
-    assert load_backbone(str(keras_file), image_size=12).weights_digest not in digests
+    assert load_backbone(str(tiny_network), image_size=12).weights_digest not in digests
 
 
-def test_the_architecture_of_a_keras_file_is_part_of_its_digest(tmp_path: Path, keras_file: Path) -> None:
+def test_the_architecture_of_a_keras_file_is_part_of_its_digest(tmp_path: Path, tiny_network: Path) -> None:
     keras = import_keras()
-    model = keras.models.load_model(keras_file)
+    model = keras.models.load_model(tiny_network)
     config = model.get_config()
     for layer in config["layers"]:
         if layer["config"]["name"] == "early":
@@ -261,18 +256,18 @@ def test_the_architecture_of_a_keras_file_is_part_of_its_digest(tmp_path: Path, 
     other.set_weights(model.get_weights())
     other.save(tmp_path / "tinynet.keras")
     digests = [
-        load_backbone(str(path), image_size=12).weights_digest for path in (keras_file, tmp_path / "tinynet.keras")
+        load_backbone(str(path), image_size=12).weights_digest for path in (tiny_network, tmp_path / "tinynet.keras")
     ]
     assert digests[0] != digests[1]
 
 
-def test_keras_files_that_do_not_fit(tmp_path: Path, keras_file: Path) -> None:
+def test_keras_files_that_do_not_fit(tmp_path: Path, tiny_network: Path) -> None:
     fixed = save_tiny_network(tmp_path / "fixed.keras", size=20)
     assert load_backbone(str(fixed), image_size=20).layers == ("vector",)
     with pytest.raises(UsageError, match="fixed takes no images of 12 x 12 pixels"):
         load_backbone(str(fixed), image_size=12)
     with pytest.raises(UsageError, match="tinynet takes no images of 4 x 4 pixels"):
-        load_backbone(str(keras_file), image_size=4)
+        load_backbone(str(tiny_network), image_size=4)
     with pytest.raises(BackboneError, match="does not take one batch of images"):
         load_backbone(str(save_tiny_network(tmp_path / "grey.keras", channels=1)), image_size=12)
     (tmp_path / "text.keras").write_text("no zip")

@@ -50,8 +50,8 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe("VGG16").layers[2] == Layer("block1_pool", "MaxPooling2D", (48, 48, 64))
 
 
-def test_a_keras_file(tmp_path: Path) -> None:
-    free = str(save_tiny_network(tmp_path / "free.keras"))
+def test_a_keras_file(tiny_network: Path) -> None:
+    free = str(tiny_network)
     found = describe(free, 12)
     assert (found.name, found.image_size, found.default_layer, found.preprocess) == (free, 12, "vector", "none")
     assert found.layers == [
