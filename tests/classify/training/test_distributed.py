@@ -296,7 +296,7 @@ def test_trials_on_a_cluster(
     client: Any, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("optuna")
-    from tiny_studies import content
+    from tiny_studies import comparable_trials
 
     caplog.set_level(logging.INFO, "frozenbench")
     search = dataclasses.replace(job, trials=9)
@@ -321,7 +321,7 @@ def test_trials_on_a_cluster(
     same_runs(here, again)
     [study] = (tmp_path / "here" / "tiny-net").glob("*.study")
     for folder in ("there", "again"):
-        assert content(tmp_path / folder / "tiny-net" / study.name) == content(study)
+        assert comparable_trials(tmp_path / folder / "tiny-net" / study.name) == content(study)
     # Another study, and another run, than that of one trial after another; which is what a limit makes.
     alone, _ = train_heads([search], tmp_path / "alone")
     assert {path.name for path in alone} != {path.name for path in here}
@@ -335,7 +335,7 @@ def where(job: Nap) -> int:
 
 def test_a_single_worker_with_a_single_thread(job: Job, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    from tiny_studies import content
+    from tiny_studies import comparable_trials
 
     search = dataclasses.replace(job, trials=8)
     here, _ = train_heads([search], tmp_path / "here")
@@ -345,7 +345,7 @@ def test_a_single_worker_with_a_single_thread(job: Job, tmp_path: Path) -> None:
     same_runs(here, there)
     studies = [sorted((tmp_path / name / "tiny-net").glob("*.study")) for name in ("here", "there")]
     assert [path.name for path in studies[0]] == [path.name for path in studies[1]]
-    assert content(studies[0][0]) == content(studies[1][0])
+    assert comparable_trials(studies[0][0]) == content(studies[1][0])
 
 
 def napping(job: Job, run_dir: Path, **more: Any) -> str:
