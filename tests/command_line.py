@@ -1,9 +1,14 @@
-"""Run the commands in processes of their own, as a shell does."""
+"""Run the commands, in processes of their own as a shell does, or in this one."""
 
+import contextlib
+import io
 import json
+import logging
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parent.parent
 
@@ -12,6 +17,28 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
     """`python -m ARGUMENTS` in the root of the checkout; returns its exit code and output."""
     words = [sys.executable, "-m", *arguments]
     return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def command_here(*arguments: str) -> subprocess.CompletedProcess:
+    """The same in this process, where the libraries are loaded only once: for most requests that are refused."""
+    out, err = io.StringIO(), io.StringIO()
+    logger = logging.getLogger("frozenbench")
+    handlers, level = list(logger.handlers), logger.level
+    code = None
+    try:
+        with (
+            contextlib.chdir(ROOT),
+            mock.patch.object(sys, "argv", list(arguments)),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            runpy.run_module(arguments[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    finally:
+        logger.handlers[:] = handlers
+        logger.setLevel(level)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def json_of(*arguments: str) -> dict:

@@ -62,6 +62,16 @@ def write_tiny_cache(path: Path, noise: float = 1.3, dataset: ImageDataset | Non
     return path
 
 
+def save_npz(path: Path, dataset: ImageDataset, **changes: np.ndarray) -> Path:
+    """Save a data set as x_train, y_train, x_test and y_test, with some arrays changed; returns the path."""
+    arrays = {}
+    for name, split in dataset.splits.items():
+        arrays[f"x_{name}"] = np.asarray(split.images)
+        arrays[f"y_{name}"] = split.labels
+    np.savez(path, **{**arrays, **changes})
+    return path
+
+
 def write_batch(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     """CIFAR-10's binary records: a label byte, then the red, green and blue plane."""
     records = np.empty((len(labels), CIFAR10_RECORD), np.uint8)

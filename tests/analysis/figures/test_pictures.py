@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tiny_data import make_dataset, write_batch, write_tiny_cache
+from tiny_data import make_dataset, save_npz, write_batch, write_tiny_cache
 from tiny_pictures import picture_folder
 from tiny_runs import make_result
 
@@ -26,11 +26,7 @@ def nothing_remembered() -> Iterator[None]:
 
 
 def write_images(path: Path, seed: int = 0) -> ImageDataset:
-    splits = make_dataset(seed=seed).splits
-    arrays = {f"{part}_{name}": getattr(split, of) for name, split in splits.items()
-              for part, of in (("x", "images"), ("y", "labels"))}  # fmt: skip
-    np.savez(path, **arrays)
-    return load_dataset(str(path))
+    return load_dataset(str(save_npz(path, make_dataset(seed=seed))))
 
 
 def run_on(dataset: ImageDataset, cache: Path) -> RunResult:

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from cache_bytes import change_value, header_of
-from tiny_data import make_dataset
+from tiny_data import make_dataset, save_npz
 from tiny_pictures import picture_folder, write_picture
 
 from featurize.core.errors import FrozenbenchError
@@ -19,15 +19,7 @@ from featurize.networks.backbone import load_backbone
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    write_images(tmp_path / "mine.npz")
-    return tmp_path / "mine.npz"
-
-
-def write_images(path: Path, **changes: np.ndarray) -> None:
-    splits = make_dataset(24, 12).splits
-    arrays = {f"x_{name}": split.images for name, split in splits.items()}
-    arrays |= {f"y_{name}": split.labels for name, split in splits.items()}
-    np.savez(path, **{**arrays, **changes})
+    return save_npz(tmp_path / "mine.npz", make_dataset(24, 12))
 
 
 @pytest.fixture
@@ -81,11 +73,11 @@ def test_a_permuted_label_file_or_a_changed_image(images: Path, network: Path, n
             first, second = random.choice(24, 2, replace=False)
         labels = split.labels.copy()
         labels[[first, second]] = labels[[second, first]]
-        write_images(images, y_train=labels)
+        save_npz(images, make_dataset(24, 12), y_train=labels)
     else:
         pixels = split.images.copy()
         pixels.reshape(-1)[random.integers(pixels.size)] ^= 1
-        write_images(images, x_train=pixels)
+        save_npz(images, make_dataset(24, 12), x_train=pixels)
     assert verify(path) == []  # the file itself is whole
     problems = verify(path, recompute=1)
     assert any("are no longer those of the cache" in problem for problem in problems)
