@@ -1,9 +1,9 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Both make their own virtual environment.
+# For a fresh machine: `make demo` and `make test`. Every target makes the virtual environment first where it is missing.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m featurize --data sample --layers block3_pool --pool grid2 --image-size 64 --out data/demo/vgg16.h5
@@ -12,6 +12,9 @@ demo: $(VENV)/installed
 	$(BIN)/python -m analysis --runs data/demo/runs --out analysis/output/demo
 
 test: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 check: $(VENV)/installed
