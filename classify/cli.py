@@ -180,7 +180,7 @@ def print_table(results: "dict[Path, RunResult]") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from classify.runs import read_predictions
+    from classify.runs import head_name, read_predictions
     from classify.statistics import compare, size_warning
 
     comparison = compare({path: read_predictions(path) for path in results})
@@ -197,7 +197,7 @@ def print_table(results: "dict[Path, RunResult]") -> None:
     for path, result in results.items():
         table.add_row(
             result.features.removeprefix(f"{result.dataset}-"),
-            head_title(result),
+            head_name(result, details=True),
             f"{result.train_rows:,}",
             f"{100 * result.accuracy:.1f}",
             f"{100 * result.accuracy_low:.1f} to {100 * result.accuracy_high:.1f}",
@@ -210,16 +210,5 @@ def print_table(results: "dict[Path, RunResult]") -> None:
         )
     # A pipe has no width of its own: give it room, so that no figure is cut off.
     Console(width=None if sys.stdout.isatty() else 160).print(table)
-    if warning := size_warning(comparison, lambda path: head_title(results[path])):
+    if warning := size_warning(comparison, lambda path: head_name(results[path], details=True)):
         logger.info(warning)
-
-
-def head_title(result: "RunResult") -> str:
-    """The head's name, with what sets it apart from its defaults."""
-    marks = [
-        *(["tuned"] if result.tuned else []),
-        *(["balanced"] if result.class_weight else []),
-        *([f"seed {result.seed}"] if result.seed else []),
-        *(["not converged"] if result.converged is False else []),
-    ]
-    return result.model + (f" ({', '.join(marks)})" if marks else "")

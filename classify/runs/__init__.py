@@ -6,6 +6,7 @@ May import: featurize.core, featurize.cache.
 from classify.runs.card import CARD, model_card
 from classify.runs.persist import AGAIN, HEAD, load_head, save_head
 from classify.runs.results import RESULT, RunResult, load_runs, new_run, read_predictions, runs_folder, write_result
+from classify.runs.words import head_name, markdown_table
 
 __all__ = [
     "AGAIN",
@@ -13,8 +14,10 @@ __all__ = [
     "HEAD",
     "RESULT",
     "RunResult",
+    "head_name",
     "load_head",
     "load_runs",
+    "markdown_table",
     "model_card",
     "new_run",
     "read_predictions",

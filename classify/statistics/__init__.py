@@ -4,6 +4,6 @@ May import: featurize.core.
 """
 
 from classify.statistics.compare import ALPHA, Comparison, compare, holm, size_warning
-from classify.statistics.metrics import LEVEL, Metrics, metrics
+from classify.statistics.metrics import LEVEL, Metrics, confusion_counts, metrics
 
-__all__ = ["ALPHA", "LEVEL", "Comparison", "Metrics", "compare", "holm", "metrics", "size_warning"]
+__all__ = ["ALPHA", "LEVEL", "Comparison", "Metrics", "compare", "confusion_counts", "holm", "metrics", "size_warning"]

@@ -71,8 +71,7 @@ def metrics(
     from scipy.stats import binomtest
 
     interval = binomtest(int((labels == predicted).sum()), len(labels)).proportion_ci(LEVEL, "wilson")
-    confusion = np.zeros((len(class_names), len(class_names)), np.int64)
-    np.add.at(confusion, (labels, predicted), 1)
+    confusion = confusion_counts(labels, predicted, len(class_names))
     macro_f1, recall = _f1_and_recall(np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0))
     f1_bounds, recall_bounds = (_bounds(values) for values in bootstrap(confusion, seed))
     support = confusion.sum(axis=1).tolist()
@@ -91,6 +90,19 @@ def metrics(
         support=dict(zip(class_names, support, strict=True)),
         **({} if probabilities is None else _of_probabilities(labels, probabilities)),
     )
+
+
+def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """The confusion matrix in rows, int64 (K, K): first axis the label, second the prediction.
+
+    Args:
+        labels: int (n,), 0..K-1.
+        predicted: int (n,), 0..K-1.
+        classes: K.
+    """
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    return counts
 
 
 def bootstrap(confusion: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray]:
