@@ -1,32 +1,44 @@
-"""What our own estimators share: the check of training data, and the label from probabilities."""
+"""What our own estimators share: checked inputs, and labels from probabilities or margins."""
 
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 
 class ProbabilisticClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier whose label is the most probable one by its `predict_proba`."""
+    """A classifier that predicts the label with the highest `predict_proba`."""
 
     classes_: np.ndarray
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable label of each row, (n,)."""
-        probabilities = self.predict_proba(X)  # first, so that an unfitted head says so
+        probabilities = self.predict_proba(X)  # first, because it checks that the head is fitted
         return np.asarray(self.classes_[probabilities.argmax(axis=1)])
 
 
+class MarginClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A classifier that predicts the label with the highest `decision_function`."""
+
+    classes_: np.ndarray
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The label with the largest margin, (n,)."""
+        scores = self.decision_function(X)  # first, because it checks that the head is fitted
+        chosen = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        return np.asarray(self.classes_[chosen])
+
+
 def training_data(estimator: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Check what an estimator is to be fitted on, and give it `classes_` and `n_features_in_`.
+    """Check training data, and set the estimator's `classes_` and `n_features_in_`.
 
     Returns:
-        X float32 (n, d), and each row's place in `classes_`, (n,).
+        X as float32 (n, d), and the index of each row's label in `classes_`, (n,).
 
     Raises:
-        ValueError: X is not finite, or y holds fewer than two classes.
+        ValueError: X is not finite, or y has fewer than two classes.
     """
     X, y = validate_data(estimator, X, y, dtype=np.float32)
     check_classification_targets(y)
@@ -34,3 +46,9 @@ def training_data(estimator: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarra
     if len(estimator.classes_) < 2:
         raise ValueError(f"the training rows hold one class only: {estimator.classes_[0]}")
     return X, targets
+
+
+def prediction_data(estimator: Any, X: Any) -> np.ndarray:
+    """Check that the estimator is fitted and that X suits it; returns X as float32 (n, d)."""
+    check_is_fitted(estimator)
+    return np.asarray(validate_data(estimator, X, dtype=np.float32, reset=False))

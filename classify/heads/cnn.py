@@ -1,58 +1,64 @@
-"""A small convolutional network trained from scratch on the images: the control that no pretrained network helps."""
+"""A small convolutional network trained from scratch on the images: the control without a pretrained network."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import softmax
-from sklearn.utils import check_random_state, compute_sample_weight
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import check_random_state
 
-from classify.heads.base import ProbabilisticClassifier, training_data
+from classify.heads.base import ProbabilisticClassifier, prediction_data, training_data
+from classify.heads.keras_training import (
+    Batch,
+    compile_classifier,
+    learning_rate_schedule,
+    targets_and_weights,
+    train_epoch,
+)
 from featurize.core.environment import import_keras, limit_threads
 
-STEM = 24  # channels of the first convolution, the only one at the images' full size
+STEM = 24  # channels of the first convolution, the only one at full image size
 ROWS_TO_CHOOSE_BY = 200
 PREDICTED_AT_ONCE = 256
 
 
 class ConvNet(ProbabilisticClassifier):
-    """A convolutional network on flattened images, in a time that two cores can afford.
+    """A convolutional network for flattened images that two CPU cores train in minutes.
 
-    Seven convolutions, most of them behind a pooling that makes them cheap, with batch normalisation
-    (Ioffe and Szegedy, 2015) and ReLU, after the networks for fast CIFAR-10 training of Page (How to
-    Train Your ResNet, 2019) and Jordan (94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024).
-    Stochastic gradient descent with Nesterov's momentum, a warm-up and cosine decay (Loshchilov and
-    Hutter, 2017), label smoothing (Szegedy et al., 2016); random crops and mirror images.
+    Seven convolutions with batch normalisation (Ioffe and Szegedy, 2015) and ReLU, most of them after a
+    pooling layer that makes them cheap. The design follows the networks for fast CIFAR-10 training by
+    Page (How to Train Your ResNet, 2019) and Jordan (94% on CIFAR-10 in 3.29 Seconds on a Single GPU,
+    2024). Training uses stochastic gradient descent with Nesterov momentum, a warm-up and cosine decay
+    (Loshchilov and Hutter, 2017), label smoothing (Szegedy et al., 2016), random crops and mirroring.
 
     Args:
-        shape: of an image: height, width, channels; a row of X holds it in this order.
+        shape: height, width and channels of an image; a row of X holds its values in this order.
         widths: channels of the three stages.
-        label_smoothing: probability mass spread over all classes, 0..1.
-        learning_rate: the largest one, reached after the warm-up.
-        weight_decay: decoupled, of the kernels.
+        label_smoothing: share of the target that is spread evenly over all classes, 0..1.
+        learning_rate: its peak, at the end of the warm-up.
+        weight_decay: decoupled, on the kernels only.
         epochs: passes over the training rows.
-        min_steps: steps to take even where so many passes have fewer: few rows pass more often.
+        min_steps: the least number of steps; a small training set is passed more often.
         batch_size: rows per step.
-        validation_fraction: share of each class's rows that is held out to choose the epoch whose
-            weights are kept, 0..1. Nothing is held out, and the last epoch's weights are kept, where
-            that is less than a row of some class, or fewer than 200 rows: by so few, chance chooses,
-            mostly an epoch when the learning rate was still high (50 of 500 CIFAR-10 images chose
-            one of 80 epochs that is right in 34% of other images; the last is in 45%).
+        validation_fraction: share of each class's rows that is held out to choose the best epoch,
+            0..1. If that leaves a class without a held-out row, or fewer than 200 rows in all, nothing
+            is held out and the last epoch is used: so few rows choose by chance, mostly an epoch in
+            which the learning rate was still high (50 of 500 CIFAR-10 images chose one of 80 epochs
+            with 34% accuracy on other images; the last epoch has 45%).
         class_weight: `balanced`, or None.
-        n_jobs: threads of TensorFlow, which takes them from whoever in a process uses it first.
-        random_state: seed of initialisation, order, crops, mirror images and the rows held out.
+        n_jobs: threads of TensorFlow; the first caller in a process decides.
+        random_state: seed of the initial weights, the order, crops, mirroring and the held-out rows.
 
     Attributes:
         classes_: the labels, (K,).
-        mean_: of each channel, float32 (c,).
+        mean_: mean of each channel, float32 (c,).
         scale_: standard deviation of each channel, float32 (c,).
-        weights_: of the network, in Keras' order, float32.
-        history_: per epoch: `loss` and `accuracy` (0..1) of the training rows as they pass,
-            `validation_accuracy` (0..1; empty where no rows are held out).
-        best_epoch_: the epoch whose weights these are, from 1.
-        n_iter_: epochs done.
+        weights_: the network's weights in Keras' order, float32; those of the best epoch.
+        history_: training `loss` and `accuracy` (0..1) of each epoch, and `validation_accuracy` (0..1;
+            empty if no rows are held out).
+        n_iter_: number of epochs.
         n_features_in_: h * w * c.
     """
 
@@ -88,48 +94,53 @@ class ConvNet(ProbabilisticClassifier):
         """Train on X (n, h * w * c) with values 0..255 and y (n,).
 
         Raises:
-            ValueError: X is not finite, its rows are not images of this shape, or y holds fewer than two classes.
+            ValueError: X is not finite, its rows are not images of this shape, or y has fewer than two classes.
         """
         X, targets = training_data(self, X, y)
         images = X.reshape(-1, *self._image_shape())
         random = check_random_state(self.random_state)
-        held = _held_out(targets, self.validation_fraction, random)
-        fitted = np.setdiff1d(np.arange(len(X)), held)
-        # One pass each in double precision, and no copy: the images may fill half the memory.
-        mean = images.mean(axis=(0, 1, 2), dtype=np.float64)
-        squares = np.einsum("nhwc,nhwc->c", images, images, dtype=np.float64) / (images.size / len(mean))
-        self.mean_ = mean.astype(np.float32)
-        self.scale_ = np.sqrt(np.maximum(squares - mean**2, 1e-12)).astype(np.float32)
-
-        steps = -(-len(fitted) // self.batch_size)
-        self.n_iter_ = max(self.epochs, -(-self.min_steps // steps))
+        held_out = _held_out(targets, self.validation_fraction, random)
+        fitted = np.setdiff1d(np.arange(len(X)), held_out)
+        self.mean_, self.scale_ = _channel_statistics(images)
+        steps = math.ceil(len(fitted) / self.batch_size)
+        self.n_iter_ = max(self.epochs, math.ceil(self.min_steps / steps))
         model = self._build(random)
         self._compile(model, steps * self.n_iter_)
-        onehot = np.eye(len(self.classes_), dtype=np.float32)[targets]
-        weights = compute_sample_weight(self.class_weight, targets).astype(np.float32)
+        onehot, weights = targets_and_weights(targets, len(self.classes_), self.class_weight)
         self.history_: dict[str, list[float]] = {"loss": [], "accuracy": [], "validation_accuracy": []}
         best = 0.0
-        for epoch in range(1, self.n_iter_ + 1):
-            scores, counts = [], []
-            for rows in np.array_split(random.permutation(fitted), steps):
-                inputs = augmented(self._standardised(images[rows]), random)
-                scores.append(model.train_on_batch(inputs, onehot[rows], weights[rows]))  # of this batch
-                counts.append(len(rows))
-            for name, score in zip(("loss", "accuracy"), np.average(scores, axis=0, weights=counts), strict=True):
-                self.history_[name].append(float(score))
-            if len(held):
-                right = self._probabilities(model, images[held]).argmax(axis=1) == targets[held]
-                self.history_["validation_accuracy"].append(float(right.mean()))
-            # Of equally good epochs the later one, whose learning rate was lower.
-            score = self.history_["validation_accuracy"][-1] if len(held) else best
-            if score >= best:
-                best, self.best_epoch_, self.weights_ = score, epoch, model.get_weights()
+        for _ in range(self.n_iter_):
+            batches = np.array_split(random.permutation(fitted), steps)
+            loss, accuracy = train_epoch(model, self._inputs(images, onehot, weights, batches, random))
+            self.history_["loss"].append(loss)
+            self.history_["accuracy"].append(accuracy)
+            if len(held_out) == 0:
+                continue
+            predicted = self._probabilities(model, images[held_out]).argmax(axis=1)
+            validation_accuracy = float((predicted == targets[held_out]).mean())
+            self.history_["validation_accuracy"].append(validation_accuracy)
+            # Ties go to the later epoch, whose learning rate was lower.
+            if validation_accuracy >= best:
+                best, self.weights_ = validation_accuracy, model.get_weights()
+        if len(held_out) == 0:
+            self.weights_ = model.get_weights()
         return self
 
+    def _inputs(
+        self,
+        images: np.ndarray,
+        onehot: np.ndarray,
+        weights: np.ndarray,
+        batches: list[np.ndarray],
+        random: np.random.RandomState,
+    ) -> Iterator[Batch]:
+        """Yield the batches of an epoch, each augmented when its turn comes."""
+        for rows in batches:
+            yield augmented(self._standardised(images[rows]), random), onehot[rows], weights[rows]
+
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities, float32 (n, K): the mean of those of each image and of its mirror image."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, reset=False)
+        """Class probabilities, float32 (n, K): the mean over each image and its mirror image."""
+        X = prediction_data(self, X)
         model = self._build(check_random_state(0))
         model.set_weights(self.weights_)
         return self._probabilities(model, X.reshape(-1, *self._image_shape()))
@@ -144,12 +155,14 @@ class ConvNet(ProbabilisticClassifier):
         return (images - self.mean_) / self.scale_
 
     def _probabilities(self, model: Any, images: np.ndarray) -> np.ndarray:
-        parts = []
-        for part in np.array_split(images, -(-len(images) // PREDICTED_AT_ONCE)):
-            inputs = self._standardised(part)
-            sides = [softmax(model.predict_on_batch(side), axis=1) for side in (inputs, inputs[:, :, ::-1])]
-            parts.append((sides[0] + sides[1]) / np.float32(2))
-        return np.concatenate(parts)
+        """Class probabilities, float32 (n, K): the mean over each image and its mirror image."""
+        batches = []
+        for start in range(0, len(images), PREDICTED_AT_ONCE):
+            inputs = self._standardised(images[start : start + PREDICTED_AT_ONCE])
+            as_is = softmax(model.predict_on_batch(inputs), axis=1)
+            mirrored = softmax(model.predict_on_batch(inputs[:, :, ::-1]), axis=1)
+            batches.append((as_is + mirrored) / np.float32(2))
+        return np.concatenate(batches)
 
     def _build(self, random: np.random.RandomState) -> Any:
         """The network, from images (n, h, w, c) to logits (n, K)."""
@@ -176,29 +189,30 @@ class ConvNet(ProbabilisticClassifier):
         return keras.Model(inputs, layers.Dense(len(self.classes_), kernel_initializer=kernel)(x))
 
     def _compile(self, model: Any, steps: int) -> None:
-        """Give the network its loss and its optimizer, for so many steps in all."""
-        keras = import_keras()
-        warmup = max(1, steps // 7)
-        optimizer = keras.optimizers.SGD(
-            keras.optimizers.schedules.CosineDecay(
-                initial_learning_rate=0.0,
-                decay_steps=max(1, steps - warmup),
-                warmup_target=self.learning_rate,
-                warmup_steps=warmup,
-            ),
+        """Give the network its loss and its optimizer, for `steps` steps in all."""
+        optimizer = import_keras().optimizers.SGD(
+            learning_rate_schedule(self.learning_rate, steps, warmup_steps=max(1, steps // 7)),
             momentum=0.9,
             nesterov=True,
             weight_decay=self.weight_decay,
         )
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
-        model.compile(optimizer, loss, metrics=["accuracy"])
+        compile_classifier(model, optimizer, self.label_smoothing)
+
+
+def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel, float32 (c,), of images (n, h, w, c)."""
+    # One pass each in double precision, without a copy: the images may fill half the memory.
+    mean = images.mean(axis=(0, 1, 2), dtype=np.float64)
+    squares = np.einsum("nhwc,nhwc->c", images, images, dtype=np.float64) / (images.size / len(mean))
+    variance = np.maximum(squares - mean**2, 1e-12)
+    return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
 def augmented(images: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    """Images (n, h, w, c), each shifted by up to an eighth of its size, and every other one mirrored, by chance.
+    """Randomly shifted and mirrored copies of images (n, h, w, c).
 
-    What a shift uncovers shows the image reflected at its border.
+    A shift is at most an eighth of the image's size; reflection at the border fills the gap. Half of
+    the images are mirrored.
     """
     n, h, w, _ = images.shape
     pads = h // 8, w // 8
@@ -211,8 +225,12 @@ def augmented(images: np.ndarray, random: np.random.RandomState) -> np.ndarray:
 
 
 def _held_out(targets: np.ndarray, fraction: float, random: np.random.RandomState) -> np.ndarray:
-    """Rows of each class, a share of them; none at all where they are too few to choose an epoch by."""
-    rows = [random.permutation(np.flatnonzero(targets == target)) for target in range(targets.max() + 1)]
-    held = [of_class[: int(fraction * len(of_class))] for of_class in rows]
-    enough = all(map(len, held)) and sum(map(len, held)) >= ROWS_TO_CHOOSE_BY
-    return np.concatenate(held) if enough else np.empty(0, np.int64)
+    """A random share of each class's rows, or no rows at all if they are too few to choose an epoch."""
+    held_out = []
+    for target in range(targets.max() + 1):
+        rows = random.permutation(np.flatnonzero(targets == target))
+        held_out.append(rows[: int(fraction * len(rows))])
+    counts = [len(rows) for rows in held_out]
+    if min(counts) == 0 or sum(counts) < ROWS_TO_CHOOSE_BY:
+        return np.empty(0, np.int64)
+    return np.concatenate(held_out)

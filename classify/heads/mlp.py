@@ -1,44 +1,53 @@
-"""The MLP head: trained with Keras, used with numpy, in scikit-learn's estimator contract."""
+"""The MLP head, a scikit-learn estimator: Keras trains it, numpy alone predicts."""
 
+import math
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
 from scipy.special import softmax
-from sklearn.utils import check_random_state, compute_sample_weight
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import check_random_state
 
-from classify.heads.base import ProbabilisticClassifier, training_data
+from classify.heads.base import ProbabilisticClassifier, prediction_data, training_data
+from classify.heads.keras_training import (
+    Batch,
+    compile_classifier,
+    learning_rate_schedule,
+    targets_and_weights,
+    train_epoch,
+)
 from featurize.core.environment import import_keras, limit_threads
 
 
 class MLPHead(ProbabilisticClassifier):
-    """A perceptron with one hidden ReLU layer, on features that are already standardised.
+    """A perceptron with one hidden ReLU layer, for features that are already standardised.
 
-    AdamW with a short warm-up and cosine decay (Loshchilov and Hutter, 2019), dropout on the
-    features and on the hidden layer (Srivastava et al., 2014), label smoothing (Szegedy et al., 2016).
+    Training uses AdamW with a short warm-up and cosine decay (Loshchilov and Hutter, 2019), dropout on
+    the features and on the hidden layer (Srivastava et al., 2014) and label smoothing (Szegedy et al.,
+    2016).
 
     Args:
         hidden: width of the hidden layer.
         input_dropout: share of the features dropped in training, 0..1.
         dropout: share of the hidden units dropped in training, 0..1.
-        label_smoothing: probability mass spread over all classes, 0..1.
-        learning_rate: the largest one, reached after the warm-up.
-        weight_decay: decoupled, of the kernels.
-        epochs: passes over the training rows, and, with `mirror`, over their mirrored images too.
+        label_smoothing: share of the target that is spread evenly over all classes, 0..1.
+        learning_rate: its peak, at the end of the warm-up.
+        weight_decay: decoupled, on the kernels only.
+        epochs: passes over the training rows (and their mirror images, with `mirror`).
         batch_size: rows per step.
-        mirror: the order of columns, (d,), in which a row is that of the mirrored image. Training
-            then sees both, and a prediction is the mean of both. None for no such order.
+        mirror: the permutation of the columns, (d,), that turns an image's features into those of its
+            mirror image. Training then uses both, and a prediction is the mean of both. None if there
+            is no such permutation.
         class_weight: `balanced`, or None.
-        n_jobs: threads of TensorFlow, which takes them from whoever in a process uses it first.
-        random_state: seed of initialisation, dropout and order.
+        n_jobs: threads of TensorFlow; the first caller in a process decides.
+        random_state: seed of the initial weights, the dropout and the order of the rows.
 
     Attributes:
         classes_: the labels, (K,).
         coefs_: kernels, float32 (d, hidden) and (hidden, K).
         intercepts_: biases, float32 (hidden,) and (K,).
-        history_: of each epoch the mean `loss` and the `accuracy`, 0..1, of the training rows as they
-            pass, dropout on.
-        n_iter_: epochs done.
+        history_: the mean training `loss` and `accuracy` (0..1) of each epoch, measured with dropout.
+        n_iter_: number of epochs.
         n_features_in_: d.
     """
 
@@ -74,38 +83,41 @@ class MLPHead(ProbabilisticClassifier):
         """Train on X (n, d) and y (n,).
 
         Raises:
-            ValueError: X is not finite, or y holds fewer than two classes.
+            ValueError: X is not finite, or y has fewer than two classes.
         """
         X, targets = training_data(self, X, y)
         random = check_random_state(self.random_state)
-        images = len(X) * (1 if self.mirror is None else 2)
-        steps = -(-images // self.batch_size)
+        images = len(X) if self.mirror is None else 2 * len(X)
+        steps = math.ceil(images / self.batch_size)
         model = self._build(X.shape[1], len(self.classes_), steps, random)
-        onehot = np.eye(len(self.classes_), dtype=np.float32)[targets]
-        weights = compute_sample_weight(self.class_weight, targets).astype(np.float32)
+        onehot, weights = targets_and_weights(targets, len(self.classes_), self.class_weight)
         self.history_: dict[str, list[float]] = {"loss": [], "accuracy": []}
         for _ in range(self.epochs):
-            measured, counts = [], []
-            for batch in np.array_split(random.permutation(images), steps):
-                rows = batch % len(X)
-                inputs = X[rows]
-                if self.mirror is not None:
-                    turned = batch >= len(X)
-                    inputs[turned] = inputs[turned][:, self.mirror]
-                measured.append(model.train_on_batch(inputs, onehot[rows], weights[rows]))  # of this batch alone
-                counts.append(len(rows))
-            for name, value in zip(self.history_, np.average(measured, axis=0, weights=counts), strict=True):
-                self.history_[name].append(float(value))
+            batches = np.array_split(random.permutation(images), steps)
+            loss, accuracy = train_epoch(model, self._inputs(X, onehot, weights, batches))
+            self.history_["loss"].append(loss)
+            self.history_["accuracy"].append(accuracy)
         first, last = (layer for layer in model.layers if layer.weights)
         self.coefs_ = [first.kernel.numpy(), last.kernel.numpy()]
         self.intercepts_ = [first.bias.numpy(), last.bias.numpy()]
         self.n_iter_ = self.epochs
         return self
 
+    def _inputs(
+        self, X: np.ndarray, onehot: np.ndarray, weights: np.ndarray, batches: list[np.ndarray]
+    ) -> Iterator[Batch]:
+        """Yield the batches of an epoch; image n + i is the mirror image of row i."""
+        for images in batches:
+            rows = images % len(X)
+            inputs = X[rows]
+            if self.mirror is not None:
+                mirrored = images >= len(X)
+                inputs[mirrored] = inputs[mirrored][:, self.mirror]
+            yield inputs, onehot[rows], weights[rows]
+
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities, float32 (n, K)."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, reset=False)
+        X = prediction_data(self, X)
         if self.mirror is None:
             return self._forward(X)
         return (self._forward(X) + self._forward(X[:, self.mirror])) / np.float32(2)
@@ -115,33 +127,22 @@ class MLPHead(ProbabilisticClassifier):
         return np.asarray(softmax(hidden @ self.coefs_[1] + self.intercepts_[1], axis=1))
 
     def _build(self, dim: int, classes: int, steps: int, random: np.random.RandomState) -> Any:
+        """The compiled network, from features (n, d) to logits (n, K), for `steps` steps an epoch."""
         keras = import_keras()
         limit_threads(self.n_jobs)
+        layers, initializers = keras.layers, keras.initializers
         seeds = [int(seed) for seed in random.randint(2**31 - 1, size=4)]
-        initialiser = keras.initializers.GlorotUniform
         model = keras.Sequential(
             [
                 keras.Input((dim,)),
-                keras.layers.Dropout(self.input_dropout, seed=seeds[0]),
-                keras.layers.Dense(
-                    self.hidden, activation="relu", kernel_initializer=keras.initializers.HeNormal(seeds[1])
-                ),
-                keras.layers.Dropout(self.dropout, seed=seeds[2]),
-                keras.layers.Dense(classes, kernel_initializer=initialiser(seeds[3])),
+                layers.Dropout(self.input_dropout, seed=seeds[0]),
+                layers.Dense(self.hidden, activation="relu", kernel_initializer=initializers.HeNormal(seeds[1])),
+                layers.Dropout(self.dropout, seed=seeds[2]),
+                layers.Dense(classes, kernel_initializer=initializers.GlorotUniform(seeds[3])),
             ]
         )
         total = steps * self.epochs
-        warmup = max(1, total // 10)
-        optimizer = keras.optimizers.AdamW(
-            keras.optimizers.schedules.CosineDecay(
-                initial_learning_rate=0.0,
-                decay_steps=max(1, total - warmup),
-                warmup_target=self.learning_rate,
-                warmup_steps=warmup,
-            ),
-            weight_decay=self.weight_decay,
-        )
-        optimizer.exclude_from_weight_decay(var_names=["bias"])
-        loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=self.label_smoothing)
-        model.compile(optimizer, loss, metrics=["accuracy"])
+        learning_rate = learning_rate_schedule(self.learning_rate, total, warmup_steps=max(1, total // 10))
+        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=self.weight_decay)
+        compile_classifier(model, optimizer, self.label_smoothing)
         return model

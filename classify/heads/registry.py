@@ -1,8 +1,7 @@
-"""The heads: name -> how to build it for features of a given shape.
+"""The registry of heads: each name with the function that builds the head.
 
-Every head is a scikit-learn pipeline with its scaling inside, so that nothing is ever fitted on
-anything but the training rows it is given, and has `predict_proba`. Why the settings are what they
-are is measured in HEADS.md.
+A head is a scikit-learn pipeline with `predict_proba`. Its scaling is part of the pipeline, so that
+everything is fitted on the head's own training rows only.
 """
 
 from collections.abc import Callable
@@ -11,24 +10,28 @@ from typing import Any, Self
 
 import numpy as np
 
-from classify.large import FeatureBlocks
-from featurize.cache import Features
+from featurize.cache import FeatureRows
 from featurize.core.errors import HeadError, UsageError, suggestion
 
 MAX_ITERATIONS = 1000
 FOLDS = 3
-PCA_COMPONENTS = 512  # for the discriminants
+PCA_COMPONENTS = 512  # input of the discriminants
 COLUMNS_FOR_TREES = 128
-ROWS_FOR_TEMPERATURE = 10_000  # of the heads whose fit would take too long twice
+ROWS_FOR_TEMPERATURE = 10_000  # limits the second fit of the slow heads
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a head is built for: `rows` x `dim` training features, a seed, a number of threads, class weights.
+    """What a head is built for.
 
-    `class_weight` is `balanced`, which gives every class the same weight however many rows it has, or None.
-    `mirror` is that of the features. `image` is the shape (rows, columns, channels) of features that are
-    the pixels of an image.
+    Attributes:
+        rows: number of training rows.
+        dim: length of a feature vector.
+        seed: seed of everything random.
+        jobs: number of threads.
+        class_weight: `balanced` (all classes weigh the same, whatever their number of rows), or None.
+        mirror: the permutation of the columns that mirrors the image, (dim,), or None.
+        image: shape (height, width, channels) of features that are an image's pixels, or None.
     """
 
     rows: int
@@ -40,21 +43,20 @@ class Task:
     image: tuple[int, ...] | None = None
 
     @classmethod
-    def of(cls, train: Features | FeatureBlocks, seed: int = 0, jobs: int = 1, class_weight: str | None = None) -> Self:
-        """The task that these training features set."""
-        dim = train.dim if isinstance(train, FeatureBlocks) else train.x.shape[1]
-        return cls(len(train.y), dim, seed, jobs, class_weight, train.mirror, train.image)
+    def of(cls, train: FeatureRows, seed: int = 0, jobs: int = 1, class_weight: str | None = None) -> Self:
+        """The task for these training features."""
+        return cls(len(train.y), train.dim, seed, jobs, class_weight, train.mirror, train.image)
 
 
 def logreg(task: Task) -> Any:
-    """Multinomial logistic regression, the linear probe."""
+    """Multinomial logistic regression: the linear probe (Alain and Bengio, 2016)."""
     from sklearn.linear_model import LogisticRegression
 
     return _standardised(LogisticRegression(C=0.01, class_weight=task.class_weight, tol=3e-4, max_iter=MAX_ITERATIONS))
 
 
 def svm(task: Task) -> Any:
-    """SVM with an RBF kernel."""
+    """A support vector machine with an RBF kernel (Cortes and Vapnik, Support-Vector Networks, 1995)."""
     from classify.heads.svm import RBFSVM
 
     machine = RBFSVM(class_weight=task.class_weight, n_jobs=task.jobs)
@@ -62,18 +64,18 @@ def svm(task: Task) -> Any:
 
 
 def linear_svm(task: Task) -> Any:
-    """Linear SVM, one against the rest, with the squared hinge loss."""
+    """A linear SVM, one against the rest, with the squared hinge loss (Fan et al., LIBLINEAR, 2008)."""
     from classify.heads.svm import LinearSVM
 
     return _standardised(_calibrated(LinearSVM(class_weight=task.class_weight, max_iter=MAX_ITERATIONS), task))
 
 
 def xgboost(task: Task) -> Any:
-    """Gradient-boosted trees on linear discriminants and the first principal components.
+    """Gradient-boosted trees (Chen and Guestrin, 2016) on linear discriminants and principal components.
 
-    Trees split on one feature at a time: they see no slanted border, and their time grows with the
-    length of the vector. The discriminants are the slanted borders; for the training rows they are
-    fitted on the folds that a row is not in, as they would be too sure of their own rows.
+    A tree splits on one feature at a time: it cannot draw an oblique boundary, and its training time
+    grows with the length of the vector. The discriminants supply oblique boundaries. Each training row
+    gets those fitted on the folds without it, because they would be overconfident on their own rows.
     """
     from sklearn.decomposition import PCA
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -98,10 +100,10 @@ def xgboost(task: Task) -> Any:
 
 
 def mlp(task: Task) -> Any:
-    """A hidden layer of ReLU with dropout, trained with Keras; on mirrored images too, where their vectors are known.
+    """A perceptron with one hidden layer and dropout (Srivastava et al., 2014), trained with Keras.
 
-    These are worth a longer training and stronger smoothing of the labels, which only a temperature from
-    as many images sets right.
+    If the features of the mirror images are known, it trains on them too. That pays for more epochs and
+    stronger label smoothing, which in turn needs a temperature fitted on all rows.
     """
     from classify.heads.mlp import MLPHead
 
@@ -113,17 +115,17 @@ def mlp(task: Task) -> Any:
 
 
 def knn(task: Task) -> Any:
-    """The vote of the 20 nearest neighbours."""
+    """The vote of the 20 nearest neighbours (Cover and Hart, 1967): a baseline without training."""
     from classify.heads.neighbours import Neighbours
 
     return _standardised(Neighbours(20, class_weight=task.class_weight, n_jobs=task.jobs))
 
 
 def cnn(task: Task) -> Any:
-    """A small convolutional network, trained from scratch on the images themselves: what transfer learning must beat.
+    """A small convolutional network (see `ConvNet`) trained from scratch: the control for transfer learning.
 
     Raises:
-        HeadError: the features are no pixels.
+        HeadError: the features are not pixels.
     """
     from sklearn.pipeline import make_pipeline
 
@@ -131,21 +133,21 @@ def cnn(task: Task) -> Any:
 
     if task.image is None:
         raise HeadError(
-            "cnn is trained on images, but these features are a network's vectors; make a file of the images with "
-            "python -m featurize --backbone pixels, and name it with --features"
+            "cnn is trained on images, but these features are a network's vectors; make a cache of the images with "
+            "python -m featurize --backbone pixels, then pass it with --features"
         )
     return make_pipeline(ConvNet(task.image, class_weight=task.class_weight, n_jobs=task.jobs, random_state=task.seed))
 
 
 def dummy(task: Task) -> Any:
-    """The training rows' shares of the classes, whatever the features: what any head must beat."""
+    """The class frequencies of the training rows, whatever the features: the baseline of every head."""
     from sklearn.dummy import DummyClassifier
 
     return _standardised(DummyClassifier(strategy="prior"))
 
 
 def stack(task: Task) -> Any:
-    """Logistic regression on what the heads of `ALL` say of rows they were not trained on (Wolpert, 1992)."""
+    """Logistic regression on the out-of-fold probabilities of the heads in `ALL` (Wolpert, 1992)."""
     from sklearn.ensemble import StackingClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -175,69 +177,72 @@ HEADS: dict[str, Callable[[Task], Any]] = {
 }
 ALL = ("logreg", "svm", "xgboost", "mlp")
 FOLDED = ("xgboost", "stack")
-"""Heads that need a row of each class in each of `FOLDS` folds."""
+"""Heads that need at least `FOLDS` training rows of each class."""
 HEADS_IN_BLOCKS = ("logreg", "linear-svm", "xgboost")
-"""Heads that can be fitted on features larger than memory (classify/out_of_core.py)."""
+"""Heads that can be fitted on features larger than memory, see `classify.large`."""
 
 
 def head_names(models: str) -> list[str]:
-    """The heads named in a comma-separated list; `all` stands for those of `ALL`.
+    """The heads in a comma-separated list, each once; `all` stands for the heads in `ALL`.
 
     Raises:
-        UsageError: an unknown name, or none.
+        UsageError: a name is unknown, or the list is empty.
     """
+    known = [*HEADS, "all"]
     names: list[str] = []
     for name in filter(None, (part.strip() for part in models.split(","))):
-        if name not in (*HEADS, "all"):
-            raise UsageError(f"--model {name}: no such head; {suggestion(name, [*HEADS, 'all'])}")
-        names += [new for new in (ALL if name == "all" else [name]) if new not in names]
+        if name not in known:
+            raise UsageError(f"--model {name}: no such head; {suggestion(name, known)}")
+        names += ALL if name == "all" else [name]
     if not names:
-        raise UsageError(f"--model names no head; {suggestion('', [*HEADS, 'all'])}")
-    return names
+        raise UsageError(f"--model names no head; {suggestion('', known)}")
+    return list(dict.fromkeys(names))
 
 
 def make_head(name: str, task: Task) -> Any:
-    """An unfitted scikit-learn classifier.
+    """An unfitted head, a scikit-learn pipeline.
 
     Raises:
-        UsageError: no such head.
+        UsageError: there is no head of this name.
     """
     return HEADS[head_names(name)[0]](task)
 
 
 def signed_root(x: np.ndarray) -> np.ndarray:
-    """The square root of each value's size, with its sign; float32 stays float32.
+    """The square root of each absolute value, with the value's sign; float32 stays float32.
 
-    ReLU features have long tails that a linear rescaling leaves as they are (Arandjelovic and
+    It shortens the long tails of ReLU features, which linear scaling does not (Arandjelovic and
     Zisserman, Three things everyone should know to improve object retrieval, 2012).
     """
     return np.copysign(np.sqrt(np.abs(x)), x)
 
 
 def leading(x: np.ndarray, columns: int) -> np.ndarray:
-    """The first columns."""
+    """The first `columns` columns."""
     return x[:, :columns]
 
 
 def clipped_log(probabilities: np.ndarray) -> np.ndarray:
-    """The logarithm of probabilities, none below one in a million."""
+    """The logarithm of probabilities, which are raised to one in a million at least."""
     return np.log(np.clip(probabilities, 1e-6, None))
 
 
 def _calibrated(classifier: Any, task: Task, max_rows: int | None = None) -> Any:
-    """Neither margins are probabilities, nor what a flexible classifier says of few rows it has learned by heart."""
+    """Wraps a classifier in temperature calibration."""
     from classify.heads.calibration import TemperatureCalibrated
 
     return TemperatureCalibrated(classifier, max_rows, task.seed)
 
 
 def _folds(task: Task) -> Any:
+    """The folds of a head that is fitted on the predictions of others."""
     from sklearn.model_selection import StratifiedKFold
 
     return StratifiedKFold(FOLDS, shuffle=True, random_state=task.seed)
 
 
 def _standardised(*steps: Any) -> Any:
+    """A pipeline of the steps behind `signed_root` and scaling to zero mean and unit variance."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, StandardScaler
 

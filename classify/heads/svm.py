@@ -1,4 +1,4 @@
-"""The SVM heads: an RBF kernel, trained by the fastest solver at hand and used with numpy, and a linear one."""
+"""The SVM heads, one with an RBF kernel and one linear. Both predict with numpy alone."""
 
 import functools
 import itertools
@@ -10,39 +10,37 @@ from typing import Any, Self
 
 import numpy as np
 from scipy.optimize import minimize
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import compute_sample_weight
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from classify.heads.base import training_data
+from classify.heads.base import MarginClassifier, prediction_data, training_data
 
 logger = logging.getLogger("frozenbench")
 MANY_ROWS = 10_000
 CACHE_MB = 1000
-BLOCK_BYTES = 1 << 27  # of kernel values at a time
+BLOCK_BYTES = 1 << 27  # kernel values computed at a time
 
 
-class RBFSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class RBFSVM(MarginClassifier):
     """A support vector machine with the kernel exp(-gamma |x - s|^2), one against one.
 
-    Trained by oneDAL (https://uxlfoundation.github.io/scikit-learn-intelex/) where it is installed,
-    else by scikit-learn's libsvm: the same optimum, in a fraction of the time. What is kept is the
-    support vectors and their weights.
+    oneDAL (https://uxlfoundation.github.io/scikit-learn-intelex/) trains it if it is installed, else
+    scikit-learn's libsvm. Both reach the same optimum; oneDAL takes a fraction of the time. The fitted
+    head holds the support vectors and their weights only.
 
     Args:
         C: penalty of a row on the wrong side of its margin.
         width: gamma times the number of features.
         class_weight: `balanced`, or None.
-        n_jobs: threads of the fit; prediction is a matrix product and takes numpy's.
+        n_jobs: threads of the fit. Prediction is a matrix product and uses numpy's threads.
 
     Attributes:
         classes_: the labels, (K,).
-        support_: rows of the support vectors, (s,).
+        support_: row numbers of the support vectors, (s,).
         support_vectors_: float32 (s, d).
         pair_coef_: their weights in each pair of classes, float32 (s, K (K - 1) / 2).
-        pair_intercept_: float32 (K (K - 1) / 2,).
-        gamma_: of the kernel.
+        pair_intercept_: the intercept of each pair, float32 (K (K - 1) / 2,).
+        gamma_: gamma of the kernel.
         n_features_in_: d.
     """
 
@@ -56,7 +54,7 @@ class RBFSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Train on X (n, d) and y (n,).
 
         Raises:
-            ValueError: X is not finite, or y holds fewer than two classes.
+            ValueError: X is not finite, or y has fewer than two classes.
         """
         X, targets = training_data(self, X, y)
         self.gamma_ = self.width / X.shape[1]
@@ -67,36 +65,33 @@ class RBFSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             svc.fit(X, targets)
         self.support_ = np.asarray(svc.support_)
         self.support_vectors_ = X[self.support_]
-        # scikit-learn turns the sign round where there is one pair only.
+        # With a single pair, scikit-learn flips the sign.
         sign = -1 if len(self.classes_) == 2 else 1
         self.pair_coef_ = sign * _by_pair(np.asarray(svc.dual_coef_, np.float32), targets[self.support_])
         self.pair_intercept_ = sign * np.asarray(svc.intercept_, np.float32)
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """What each class loses its pairs by, summed: float32 (n, K), none above 0; of two classes, see `_of_two`.
+        """Minus the sum of the margins by which each class loses its pairs, float32 (n, K).
 
-        The class that wins all its pairs has 0. Measured: as accurate as libsvm's count of the pairs
-        won, and of all sums tried the one that gives the best probabilities.
+        A class that wins all its pairs scores 0, the maximum. In our measurements this is as accurate as
+        libsvm's count of won pairs, and it gave the best probabilities of all sums we tried. For two
+        classes the scores are (n,), see `_binary_scores`.
         """
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, reset=False)
-        rows = max(1, BLOCK_BYTES // (4 * len(self.support_vectors_)))
-        margins = np.concatenate([self.pair_margins(X[start : start + rows]) for start in range(0, len(X), rows)])
+        X = prediction_data(self, X)
+        block_rows = max(1, BLOCK_BYTES // (4 * len(self.support_vectors_)))
+        blocks = [X[start : start + block_rows] for start in range(0, len(X), block_rows)]
+        margins = np.concatenate([self.pair_margins(block) for block in blocks])
         scores = np.zeros((len(X), len(self.classes_)), np.float32)
         for (one, other), margin in zip(_pairs(len(self.classes_)), margins.T, strict=True):
             scores[:, one] += np.minimum(margin, 0)
             scores[:, other] -= np.maximum(margin, 0)
-        return _of_two(scores)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The label with the largest margin, (n,)."""
-        scores = self.decision_function(X)  # first, so that an unfitted head says so
-        return np.asarray(self.classes_[scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)])
+        return _binary_scores(scores)
 
     def pair_margins(self, X: np.ndarray) -> np.ndarray:
-        """The margin of every pair's first class over its second, float32 (n, K (K - 1) / 2)."""
+        """The margin of each pair's first class over its second, float32 (n, K (K - 1) / 2)."""
         support = self.support_vectors_
+        # -|x - s|^2 = 2 x s - |x|^2 - |s|^2, in place: this matrix is the largest array here.
         kernel = X @ support.T
         kernel *= 2
         kernel -= np.einsum("ij,ij->i", X, X)[:, None]
@@ -106,23 +101,23 @@ class RBFSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return kernel @ self.pair_coef_ + self.pair_intercept_
 
 
-class LinearSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class LinearSVM(MarginClassifier):
     """A linear support vector machine, one against the rest, with the squared hinge loss.
 
-    The optimum of scikit-learn's LinearSVC(dual=False), for all classes at once: the objective has a
-    gradient, so that L-BFGS (Liu and Nocedal, 1989) needs two products with the features a step.
+    It has the optimum of scikit-learn's LinearSVC(dual=False) but fits all classes at once. The objective
+    is differentiable, so L-BFGS (Liu and Nocedal, 1989) needs only two products with the features a step.
 
     Args:
         C: penalty of a row on the wrong side of its margin.
         class_weight: `balanced`, or None.
-        max_iter: most steps.
-        tol: of the gradient, relative to the one at the start.
+        max_iter: the largest number of steps.
+        tol: stop when the largest gradient falls below this share of the one at the start.
 
     Attributes:
         classes_: the labels, (K,).
         coef_: float32 (K, d).
         intercept_: float32 (K,).
-        n_iter_: steps done.
+        n_iter_: number of steps.
         n_features_in_: d.
     """
 
@@ -136,17 +131,17 @@ class LinearSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Train on X (n, d) and y (n,).
 
         Raises:
-            ValueError: X is not finite, or y holds fewer than two classes.
+            ValueError: X is not finite, or y has fewer than two classes.
         """
         X, targets = training_data(self, X, y)
         weights = compute_sample_weight(self.class_weight, targets).astype(np.float32)
-        return self.fit_by(functools.partial(squared_hinge, X, targets, weights))
+        return self.minimise(functools.partial(squared_hinge, X, targets, weights))
 
-    def fit_by(self, loss: Callable[[np.ndarray], tuple[float, np.ndarray]]) -> Self:
-        """Train by a function alone, once `classes_` and `n_features_in_` are set.
+    def minimise(self, loss: Callable[[np.ndarray], tuple[float, np.ndarray]]) -> Self:
+        """Fit by minimising `loss`, which alone sees the training rows; `classes_` and `n_features_in_` are set.
 
         Args:
-            loss: from weights and intercepts, float32 (d + 1, K), to the training rows' `squared_hinge`.
+            loss: returns the training rows' `squared_hinge` for weights and intercepts, float32 (d + 1, K).
         """
         shape = (self.n_features_in_ + 1, len(self.classes_))
 
@@ -163,7 +158,7 @@ class LinearSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             method="L-BFGS-B",
             options={"maxiter": self.max_iter, "gtol": self.tol * steepest, "ftol": 1e-7},
         )
-        # Where float32 has no smaller step to take, the line search gives up, at the optimum.
+        # Fewer steps mean convergence, whatever the status: at the optimum, the line search can fail in float32.
         if found.nit >= self.max_iter:
             warnings.warn(f"L-BFGS stopped after {found.nit} steps: {found.message}", ConvergenceWarning, stacklevel=2)
         parameters = found.x.reshape(shape).astype(np.float32)
@@ -172,21 +167,15 @@ class LinearSVM(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Each class's margin over the rest, float32 (n, K), or of the second of two (n,)."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, reset=False)
-        return _of_two(X @ self.coef_.T + self.intercept_)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The label with the largest margin, (n,)."""
-        scores = self.decision_function(X)  # first, so that an unfitted head says so
-        return np.asarray(self.classes_[scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)])
+        """Each class's margin over the rest, float32 (n, K); for two classes (n,), see `_binary_scores`."""
+        X = prediction_data(self, X)
+        return _binary_scores(X @ self.coef_.T + self.intercept_)
 
 
 def squared_hinge(
     X: np.ndarray, targets: np.ndarray, weights: np.ndarray, parameters: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """The sum over rows and classes of how far they are on the wrong side of their margin, squared.
+    """The squared hinge loss, summed over rows and classes, one against the rest.
 
     Args:
         X: float32 (n, d).
@@ -195,42 +184,45 @@ def squared_hinge(
         parameters: weights and intercepts, float32 (d + 1, K).
 
     Returns:
-        The sum, and its gradient by the parameters, float64 (d + 1, K).
+        The loss, and its gradient with respect to the parameters, float64 (d + 1, K).
     """
     signs = np.where(targets[:, None] == np.arange(parameters.shape[1]), 1, -1).astype(np.float32)  # (n, K)
-    short = np.maximum(1 - signs * (X @ parameters[:-1] + parameters[-1]), 0)  # of the margin
-    pull = -2 * weights[:, None] * signs * short
-    gradient = np.vstack([X.T @ pull, pull.sum(axis=0)]).astype(np.float64)
-    return float(np.sum(weights[:, None] * np.square(short), dtype=np.float64)), gradient
+    scores = X @ parameters[:-1] + parameters[-1]
+    hinge = np.maximum(1 - signs * scores, 0)
+    slope = -2 * weights[:, None] * signs * hinge  # the derivative of the loss with respect to the scores
+    gradient = np.vstack([X.T @ slope, slope.sum(axis=0)]).astype(np.float64)
+    loss = np.sum(weights[:, None] * np.square(hinge), dtype=np.float64)
+    return float(loss), gradient
 
 
 def _solver(rows: int, jobs: int) -> Callable[..., Any]:
+    """The fastest support vector classifier that is installed."""
     try:
         from sklearnex.svm import SVC
     except ImportError:
         from sklearn.svm import SVC
 
         if rows > MANY_ROWS:
-            say_that_it_is_slow()
+            warn_of_slow_solver()
         return SVC
-    if threading.current_thread() is not threading.main_thread():  # a task of a cluster's worker
+    if threading.current_thread() is not threading.main_thread():  # a task on a Dask worker
         from daal4py import daalinit
 
-        daalinit(jobs)  # there it warns, and takes all cores whatever `n_jobs` says
+        daalinit(jobs)  # in such a thread, oneDAL warns and would use all cores whatever `n_jobs` is
     return functools.partial(SVC, n_jobs=jobs)
 
 
 @functools.cache
-def say_that_it_is_slow() -> None:
-    """Warn of it, once."""
+def warn_of_slow_solver() -> None:
+    """Warn, once per process, that training will take long."""
     logger.warning(
         "svm: scikit-learn's own solver takes many minutes on this many images; "
-        "where there are wheels of it, pip install scikit-learn-intelex brings a faster one"
+        "on Linux with an x86-64 processor, pip install scikit-learn-intelex installs a faster one"
     )
 
 
-def _of_two(scores: np.ndarray) -> np.ndarray:
-    """Scores (n, K) as scikit-learn has them: of two classes, how far the second is ahead, (n,)."""
+def _binary_scores(scores: np.ndarray) -> np.ndarray:
+    """Scores (n, K), or for two classes the lead of the second, (n,), as scikit-learn expects."""
     return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
 
@@ -239,12 +231,17 @@ def _pairs(classes: int) -> list[tuple[int, int]]:
 
 
 def _by_pair(dual_coef: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """A column of weights per pair of classes, (s, K (K - 1) / 2), from libsvm's table (K - 1, s).
+    """The weights as a column per pair of classes, (s, K (K - 1) / 2), from libsvm's table (K - 1, s).
 
-    There, row j of a vector whose class, its `owner` (s,), is i stands for i against j, or j + 1 from i on.
+    In libsvm's table, row j of a support vector of class i holds its weight against class j if j < i, else
+    against class j + 1.
+
+    Args:
+        dual_coef: libsvm's table.
+        owner: the class of each support vector, (s,).
     """
     columns = []
-    for one, other in _pairs(len(dual_coef) + 1):
-        column = np.where(owner == one, dual_coef[other - 1], 0)
-        columns.append(np.where(owner == other, dual_coef[one], column))
+    for first, second in _pairs(len(dual_coef) + 1):
+        column = np.where(owner == first, dual_coef[second - 1], 0)
+        columns.append(np.where(owner == second, dual_coef[first], column))
     return np.stack(columns, axis=1)

@@ -1,34 +1,33 @@
-"""The XGBoost head in scikit-learn's estimator contract, with the trees kept as bytes."""
+"""The XGBoost head, a scikit-learn estimator that holds its trees as bytes."""
 
 from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 from sklearn.utils import compute_sample_weight
-from sklearn.utils.validation import check_is_fitted, validate_data
 
-from classify.heads.base import ProbabilisticClassifier, training_data
+from classify.heads.base import ProbabilisticClassifier, prediction_data, training_data
 
 
 class BoostedTrees(ProbabilisticClassifier):
     """Gradient-boosted trees (Chen and Guestrin, XGBoost, 2016) on histograms of the features.
 
     Args:
-        n_estimators: rounds; each adds a tree per class.
+        n_estimators: boosting rounds; each adds a tree per class.
         learning_rate: weight of a tree.
-        max_depth: of a tree.
-        max_bin: steps into which a feature's values are sorted.
-        min_child_weight: least weight of the rows in a leaf.
-        reg_lambda: L2 penalty of the leaves.
-        subsample: share of the rows that a tree sees.
+        max_depth: largest depth of a tree.
+        max_bin: number of histogram bins per feature.
+        min_child_weight: smallest total weight of the rows in a leaf.
+        reg_lambda: L2 penalty on the leaves.
+        subsample: share of the rows that a tree is fitted on.
         colsample_bynode: share of the features that a split may use.
         class_weight: `balanced`, or None.
         n_jobs: threads.
-        random_state: seed of the two shares.
+        random_state: seed of both samplings.
 
     Attributes:
         classes_: the labels, (K,).
-        ubj_: the trees in XGBoost's UBJSON, uint8.
+        ubj_: the trees in XGBoost's UBJSON format, uint8.
         n_features_in_: d.
     """
 
@@ -62,25 +61,25 @@ class BoostedTrees(ProbabilisticClassifier):
         """Train on X (n, d) and y (n,).
 
         Raises:
-            ValueError: X is not finite, or y holds fewer than two classes.
+            ValueError: X is not finite, or y has fewer than two classes.
         """
         X, targets = training_data(self, X, y)
         trees = self._classifier()
         trees.fit(X, targets, sample_weight=compute_sample_weight(self.class_weight, targets))
-        return self._keep(trees.get_booster())
+        return self._store(trees.get_booster())
 
-    def fit_by(self, boost: Callable[[dict[str, Any], int], Any]) -> Self:
-        """Train by a function alone, once `classes_` and `n_features_in_` are set.
+    def fit_booster(self, train: Callable[[dict[str, Any], int], Any]) -> Self:
+        """Fit with `train`, which alone sees the training rows; `classes_` and `n_features_in_` are set.
 
         Args:
-            boost: from XGBoost's parameters, those of `fit` but for the threads, and the number of rounds to
-                the booster.
+            train: returns the booster for XGBoost's parameters (those of `fit` without the number of
+                threads) and the number of rounds.
         """
         parameters = self._classifier().get_xgb_params() | {"objective": "binary:logistic"}
         del parameters["n_jobs"]
         if len(self.classes_) > 2:
             parameters |= {"objective": "multi:softprob", "num_class": len(self.classes_)}
-        return self._keep(boost(parameters, self.n_estimators))
+        return self._store(train(parameters, self.n_estimators))
 
     def _classifier(self) -> Any:
         from xgboost import XGBClassifier
@@ -88,7 +87,7 @@ class BoostedTrees(ProbabilisticClassifier):
         settings = {name: value for name, value in self.get_params().items() if name != "class_weight"}
         return XGBClassifier(tree_method="hist", **settings)
 
-    def _keep(self, booster: Any) -> Self:
+    def _store(self, booster: Any) -> Self:
         self.ubj_ = np.frombuffer(booster.save_raw("ubj"), np.uint8)
         return self
 
@@ -96,9 +95,10 @@ class BoostedTrees(ProbabilisticClassifier):
         """Class probabilities, float32 (n, K)."""
         import xgboost
 
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, reset=False)
+        X = prediction_data(self, X)
         booster = xgboost.Booster({"nthread": self.n_jobs})
         booster.load_model(bytearray(self.ubj_))
         probabilities = np.asarray(booster.inplace_predict(X))
-        return probabilities if probabilities.ndim == 2 else np.stack([1 - probabilities, probabilities], axis=1)
+        if probabilities.ndim == 1:  # two classes: the probability of the second
+            return np.stack([1 - probabilities, probabilities], axis=1)
+        return probabilities

@@ -145,6 +145,11 @@ class FeatureBlocks:
         """Length of a vector."""
         return self.layers[-1].stop
 
+    def matrices(self) -> Iterator[np.ndarray]:
+        """Yield the vectors, float32 (b, d), a block of rows at a time, in order."""
+        for block, _ in self.places():
+            yield block.read()
+
     def places(self) -> Iterator[tuple[Block, slice]]:
         """Each block with the place of its rows among all."""
         start = 0

@@ -52,7 +52,7 @@ class HeldRows:
         trees.classes_, trees.n_features_in_ = np.unique(targets), self.columns
         weights = np.zeros(len(targets), np.float32)
         weights[rows] = compute_sample_weight(trees.class_weight, targets[rows])
-        return trees.fit_by(lambda parameters, rounds: self._boosted(parameters, rounds, targets, weights))
+        return trees.fit_booster(lambda parameters, rounds: self._boosted(parameters, rounds, targets, weights))
 
     def _boosted(self, parameters: dict[str, Any], rounds: int, targets: np.ndarray, weights: np.ndarray) -> Any:
         """XGBoost's booster, of as many threads as each worker has."""

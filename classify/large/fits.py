@@ -138,7 +138,7 @@ class _ScaledRows:
         machine.classes_, machine.n_features_in_ = np.arange(len(self.classes)), self.train.dim
         weights = np.zeros(len(self.targets))
         weights[rows] = compute_sample_weight(machine.class_weight, self.targets[rows])
-        return machine.fit_by(self.loss(squared_hinge, weights))
+        return machine.minimise(self.loss(squared_hinge, weights))
 
     def scores(self, machine: LinearSVM, rows: np.ndarray) -> np.ndarray:
         """The scores of some rows, ascending, (m, K)."""

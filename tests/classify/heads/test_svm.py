@@ -44,7 +44,7 @@ def test_without_the_fast_solver_it_is_scikit_learns(
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearnex.svm", None)
     monkeypatch.setattr(svm, "MANY_ROWS", 100)
-    svm.say_that_it_is_slow.cache_clear()
+    svm.warn_of_slow_solver.cache_clear()
     heads = [RBFSVM().fit(X, Y) for _ in range(2)]
     assert caplog.text.count("pip install scikit-learn-intelex") == 1
     monkeypatch.undo()

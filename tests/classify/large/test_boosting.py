@@ -130,7 +130,7 @@ def test_the_parameters_are_those_of_a_fit(classes: int) -> None:
         matrix = xgboost.QuantileDMatrix(x, y, max_bin=parameters["max_bin"])
         return xgboost.train(parameters, matrix, rounds)
 
-    np.testing.assert_array_equal(ours.fit_by(boost).predict_proba(x), expected.predict_proba(x))
+    np.testing.assert_array_equal(ours.fit_booster(boost).predict_proba(x), expected.predict_proba(x))
 
 
 def gathered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
