@@ -1,6 +1,6 @@
-"""A run: what one head gave on one feature cache, and the directory that keeps it.
+"""A run: one head's result on one feature cache, and the directory that holds it.
 
-data/runs/<features>/test-openings.jsonl    a line for every time the test split was looked at
+data/runs/<features>/test-openings.jsonl    a line for every evaluation on the test split
 data/runs/<features>/<head>-<hash>/
     result.json            a RunResult: what was run, the metrics, the cost
     predictions.parquet    id, label, predicted, p_<class>
@@ -21,7 +21,7 @@ from featurize.core.errors import DataError, UsageError
 from featurize.core.files import data_root
 
 logger = logging.getLogger("frozenbench")
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5  # of the layout; saved heads contain module paths, so moving a head's module raises it
 RESULT = "result.json"
 PREDICTIONS = "predictions.parquet"
 
@@ -30,19 +30,19 @@ PREDICTIONS = "predictions.parquet"
 class RunResult:
     """One row of the comparison.
 
-    What was run: `model` to `tuned`; the figures: those of `classify.statistics.metrics.Metrics`; the
-    cost and how the fit went: those of `classify.training.evaluate.FittedHead`.
+    `model` to `tuned` say what was run. `classify.statistics.Metrics` documents the metrics, and
+    `classify.training.evaluate.FittedHead` the cost and course of the fit.
 
     Attributes:
         source: where images and backbone were loaded from, to rebuild the extractor.
         parameters: the head's settings, tuned or not.
-        tuned: search trials behind the settings; 0 for the head's defaults.
-        test_opened: how often heads had been measured on this cache's test split, this time included.
-        extraction_seconds: what the features of one image took.
-        history: of a head that is trained in epochs, what its estimator's `history_` says of each.
-        head_sha256: of head.skops; empty where the head was not kept.
-        head_bytes: the size of that file; 0 where there is none.
-        cache: the path of the features as it was given; of a run on a cluster, the absolute one.
+        tuned: number of search trials behind the settings; 0 for the head's defaults.
+        test_opened: how many evaluations this cache's test split has seen, including this one.
+        extraction_seconds: time to extract the features of one image.
+        history: the estimator's `history_` if the head is trained in epochs.
+        head_sha256: SHA-256 of head.skops; empty if the head was not saved.
+        head_bytes: size of that file; 0 if the head was not saved.
+        cache: path of the features as given; absolute for a run on a cluster.
     """
 
     model: str
@@ -93,32 +93,37 @@ class RunResult:
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:
-        """The result kept in a run directory.
+        """The result in a run directory.
 
         Raises:
-            DataError: there is none, or it is damaged or of another version.
+            DataError: the file is missing or damaged, or another version of frozenbench made the run.
         """
         path = run_dir / RESULT
         try:
             values = json.loads(path.read_text("utf-8"))
-            if not isinstance(values, dict) or set(values) != {field.name for field in fields(cls)}:
+            if not isinstance(values, dict):
                 raise ValueError("its fields are not those of a run")
-            result = cls(**values)
-            if result.schema_version != SCHEMA_VERSION:
-                raise ValueError(f"it has the layout version {result.schema_version}, expected {SCHEMA_VERSION}")
-        except (OSError, ValueError, TypeError) as error:
+            version = values.get("schema_version", SCHEMA_VERSION)
+            if version == SCHEMA_VERSION and set(values) != {field.name for field in fields(cls)}:
+                raise ValueError("its fields are not those of a run")
+        except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be used: {error}") from error
-        return result
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"{run_dir} was made by another version of frozenbench (layout {version}, expected {SCHEMA_VERSION}); "
+                "train it again: python -m classify --force"
+            )
+        return cls(**values)
 
 
 def runs_folder() -> Path:
-    """Where runs are kept unless a folder is given."""
+    """The default folder of runs."""
     return data_root() / "runs"
 
 
 @contextmanager
 def new_run(run_dir: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes the run directory when the block ends well, replacing an older one.
+    """Yield an empty folder that becomes the run directory when the block succeeds, replacing an older one.
 
     Raises:
         OSError: the disk is full or the folder cannot be written to.
@@ -137,9 +142,9 @@ def write_result(folder: Path, result: RunResult, predictions: Any) -> None:
     """Write what the analysis reads.
 
     Args:
-        folder: of the run, see `new_run`.
-        result: goes to `result.json`.
-        predictions: a pandas DataFrame, a row per test image; goes to `predictions.parquet`.
+        folder: folder of the run, see `new_run`.
+        result: written to `result.json`.
+        predictions: a pandas DataFrame with a row per test image, written to `predictions.parquet`.
 
     Raises:
         OSError: the disk is full or the folder cannot be written to.
@@ -149,10 +154,10 @@ def write_result(folder: Path, result: RunResult, predictions: Any) -> None:
 
 
 def read_predictions(run_dir: Path) -> Any:
-    """What a run predicted, a pandas DataFrame with a row per test image: id, label, predicted, p_<class>.
+    """A run's predictions, a pandas DataFrame with a row per test image: id, label, predicted, p_<class>.
 
     Raises:
-        DataError: there is no such file, or it is damaged.
+        DataError: the file is missing or damaged.
     """
     import pandas as pd
 
@@ -167,21 +172,23 @@ def read_predictions(run_dir: Path) -> Any:
 
 
 def load_runs(folder: Path) -> tuple[dict[Path, RunResult], list[tuple[Path, str]]]:
-    """All runs below `folder`, by directory, and the directories left out with the reason.
+    """All runs below `folder` by directory, and the skipped directories, each with the reason.
 
     Raises:
-        UsageError: there is no run that can be used.
+        UsageError: no run can be used.
     """
     runs: dict[Path, RunResult] = {}
-    left_out = []
-    for run_dir in sorted(path for path in folder.glob("*/*") if path.is_dir() and path.parent.name[0] != "."):
-        if run_dir.name.startswith("."):
-            continue  # being written, or left by a process that was killed
+    skipped = []
+    for run_dir in sorted(folder.glob("*/*")):
+        # A hidden directory is being written, or a killed process left it.
+        hidden = run_dir.name.startswith(".") or run_dir.parent.name.startswith(".")
+        if hidden or not run_dir.is_dir():
+            continue
         try:
             runs[run_dir] = RunResult.read(run_dir)
         except DataError as error:
-            left_out.append((run_dir, str(error)))
-            logger.warning("left out: %s", error)
+            skipped.append((run_dir, str(error)))
+            logger.warning("skipped: %s", error)
     if not runs:
         raise UsageError(f"no runs in {folder}; make some with python -m classify")
-    return runs, left_out
+    return runs, skipped

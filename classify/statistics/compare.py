@@ -1,4 +1,4 @@
-"""Which heads differ by more than chance, on the test rows that they share."""
+"""Which heads differ significantly on the same test rows."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -54,7 +54,7 @@ def compare(predictions: Mapping[Any, Any]) -> Comparison:
     keys = list(predictions)
     runs = tuple(keys[number] for number in order)
     only = np.rint(correct @ (1 - correct).T).astype(np.int64)  # right in i, wrong in j
-    p = _exact_p(only, only.T)
+    p = mcnemar_p(only, only.T)
     upper = np.triu_indices(len(runs), 1)
     adjusted = np.ones_like(p)
     adjusted[upper] = holm(p[upper])
@@ -69,16 +69,6 @@ def compare(predictions: Mapping[Any, Any]) -> Comparison:
         adjusted=adjusted,
         groups=dict(zip(runs, groups, strict=True)),
     )
-
-
-def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
-    """Exact two-sided p value of two heads being equally accurate, from paired truth values (n,).
-
-    McNemar, Psychometrika 12, 1947: of the rows that only one of the two gets right, each is as
-    likely to fall to the one as to the other, so their number is binomial with probability 1/2.
-    """
-    a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
-    return float(_exact_p((a & ~b).sum(), (~a & b).sum()))
 
 
 def holm(pvalues: np.ndarray) -> np.ndarray:
@@ -148,7 +138,7 @@ def smallest_difference(rows: int, discordant: int, alpha: float = ALPHA) -> flo
     discordant = max(discordant, enough)
     # The largest number of rows that may fall to the worse head.
     worse = int(binom.ppf(alpha / 2, discordant, 0.5))
-    while worse > 0 and _exact_p(worse, discordant - worse) > alpha:
+    while worse > 0 and mcnemar_p(worse, discordant - worse) > alpha:
         worse -= 1
     return (discordant - 2 * worse) / rows
 
@@ -179,8 +169,12 @@ def size_warning(comparison: Comparison, name: Callable[[Any], str] = str) -> st
     )
 
 
-def _exact_p(a: Any, b: Any) -> Any:
-    """Two-sided binomial p values of a against b rows, any shape."""
+def mcnemar_p(a: Any, b: Any) -> Any:
+    """Exact two-sided p values, any shape, from the numbers of rows that only one of two heads gets right.
+
+    McNemar, Psychometrika 12, 1947: if both heads are equally accurate, each of these rows falls to
+    either with probability 1/2, so their numbers are binomial.
+    """
     from scipy.stats import binom
 
     return np.minimum(2 * binom.cdf(np.minimum(a, b), np.add(a, b), 0.5), 1)

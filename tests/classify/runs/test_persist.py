@@ -3,7 +3,6 @@ import functools
 import hashlib
 import os
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,6 @@ def test_every_head_comes_back_the_same(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict_proba(X_TEST), head.predict_proba(X_TEST))
     np.testing.assert_array_equal(loaded.predict(X_TEST), head.predict(X_TEST))
     np.testing.assert_array_equal(loaded.classes_, head.classes_)
-    assert save_head(loaded, path) == digest
 
 
 def test_an_mlp_with_a_mirror_comes_back_the_same(tmp_path: Path) -> None:
@@ -55,25 +53,12 @@ def test_an_mlp_with_a_mirror_comes_back_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict_proba(X_TEST), head.predict_proba(X_TEST))
 
 
-@pytest.mark.parametrize("name", ["logreg", "svm", "xgboost", "mlp"])
-def test_the_same_training_gives_the_same_file(name: str, tmp_path: Path) -> None:
-    head = make_head(name, TASK).fit(X, Y)
-    assert save_head(head, tmp_path / "again.skops") == save_head(fitted(name), tmp_path / "head.skops")
-
-
 def test_nothing_is_trusted_that_no_head_needs(tmp_path: Path) -> None:
     needed = set()
     for name in HEADS:
         save_head(fitted(name), tmp_path / "head.skops")
         needed |= set(skops.io.get_untrusted_types(file=tmp_path / "head.skops"))
     assert needed == set(TRUSTED)
-
-
-def test_no_time_and_no_address_is_in_the_file(saved: tuple[Path, str]) -> None:
-    with zipfile.ZipFile(saved[0]) as members:
-        assert {member.date_time for member in members.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-        arrays = sorted(int(Path(name).stem) for name in members.namelist() if name != "schema.json")
-        assert 0 < arrays[0] < arrays[-1] < 1000
 
 
 def test_an_ordinary_skops_file(saved: tuple[Path, str]) -> None:
@@ -89,12 +74,12 @@ def refused(path: Path, sha256: str, *parts: str) -> None:
         assert part in message
 
 
-@pytest.mark.parametrize("place", [0, 100, -100, -1])
-def test_a_changed_byte(saved: tuple[Path, str], place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("offset", [0, 100, -100, -1])
+def test_a_changed_byte(saved: tuple[Path, str], offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skops.io, "loads", lambda *_, **__: pytest.fail("parsed"))
     path, digest = saved
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[offset] ^= 1
     path.write_bytes(content)
     refused(path, digest, "it has SHA-256", f"expected {digest}")
 

@@ -47,22 +47,28 @@ def test_a_failed_write_keeps_the_old_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "nonsense", "null"])
-def test_damaged_runs_are_left_out(tmp_path: Path, text: str) -> None:
+def test_damaged_runs_are_skipped(tmp_path: Path, text: str) -> None:
     write_run(tmp_path / "tiny" / "good-1", make_result(), PREDICTIONS)
     write_run(tmp_path / "tiny" / "bad-1", make_result(), PREDICTIONS)
     (tmp_path / "tiny" / "bad-1" / "result.json").write_text(text)
     (tmp_path / "tiny" / "empty-1").mkdir()
     (tmp_path / "tiny" / ".unfinished").mkdir()
-    runs, left_out = load_runs(tmp_path)
+    runs, skipped = load_runs(tmp_path)
     assert list(runs) == [tmp_path / "tiny" / "good-1"]
-    assert [path.name for path, _ in left_out] == ["bad-1", "empty-1"]
-    assert all("result.json cannot be used" in reason for _, reason in left_out)
+    assert [path.name for path, _ in skipped] == ["bad-1", "empty-1"]
+    assert all("result.json cannot be used" in reason for _, reason in skipped)
 
 
 def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
-    write_run(tmp_path / "tiny" / "old-1", make_result(schema_version=0), PREDICTIONS)
-    with pytest.raises(DataError, match="layout version 0, expected 4"):
-        RunResult.read(tmp_path / "tiny" / "old-1")
+    run_dir = tmp_path / "tiny" / "old-1"
+    write_run(run_dir, make_result(schema_version=4), PREDICTIONS)
+    message = r"old-1 was made by another version of frozenbench \(layout 4, expected 5\); train it again: python -m "
+    with pytest.raises(DataError, match=message):
+        RunResult.read(run_dir)
+    values = json.loads((run_dir / "result.json").read_text())
+    (run_dir / "result.json").write_text(json.dumps({**values, "another_field": 1}))
+    with pytest.raises(DataError, match=message):
+        RunResult.read(run_dir)
 
 
 def test_the_file_is_plain_json(tmp_path: Path) -> None:

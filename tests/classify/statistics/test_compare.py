@@ -15,7 +15,7 @@ from classify.statistics.compare import (
     compare,
     holm,
     letters,
-    mcnemar,
+    mcnemar_p,
     size_warning,
     smallest_difference,
 )
@@ -26,6 +26,11 @@ def paired(only_a: int, only_b: int, both: int = 0, neither: int = 0) -> tuple[n
     """Which rows each of two heads gets right."""
     counts = [only_a, only_b, both, neither]
     return np.repeat([True, False, True, False], counts), np.repeat([False, True, True, False], counts)
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> float:
+    """The p value of two heads, from the rows (n,) that each gets right."""
+    return float(mcnemar_p((correct_a & ~correct_b).sum(), (~correct_a & correct_b).sum()))
 
 
 def predictions(correct: np.ndarray, seed: int | None = None) -> pd.DataFrame:
