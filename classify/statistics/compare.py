@@ -10,22 +10,22 @@ import numpy as np
 from featurize.core.errors import DataError
 
 ALPHA = 0.05
-AGAIN = "compare runs on one test set only, or make this one again with python -m classify --force"
+AGAIN = "compare runs on one test set only, or train this one again with python -m classify --force"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All pairs of R runs on the same n test rows; runs are in order, the most accurate first.
+    """All pairs of R runs on the same n test rows, the most accurate run first.
 
     Attributes:
-        runs: R keys, as they were given.
+        runs: R keys, as given.
         rows: n.
         accuracy: float64 (R,), 0..1.
-        discordant: int64 (R, R), rows that one of a pair gets right and the other wrong.
+        discordant: int64 (R, R), rows that exactly one run of a pair gets right.
         p: float64 (R, R), exact McNemar p values; 1 on the diagonal.
-        adjusted: float64 (R, R), the same by Holm over all pairs.
-        groups: the letters of each run (`letters`): two runs share one if, and only if, they do not
-            differ significantly (`adjusted` above `ALPHA`).
+        adjusted: float64 (R, R), the p values after Holm's correction over all pairs.
+        groups: the letters of each run (`letters`): two runs share a letter if, and only if, they do
+            not differ significantly (`adjusted` above `ALPHA`).
     """
 
     runs: tuple[Any, ...]
@@ -41,19 +41,19 @@ def compare(predictions: Mapping[Any, Any]) -> Comparison:
     """Compare runs with one another.
 
     Args:
-        predictions: for each run, by its directory or any other key, a table with the columns `id`,
-            `label` and `predicted` (a DataFrame of its predictions.parquet, or a dict of arrays
-            (n,)). Rows are matched by id.
+        predictions: by run (its directory or any other key) a table with the columns `id`, `label`
+            and `predicted`: a DataFrame of its predictions.parquet, or a dict of arrays (n,). Rows are
+            matched by id.
 
     Raises:
         DataError: the runs were not tested on the same rows, or an id occurs twice.
     """
-    correct = _correctness(predictions)  # (R, n), of 0. and 1.
+    correct = _correctness(predictions)  # (R, n), 0. or 1.
     order = np.argsort(-correct.mean(axis=1), kind="stable")
     correct = correct[order]
     keys = list(predictions)
     runs = tuple(keys[number] for number in order)
-    only = np.rint(correct @ (1 - correct).T).astype(np.int64)  # right in i, wrong in j
+    only = np.rint(correct @ (1 - correct).T).astype(np.int64)  # (R, R), rows correct in i but not in j
     p = mcnemar_p(only, only.T)
     upper = np.triu_indices(len(runs), 1)
     adjusted = np.ones_like(p)
@@ -72,7 +72,7 @@ def compare(predictions: Mapping[Any, Any]) -> Comparison:
 
 
 def holm(pvalues: np.ndarray) -> np.ndarray:
-    """P values (m,) adjusted for being m at once, in their order.
+    """P values (m,) corrected for m tests, in the given order.
 
     Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics
     6, 1979: the smallest is multiplied by m, the next by m - 1, and so on; none becomes smaller than
@@ -80,19 +80,20 @@ def holm(pvalues: np.ndarray) -> np.ndarray:
     """
     p = np.asarray(pvalues, np.float64)
     order = np.argsort(p)
+    multiplied = p[order] * np.arange(len(p), 0, -1)
     adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(multiplied), 1)
     return adjusted
 
 
 def letters(same: np.ndarray) -> list[str]:
     """A compact letter display: letters that i and j share if, and only if, `same[i, j]`.
 
-    Each letter is a set of runs that are all the same, as large as can be, and every pair that is
-    the same is in one (Piepho, An Algorithm for a Letter-Based Representation of All-Pairwise
-    Comparisons, 2004). His insert-and-absorb keeps all such sets, of which there may be 2^(R/2); this
-    adds one for a pair that is in none yet, so that it is quick for any R and never needs more
-    letters: a greedy clique cover (Gramm et al., Algorithms for Compact Letter Displays, 2007).
+    Each letter is a maximal set of runs that are all the same, and every pair that is the same is in
+    some set (Piepho, An Algorithm for a Letter-Based Representation of All-Pairwise Comparisons, 2004).
+    Piepho's insert-and-absorb keeps all maximal sets, of which there can be 2^(R/2). This greedy clique
+    cover (Gramm et al., Algorithms for Compact Letter Displays, 2007) adds a set only for a pair that
+    is in none yet: it is fast for any R and never needs more letters.
 
     Args:
         same: bool (R, R), symmetric, true on the diagonal; the best run first.
@@ -103,11 +104,11 @@ def letters(same: np.ndarray) -> list[str]:
     covered = np.zeros_like(same)
     groups = []
     for i in range(len(same)):
-        while (open_ := same[i] & ~covered[i]).any():
+        while (uncovered := same[i] & ~covered[i]).any():
             members = [i]
             candidates = same[i].copy()
-            # Runs not yet covered with this one first, then whoever else is the same as all of them.
-            for j in [*np.flatnonzero(open_), *np.flatnonzero(~open_)]:
+            # First the runs that share no letter with this one yet, then any others that fit the set.
+            for j in [*np.flatnonzero(uncovered), *np.flatnonzero(~uncovered)]:
                 if candidates[j] and j != i:
                     members.append(int(j))
                     candidates &= same[j]
@@ -115,28 +116,32 @@ def letters(same: np.ndarray) -> list[str]:
             groups.append(sorted(members))
     result = [""] * len(same)
     for number, group in enumerate(sorted(groups)):
+        letter = chr(ord("a") + number % 26)
+        if number >= 26:
+            letter += str(number // 26)
         for member in group:
-            result[member] += chr(ord("a") + number % 26) + (str(number // 26) if number >= 26 else "")
+            result[member] += letter
     return result
 
 
 def smallest_difference(rows: int, discordant: int, alpha: float = ALPHA) -> float:
-    """The smallest difference in accuracy that is significant, given how often two heads disagree.
+    """The smallest significant difference in accuracy, given how often two heads disagree.
 
     Args:
-        rows: of the test set.
-        discordant: rows that one of the heads gets right and the other wrong.
+        rows: size of the test set.
+        discordant: rows that exactly one of the heads gets right.
         alpha: the level of one exact McNemar test.
 
     Returns:
-        A share of the rows. With too few discordant rows for any, the share of the fewest that would
-        do if all of them fell to one head; above 1 if the test set has not even that many rows.
+        A share of the rows. If the discordant rows are too few for any significant difference, the
+        share that the least sufficient number of them would be, all of them won by one head; above 1
+        if the test set has fewer rows than that.
     """
     from scipy.stats import binom
 
     enough = math.ceil(math.log2(2 / alpha))  # 2 * 0.5**enough <= alpha
     discordant = max(discordant, enough)
-    # The largest number of rows that may fall to the worse head.
+    # The largest number of discordant rows that the worse head may win.
     worse = int(binom.ppf(alpha / 2, discordant, 0.5))
     while worse > 0 and mcnemar_p(worse, discordant - worse) > alpha:
         worse -= 1
@@ -144,21 +149,21 @@ def smallest_difference(rows: int, discordant: int, alpha: float = ALPHA) -> flo
 
 
 def size_warning(comparison: Comparison, name: Callable[[Any], str] = str) -> str | None:
-    """One line if the test set is too small for the difference of the two best runs, else None.
+    """One line if the test set is too small for the difference between the two best runs, else None.
 
-    The level is the one at which Holm's procedure tests this pair, so that runs of different letters
-    are never warned of.
+    The level is the one at which Holm's procedure tests this pair, so there is never a warning about
+    runs with different letters.
 
     Args:
-        comparison: of any number of runs.
-        name: what a run is called, from its key.
+        comparison: a comparison of any number of runs.
+        name: gives a run's name from its key.
     """
     if len(comparison.runs) < 2:
         return None
     tests_left = int((comparison.p[np.triu_indices(len(comparison.runs), 1)] >= comparison.p[0, 1]).sum())
     needed = smallest_difference(comparison.rows, int(comparison.discordant[0, 1]), ALPHA / tests_left)
     difference = comparison.accuracy[0] - comparison.accuracy[1]
-    if difference > needed - 0.5 / comparison.rows:  # accuracies are whole rows but for rounding
+    if difference > needed - 0.5 / comparison.rows:  # half a row allows for rounding
         return None
     best, second = (name(run) for run in comparison.runs[:2])
     if needed > 1:
@@ -181,7 +186,7 @@ def mcnemar_p(a: Any, b: Any) -> Any:
 
 
 def _correctness(predictions: Mapping[Any, Any]) -> np.ndarray:
-    """Float64 (R, n), 1 where a run is right; columns in the order of the ids."""
+    """Float64 (R, n), 1 where a run is correct; the columns are sorted by id."""
     correct = []
     first: Any = None
     for run, table in predictions.items():

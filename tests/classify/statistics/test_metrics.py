@@ -20,6 +20,11 @@ def rows_of(confusion: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarra
     return labels[order], predicted[order]
 
 
+def surely(predicted: np.ndarray, classes: int = 3) -> np.ndarray:
+    """Probabilities that are certain of the predictions."""
+    return np.eye(classes, dtype=np.float32)[predicted]
+
+
 def random_probabilities(rows: int, classes: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).dirichlet(np.ones(classes), rows).astype(np.float32)
 
@@ -31,7 +36,7 @@ def random_probabilities(rows: int, classes: int, seed: int = 0) -> np.ndarray:
 def test_wilson_interval(correct: int, rows: int, low: float, high: float) -> None:
     """Newcombe, Statistics in Medicine 17 (1998), table I, method 3."""
     predicted = np.where(np.arange(rows) < correct, 0, 1)
-    found = metrics(np.zeros(rows, np.int64), predicted, None, CLASSES)
+    found = metrics(np.zeros(rows, np.int64), predicted, surely(predicted), CLASSES)
     assert found.accuracy == pytest.approx(correct / rows)
     assert found.accuracy_low == pytest.approx(low, abs=5e-5)
     assert found.accuracy_high == pytest.approx(high, abs=5e-5)
@@ -47,7 +52,7 @@ def test_log_loss_and_macro_f1() -> None:
 
 def test_recall_and_macro_f1_are_those_of_scikit_learn() -> None:
     labels, predicted = rows_of(CONFUSION)
-    found = metrics(labels, predicted, None, CLASSES)
+    found = metrics(labels, predicted, surely(predicted), CLASSES)
     assert found.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro"))
     assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
     assert [found.recall[name][0] for name in CLASSES] == pytest.approx(recall_score(labels, predicted, average=None))
@@ -152,13 +157,14 @@ def test_a_class_that_is_neither_label_nor_prediction_does_not_count() -> None:
     confusion = CONFUSION.copy()
     confusion[1], confusion[:, 1] = 0, 0
     labels, predicted = rows_of(confusion)
-    assert metrics(labels, predicted, None, CLASSES).macro_f1 == pytest.approx(
+    assert metrics(labels, predicted, surely(predicted), CLASSES).macro_f1 == pytest.approx(
         f1_score(labels, predicted, average="macro")
     )
 
 
 def test_a_class_of_one_row() -> None:
-    found = metrics(np.array([0] * 50 + [1]), np.array([0] * 50 + [1]), None, ("ant", "bee"))
+    labels = np.array([0] * 50 + [1])
+    found = metrics(labels, labels, surely(labels, 2), ("ant", "bee"))
     assert found.recall["bee"] == [1, 1, 1]
 
 
@@ -171,7 +177,7 @@ def test_json_holds_all_of_it() -> None:
 
 def test_the_seed_decides() -> None:
     labels, predicted = rows_of(CONFUSION)
-    first, again, other = (metrics(labels, predicted, None, CLASSES, seed) for seed in (0, 0, 1))
+    first, again, other = (metrics(labels, predicted, surely(predicted), CLASSES, seed) for seed in (0, 0, 1))
     assert first == again
     assert first.macro_f1_low != other.macro_f1_low
 
@@ -209,7 +215,7 @@ def test_intervals_cover_what_they_should() -> None:
     held = {"f1": 0, "recall": 0}
     for number in range(300):
         labels, predicted = rows_of(random.multinomial(500, shares.ravel()).reshape(3, 3))
-        found = metrics(labels, predicted, None, CLASSES, seed=number)
+        found = metrics(labels, predicted, surely(predicted), CLASSES, seed=number)
         held["f1"] += found.macro_f1_low <= truth["f1"] <= found.macro_f1_high
         held["recall"] += found.recall["ant"][1] <= truth["recall"] <= found.recall["ant"][2]
     assert all(0.92 * 300 <= count <= 0.98 * 300 for count in held.values()), held
