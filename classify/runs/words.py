@@ -27,10 +27,10 @@ def head_name(run: Any, details: bool = False) -> str:
 
 def markdown_table(table: "pd.DataFrame") -> str:
     """A DataFrame as a Markdown table, without its index; each cell is escaped and stays on one line."""
-    text = table.map(_cell).set_axis([_cell(heading) for heading in table.columns], axis=1)
+    text = table.map(escaped).set_axis([escaped(heading) for heading in table.columns], axis=1)
     return str(text.to_markdown(index=False, disable_numparse=True))
 
 
-def _cell(value: object) -> str:
-    """A value without the characters that end a row, end a cell or begin an HTML tag."""
+def escaped(value: object) -> str:
+    """A value on one line, without the characters that end a cell or begin an HTML tag."""
     return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,3 +1,5 @@
+import itertools
+import re
 from dataclasses import replace
 
 import pytest
@@ -6,12 +8,17 @@ from tiny_runs import RECORD, SPEC
 from classify.runs.card import model_card
 
 
+def lines(card: str) -> list[str]:
+    """The card's lines, without the padding of its tables."""
+    return [re.sub(" +", " ", line) if line.startswith("|") else line for line in card.splitlines()]
+
+
 def test_the_whole_card() -> None:
     card = model_card(RECORD)
     for line in (
         "# logreg on tiny-vgg16-imagenet-64px-block3_pool-grid2",
         "A classifier of images into 3 classes: the head `logreg`, trained on features of a frozen network (vgg16, "
-        "imagenet weights). It is right for 71.5% of 1,000 test images (95% interval 68.6% to 74.2%).",
+        "imagenet weights). It has 71.5% accuracy (95% interval 68.6% to 74.2%) on 1,000 test images.",
         "    python -m classify predict RUN IMAGE...",
         "| classes | ant, bee, cow |",
         f"| SHA-256 of the weights | {'ab' * 32} |",
@@ -22,17 +29,17 @@ def test_the_whole_card() -> None:
         "| class weight | none |",
         "| accuracy | 71.5% | 68.6% to 74.2% |",
         "| macro F1 | 71.4% | 68.0% to 74.0% |",
-        "| log loss | 0.850 |  |",
-        "| Brier score | 0.400 |  |",
-        "| expected calibration error | 4.2% |  |",
+        "| log loss | 0.850 | |",
+        "| Brier score | 0.400 | |",
+        "| expected calibration error | 4.2% | |",
         "| ant | 600 | 90.0% | 85.0% to 95.0% |",
         "| cow | 0 | - | - |",
         "| 1,500 | 40.0% | 35.0% |",
         "| numpy | 2 |",
     ):
-        assert line in card.splitlines()
-    assert "this one included: 3." in card
-    assert "first brings an image to 32 x 32 pixels, the size of the training images (aspect: pad)" in card
+        assert line in lines(card)
+    assert "including this one: 3." in card
+    assert "first resizes an image to 32 x 32 pixels, the size of the training images (aspect: pad)" in card
     assert "CIFAR-10" not in card
 
 
@@ -42,7 +49,7 @@ def test_every_table_is_whole() -> None:
     assert len(tables) == 7
     for table in tables:
         assert len({line.count("|") for line in table}) == 1
-        assert set(table[1]) == set("|- ")
+        assert set(table[1]) == set("|:-")
 
 
 @pytest.mark.parametrize(
@@ -52,11 +59,11 @@ def test_every_table_is_whole() -> None:
             {"dataset": "cifar10-partial", "train_rows": 40_000},
             "Trained on 40,000 of CIFAR-10's 50,000 training images",
         ),
-        ({"tuned": 50}, "| tuned | by 50 trials on the training images |"),
+        ({"tuned": 50}, "| tuned | 50 search trials on the training images |"),
         ({"class_weight": "balanced"}, "| class weight | balanced |"),
-        ({"head_sha256": ""}, "The head itself was not kept: train it again."),
-        ({"converged": False}, "- The solver stopped before it had converged."),
-        ({"warnings": ["Convergence\nWarning"]}, "- Warning of the fit: Convergence Warning"),
+        ({"head_sha256": ""}, "The head itself was not saved: train it again."),
+        ({"converged": False}, "- The solver stopped before it converged."),
+        ({"warnings": ["Convergence\nWarning"]}, "- Warning during the fit: Convergence Warning"),
         (
             {"spec": {**SPEC, "weights_digest": "", "engine": "", "engine_version": ""}},
             "trained on the pixels themselves",
@@ -64,16 +71,27 @@ def test_every_table_is_whole() -> None:
     ],
 )
 def test_what_depends_on_the_run(changes: dict, expected: str) -> None:
-    assert expected not in model_card(RECORD)
-    assert expected in model_card(replace(RECORD, **changes))
+    assert expected not in "\n".join(lines(model_card(RECORD)))
+    assert expected in "\n".join(lines(model_card(replace(RECORD, **changes))))
 
 
 def test_a_cache_that_does_not_say_the_size_of_its_images() -> None:
-    assert "first brings" not in model_card(replace(RECORD, source={}))
+    assert "first resizes" not in model_card(replace(RECORD, source={}))
 
 
 def test_names_cannot_break_the_tables() -> None:
     names = ["a|b", "<img>", "c\nd"]
     card = model_card(replace(RECORD, class_names=names, recall=dict.fromkeys(names), support=dict.fromkeys(names, 0)))
-    assert "| classes | a\\|b, &lt;img>, c d |" in card.splitlines()
-    assert "| a\\|b | 0 | - | - |" in card.splitlines()
+    assert "| classes | a\\|b, &lt;img>, c d |" in lines(card)
+    assert "| a\\|b | 0 | - | - |" in lines(card)
+
+
+def test_the_layout_is_that_of_markdown() -> None:
+    card = model_card(RECORD)
+    assert card.endswith("Finished 2026-01-01T00:00:00+00:00.\n")
+    for line, following in itertools.pairwise(card.splitlines()):
+        assert (line.startswith("|"), line.startswith("- ")) == (
+            following.startswith("|"),
+            following.startswith("- "),
+        ) or "" in (line, following)
+        assert not line.startswith("#") or following == ""
