@@ -1,6 +1,7 @@
 """Stage 2 on the command line: `python -m classify`."""
 
 import functools
+import itertools
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ JSON_KEYS = (
     "accuracy_high", "macro_f1", "macro_f1_low", "macro_f1_high", "log_loss", "brier", "ece", "test_opened",
     "fit_seconds", "predict_ms_per_image", "iterations", "converged", "warnings",
 )  # fmt: skip
+SHARED_LETTERS = "Heads that share a letter do not differ significantly (exact McNemar tests, Holm, 5%)."
 
 
 @app.callback(invoke_without_command=True)
@@ -30,32 +32,32 @@ def run(
     model: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: logreg, svm, linear-svm, xgboost, mlp, cnn, stack, knn, dummy; all = logreg, svm, "
-            "xgboost, mlp."
+            help="Heads, comma-separated: logreg, svm, linear-svm, xgboost, mlp, cnn, stack, knn, dummy; all = "
+            "logreg, svm, xgboost, mlp."
         ),
     ] = "all",
     features: Annotated[
-        list[Path] | None, typer.Option(help="A feature cache; may be given several times.  [default: the newest]")
+        list[Path] | None, typer.Option(help="A feature cache; repeat the option for several.  [default: the newest]")
     ] = None,
     layers: Annotated[str, typer.Option(help="Use only these layers of the cache, comma-separated.")] = "",
     train_size: Annotated[
-        str, typer.Option(help="Train on so many images, comma-separated; each set holds the smaller ones.")
+        str, typer.Option(help="Numbers of training images, comma-separated; each set contains the smaller ones.")
     ] = "",
-    tune: Annotated[int, typer.Option(min=0, help="Search the settings by N trials within the training split.")] = 0,
-    class_weight: Annotated[str, typer.Option(help="none, or balanced: every class counts the same.")] = "none",
+    tune: Annotated[int, typer.Option(min=0, help="Search the settings with N trials on the training images.")] = 0,
+    class_weight: Annotated[str, typer.Option(help="none, or balanced: all classes have equal weight.")] = "none",
     time_limit: Annotated[
-        float | None, typer.Option(help="Stop a head after so many seconds, its search included.")
+        float | None, typer.Option(help="Stop a head after this many seconds, including its search.")
     ] = None,
-    seed: Annotated[str, typer.Option(help="For whatever is random; comma-separated for several runs.")] = "0",
+    seed: Annotated[str, typer.Option(help="Random seed; comma-separated for several runs.")] = "0",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Threads; without effect with --cluster.  [default: all cores]")
+        int | None, typer.Option(min=1, help="Number of threads; ignored with --cluster.  [default: all cores]")
     ] = None,
     cluster: Annotated[
-        str, typer.Option(help="Spread heads and trials over Dask workers: local:N, or tcp://HOST:PORT.")
+        str, typer.Option(help="Run heads and trials on Dask workers: local:N, or tcp://HOST:PORT.")
     ] = "",
-    runs: Annotated[Path | None, typer.Option(help="Where runs are kept.  [default: data/runs]")] = None,
-    save: Annotated[bool, typer.Option(help="Keep the fitted heads, for predict.")] = True,
-    force: Annotated[bool, typer.Option("--force", help="Run again what is already there.")] = False,
+    runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
+    save: Annotated[bool, typer.Option(help="Save the fitted heads, for predict.")] = True,
+    force: Annotated[bool, typer.Option("--force", help="Repeat finished runs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train heads on cached features and compare them on the test split."""
@@ -77,18 +79,14 @@ def run(
         raise UsageError("--seed names no seed; expected whole numbers, such as 0 or 0,1,2")
     wanted = tuple(name.strip() for name in layers.split(",") if name.strip())
     infos = [read_info(path) for path in features or [newest_cache()]]
-    todo = [
-        Job(
-            name, info, wanted, rows, number, None if class_weight == "none" else class_weight, tune,
-            jobs or os.cpu_count() or 1,
-        )
-        for info in infos
-        for rows in sizes or [None]
-        for number in seeds
-        for name in names
-    ]  # fmt: skip
-    # What runs depend on, and what travels between here and the workers.
-    packages = (*VERSIONS_OF, "joblib", "distributed", *(["optuna"] if tune else []))
+    weight = None if class_weight == "none" else class_weight
+    threads = jobs or os.cpu_count() or 1
+    combinations = itertools.product(infos, sizes or [None], seeds, names)
+    todo = [Job(name, info, wanted, rows, number, weight, tune, threads) for info, rows, number, name in combinations]
+    # Workers need the same versions of what runs depend on and of what is sent to and from them.
+    packages = [*VERSIONS_OF, "joblib", "distributed"]
+    if tune:
+        packages.append("optuna")
     with connected(cluster, functools.partial(library_versions, packages)) if cluster else nullcontext() as client:
         results, stopped = train_heads(
             todo, runs or runs_folder(), time_limit=time_limit, force=force, keep_heads=save, client=client
@@ -106,14 +104,14 @@ def predict(
         list[Path],
         typer.Argument(
             metavar="IMAGE...",
-            help="Image files; folders, for all files in them; - for a list on standard input, a name a line.",
+            help="Image files; folders (all files in them); - for a list on standard input, one name a line.",
         ),
     ],
-    top: Annotated[int, typer.Option(min=1, help="Classes to name for each image.")] = 5,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row for each class named.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to name for each image.")] = 5,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a row for each class.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Classify image files with the saved head of a run. Exit code 1 if any of them cannot be read."""
+    """Classify image files with the saved head of a run. The exit code is 1 if any file cannot be read."""
     from classify.predict import named_files, predict_images, show
 
     if as_csv and as_json:
@@ -123,10 +121,10 @@ def predict(
 
 @app.command("list")
 def list_runs(
-    runs: Annotated[Path | None, typer.Option(help="Where runs are kept.  [default: data/runs]")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show the runs that are there, best first."""
+    """List finished runs, best first."""
     from classify.runs import load_runs, runs_folder
 
     report(load_runs(runs or runs_folder())[0], as_json=as_json)
@@ -136,14 +134,14 @@ def newest_cache() -> Path:
     """The feature cache that was written last.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no feature cache.
     """
     from featurize.cache import features_folder
 
     caches = sorted(features_folder().glob("*.h5"), key=lambda path: path.stat().st_mtime)
     if not caches:
         raise UsageError(
-            f"no feature cache in {features_folder()}; make one with python -m featurize, or name one with --features"
+            f"no feature cache in {features_folder()}; make one with python -m featurize, or pass one with --features"
         )
     return caches[-1]
 
@@ -152,7 +150,7 @@ def numbers(option: str, text: str, least: int) -> list[int]:
     """The whole numbers of a comma-separated list.
 
     Raises:
-        UsageError: something in it is none, or is below `least`.
+        UsageError: a part of the list is not a whole number, or is below `least`.
     """
     found = []
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -166,15 +164,21 @@ def report(results: "dict[Path, RunResult]", *, as_json: bool) -> None:
     """Print the comparison on standard output, best first, a table for each test set."""
     ranked = sorted(results.items(), key=lambda item: (-item[1].accuracy, item[1].features, item[1].model))
     if as_json:
-        rows = [{**{key: getattr(result, key) for key in JSON_KEYS}, "run_dir": str(path)} for path, result in ranked]
+        rows = []
+        for path, result in ranked:
+            row = {key: getattr(result, key) for key in JSON_KEYS}
+            rows.append({**row, "run_dir": str(path)})
         print(json.dumps({"runs": rows}))
         return
-    for test_digest in dict.fromkeys(result.test_digest for _, result in ranked):
-        print_table({path: result for path, result in ranked if result.test_digest == test_digest})
+    test_sets: dict[str, dict[Path, RunResult]] = {}
+    for path, result in ranked:
+        test_sets.setdefault(result.test_digest, {})[path] = result
+    for runs_on_one in test_sets.values():
+        print_table(runs_on_one)
 
 
 def print_table(results: "dict[Path, RunResult]") -> None:
-    """Print runs on one test set as a table, and which of their differences may be chance."""
+    """Print the runs on one test set as a table, with letters for the significance of their differences."""
     import sys
 
     from rich.console import Console
@@ -185,15 +189,17 @@ def print_table(results: "dict[Path, RunResult]") -> None:
 
     comparison = compare({path: read_predictions(path) for path in results})
     first = next(iter(results.values()))
+    several = len(results) > 1
     table = Table(
-        title=f"{first.dataset}: {first.test_rows:,} test images",
-        caption="Heads that share a letter do not differ significantly (exact McNemar tests, Holm, 5%)."
-        if len(results) > 1 else None,
-    )  # fmt: skip
+        title=f"{first.dataset}: {first.test_rows:,} test images", caption=SHARED_LETTERS if several else None
+    )
     table.add_column("features", overflow="fold")
-    for heading in ("head", "train", "accuracy %", "95% interval", "group", "macro F1 %", "log loss", "ECE %", "fit s",
-                    "ms/image"):  # fmt: skip
-        table.add_column(heading, justify="left" if heading in ("head", "group") else "right", no_wrap=True)
+    table.add_column("head", no_wrap=True)
+    for heading in ("train", "accuracy %", "95% interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("group", no_wrap=True)
+    for heading in ("macro F1 %", "log loss", "ECE %", "fit s", "ms/image"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for path, result in results.items():
         table.add_row(
             result.features.removeprefix(f"{result.dataset}-"),
@@ -201,14 +207,14 @@ def print_table(results: "dict[Path, RunResult]") -> None:
             f"{result.train_rows:,}",
             f"{100 * result.accuracy:.1f}",
             f"{100 * result.accuracy_low:.1f} to {100 * result.accuracy_high:.1f}",
-            comparison.groups[path] if len(results) > 1 else "",
+            comparison.groups[path] if several else "",
             f"{100 * result.macro_f1:.1f}",
             f"{result.log_loss:.3f}",
             f"{100 * result.ece:.1f}",
             f"{result.fit_seconds:.1f}",
             f"{result.predict_ms_per_image:.3f}",
         )
-    # A pipe has no width of its own: give it room, so that no figure is cut off.
+    # A pipe has no width of its own: give it enough, so that no number is cut off.
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     if warning := size_warning(comparison, lambda path: head_name(results[path], details=True)):
         logger.info(warning)

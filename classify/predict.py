@@ -1,6 +1,6 @@
-"""New images through a finished run: image file -> the recorded extraction -> saved head -> class and probability.
+"""Classify new images with a finished run: image file -> recorded extraction -> saved head -> class probabilities.
 
-A batch of images is read, classified and printed before the next one: any number of them fits into memory.
+Each batch of images is read, classified and printed before the next, so any number of them fits into memory.
 """
 
 import csv
@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -37,7 +37,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of an image file, and the `top` most probable ones, best first."""
+    """The most probable class of an image file, and its `top` most probable classes, best first."""
 
     file: str
     label: str
@@ -47,24 +47,24 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that could not be read as an image, and why."""
+    """A file that could not be read as an image, and the reason."""
 
     file: str
     reason: str
 
 
 def named_files(names: Iterable[Path]) -> Iterator[Path]:
-    """The files that arguments of the command line stand for.
+    """Yield the files that the command line names.
 
     Args:
-        names: files; folders, which stand for the files in them and in the folders below, sorted, hidden ones left
-            out; `-`, which stands for what standard input names, one a line, read as it comes.
+        names: files; folders, which stand for all files below them, sorted, without hidden ones; `-`, which
+            stands for a list on standard input, one name a line, read as it arrives.
     """
     for name in names:
         if name == STANDARD_INPUT:
             for line in sys.stdin.buffer:
-                if named := line.rstrip(b"\r\n"):
-                    yield from _files(Path(os.fsdecode(named)))
+                if listed := line.rstrip(b"\r\n"):
+                    yield from _files(Path(os.fsdecode(listed)))
         else:
             yield from _files(name)
 
@@ -73,10 +73,14 @@ def _files(name: Path) -> list[Path]:
     try:
         if not name.is_dir():
             return [name]
-    except OSError:  # whoever reads it says what is wrong
+    except OSError:  # reading it will report the reason
         return [name]
-    files = (path for path in name.rglob("*") if path.is_file())
-    return sorted(path for path in files if not any(part.startswith(".") for part in path.relative_to(name).parts))
+    files = []
+    for path in name.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(name).parts)
+        if not hidden and path.is_file():
+            files.append(path)
+    return sorted(files)
 
 
 def predict_images(run_dir: Path, paths: Iterable[Path], top: int = 5) -> Iterator[Prediction | Skipped]:
@@ -84,65 +88,89 @@ def predict_images(run_dir: Path, paths: Iterable[Path], top: int = 5) -> Iterat
 
     Args:
         run_dir: the directory of a finished run.
-        paths: of the image files; a batch of them is taken at a time.
-        top: classes to name for each image, at least 1.
+        paths: the image files; a batch of them is taken at a time.
+        top: number of classes to name for each image, at least 1.
 
     Returns:
-        What came of each file, in the order in which they were given. The network is loaded for the first image.
+        An iterator with an item for each file, in the given order. The network is loaded for the first image.
 
     Raises:
         DataError: the run is damaged.
-        BackboneError: from the iterator: the weights are no longer those of the run, or cannot be loaded.
-        UsageError: from the iterator: the run's backbone is no longer there.
+        BackboneError: from the iterator: the weights cannot be loaded or differ from those of the run.
+        UsageError: from the iterator: the run's backbone no longer exists.
     """
-    result = RunResult.read(run_dir)
-    spec, height, width = _recorded(run_dir, result)
-    head = load_head(run_dir / HEAD, result.head_sha256)
-    kernel = "bicubic" if "image_shape" in result.source else spec.resize
-    vectors = _extraction(spec, result)
+    return _Classifier(run_dir).predictions(paths, top)
 
-    def guesses(images: np.ndarray) -> Iterator[list[Guess]]:
-        x = vectors(images)
+
+class _Classifier:
+    """The recorded extraction of a run and its saved head."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.result = RunResult.read(run_dir)
+        self.spec, self.height, self.width = _recorded(run_dir, self.result)
+        self.head_path = run_dir / HEAD
+        self.head = load_head(self.head_path, self.result.head_sha256)
+        # The training images had a common size: bring new ones to it first, as the data set was made.
+        self.kernel = "bicubic" if "image_shape" in self.result.source else self.spec.resize
+        self.extractor: Extractor | None = None
+        self.class_names: list[str] = []  # in the order of the head's probabilities, once it has given some
+
+    def predictions(self, paths: Iterable[Path], top: int) -> Iterator[Prediction | Skipped]:
+        """Yield a prediction for each file, or why it was skipped, a batch at a time."""
+        remaining = iter(paths)
+        while batch := list(islice(remaining, default_batch_size(self.spec.image_size))):
+            images = [self.read(path) for path in batch]
+            readable = [image for image in images if not isinstance(image, Skipped)]
+            probabilities = iter(self.probabilities(np.stack(readable)) if readable else ())
+            for path, image in zip(batch, images, strict=True):
+                yield image if isinstance(image, Skipped) else self.prediction(path, next(probabilities), top)
+
+    def read(self, path: Path) -> np.ndarray | Skipped:
+        """An image as those of the training were, uint8 (h, w, 3)."""
         try:
-            probabilities = head.predict_proba(x)
-            names = [result.class_names[label] for label in head.classes_]
-        except (AttributeError, IndexError, TypeError, ValueError) as error:  # another version's, or another run's
-            raise DataError(f"{run_dir / HEAD} does not work on this run's vectors ({error}); {AGAIN}") from error
-        for row in probabilities:
-            yield [Guess(names[place], float(row[place])) for place in np.argsort(-row, kind="stable")[:top]]
+            return read_image(path, self.height, self.width, self.kernel, self.spec.aspect)
+        except DataError as error:
+            return Skipped(str(path), str(error))
+        except OSError as error:  # no permission, or a name that is too long
+            return Skipped(str(path), str(error.strerror))
 
-    def predictions() -> Iterator[Prediction | Skipped]:
-        waiting = iter(paths)
-        while batch := list(islice(waiting, default_batch_size(spec.image_size))):
-            read = [_read(path, height, width, kernel, spec.aspect) for path in batch]
-            images = [image for image in read if not isinstance(image, Skipped)]
-            found = guesses(np.stack(images)) if images else iter(())
-            for path, image in zip(batch, read, strict=True):
-                if isinstance(image, Skipped):
-                    yield image
-                else:
-                    best = next(found)
-                    yield Prediction(str(path), best[0].label, best[0].probability, best)
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Class probabilities, (n, K), of images uint8 (n, h, w, 3)."""
+        vectors = self.vectors(images)
+        try:
+            probabilities = self.head.predict_proba(vectors)
+            self.class_names = [self.result.class_names[label] for label in self.head.classes_]
+        except (AttributeError, IndexError, TypeError, ValueError) as error:  # of another version, or another run
+            raise DataError(f"{self.head_path} does not work on this run's vectors ({error}); {AGAIN}") from error
+        return np.asarray(probabilities)
 
-    return predictions()
+    def vectors(self, images: np.ndarray) -> np.ndarray:
+        """The columns that the head was trained on, float32 (n, d)."""
+        if self.extractor is None:
+            self.extractor = _extractor(self.spec, self.result, images[:CHECKED_IMAGES])
+        columns = []
+        for layer, part in zip(self.spec.layers, self.extractor.vectors(images), strict=True):
+            if layer in self.result.layers:
+                columns.append(part)
+        vectors = np.concatenate(columns, axis=1, dtype=np.float32)
+        if not np.isfinite(vectors).all():
+            raise BackboneError(f"{self.spec.backbone} gave a value that is not finite for one of the images")
+        return vectors
 
-
-def _read(path: Path, height: int, width: int, kernel: str, aspect: str) -> np.ndarray | Skipped:
-    try:
-        return read_image(path, height, width, kernel, aspect)
-    except DataError as error:
-        return Skipped(str(path), str(error))
-    except OSError as error:  # one that cannot be looked at: no permission, a name that is too long
-        return Skipped(str(path), str(error.strerror))
+    def prediction(self, path: Path, probabilities: np.ndarray, top: int) -> Prediction:
+        """The prediction for a file from its class probabilities, (K,)."""
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        guesses = [Guess(self.class_names[index], float(probabilities[index])) for index in order]
+        return Prediction(str(path), guesses[0].label, guesses[0].probability, guesses)
 
 
 def show(found: Iterable[Prediction | Skipped], *, as_csv: bool = False, as_json: bool = False) -> None:
-    """Print a line per image as it comes, or CSV, a row per class named; or one JSON object at the end.
+    """Print a line per image or CSV with a row per class, both as they arrive, or one JSON object at the end.
 
-    What was skipped is logged.
+    Skipped files are logged.
 
     Raises:
-        DataError: at the end: there was no file, or some could not be read.
+        DataError: at the end, if there was no file or some were skipped.
     """
     predictions, skipped, count = [], [], 0
     table = csv.writer(sys.stdout, lineterminator="\n")
@@ -154,27 +182,29 @@ def show(found: Iterable[Prediction | Skipped], *, as_csv: bool = False, as_json
             logger.warning("skipped %s: %s", each.file, each.reason)
             skipped.append(each)
             continue
-        name = each.file.encode(errors="replace").decode()  # a name may hold bytes that are no text
+        name = each.file.encode(errors="replace").decode()  # a file name can hold bytes that are not text
         if as_json:
             predictions.append(each)
         elif as_csv:
-            table.writerows((name, rank, guess.label, guess.probability) for rank, guess in enumerate(each.top, 1))
+            for rank, guess in enumerate(each.top, start=1):
+                table.writerow((name, rank, guess.label, guess.probability))
         else:
             print(f"{name}: " + ", ".join(f"{guess.label} {100 * guess.probability:.1f}%" for guess in each.top))
-        sys.stdout.flush()  # whoever reads a pipe sees it now, and whoever has closed it ends this
+        sys.stdout.flush()  # the reader of a pipe sees it at once; a closed pipe ends the command
     if as_json:
-        print(json.dumps({"predictions": list(map(asdict, predictions)), "skipped": list(map(asdict, skipped))}))
+        output = {"predictions": predictions, "skipped": skipped}
+        print(json.dumps(output, default=asdict))
         sys.stdout.flush()
     if skipped:
         raise DataError(f"{len(skipped)} of {count} files could not be read; {skipped[0].file}: {skipped[0].reason}")
     if not count:
-        raise DataError("there is no file to classify: the folders, or the lists, hold none")
+        raise DataError("there is no file to classify: the folders or lists hold none")
 
 
 def _recorded(run_dir: Path, result: RunResult) -> tuple[ExtractionSpec, int, int]:
-    """The specification of the run's features, and the height and width of the images that they were made of.
+    """The specification of the run's features, and the height and width of its images.
 
-    Where these are not recorded, as the images were files of any size, they are what the network takes.
+    If the images were files of any size, height and width are those of the network's input.
     """
     try:
         spec = ExtractionSpec.from_json(json.dumps(result.spec))
@@ -190,28 +220,8 @@ def _recorded(run_dir: Path, result: RunResult) -> tuple[ExtractionSpec, int, in
     return spec, height, width
 
 
-def _extraction(spec: ExtractionSpec, result: RunResult) -> Callable[[np.ndarray], np.ndarray]:
-    """What turns images uint8 (n, h, w, 3) into the columns that the head was trained on, float32 (n, d).
-
-    The network is loaded for the first ones.
-    """
-    made: list[Extractor] = []
-
-    def vectors(images: np.ndarray) -> np.ndarray:
-        if not made:
-            made.append(_extractor(spec, result, images[:CHECKED_IMAGES]))
-        parts = zip(spec.layers, made[0].vectors(images), strict=True)
-        columns = [part for layer, part in parts if layer in result.layers]
-        found = np.concatenate(columns, axis=1, dtype=np.float32)
-        if not np.isfinite(found).all():
-            raise BackboneError(f"{spec.backbone} gave a value that is not finite for one of the images")
-        return found
-
-    return vectors
-
-
 def _extractor(spec: ExtractionSpec, result: RunResult, images: np.ndarray) -> Extractor:
-    """The recorded extractor, or the same in TensorFlow where its engine does not work on these images."""
+    """The recorded extractor, or the same in TensorFlow if its engine does not work on these images."""
     if kept := kept_extractor(spec):
         return kept
     backbone = recorded_backbone(spec, result.source)
@@ -221,10 +231,10 @@ def _extractor(spec: ExtractionSpec, result: RunResult, images: np.ndarray) -> E
     except FrozenbenchError as error:
         if spec.engine in ("", REFERENCE):
             raise
-        logger.warning("the engine %s cannot be used here, %s takes its place (%s)", spec.engine, REFERENCE, error)
+        logger.warning("the engine %s cannot be used here, using %s instead (%s)", spec.engine, REFERENCE, error)
         return recorded_extractor(backbone, spec, REFERENCE)
     try:
         keep_extractor(extractor)
     except OSError as error:
-        logger.warning("the network could not be kept for the next time: %s", error)
+        logger.warning("the network could not be saved for next time: %s", error)
     return extractor

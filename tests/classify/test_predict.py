@@ -252,7 +252,7 @@ def test_tensorflow_takes_the_place_of_an_engine_that_is_not_here(
     paths = save_pictures(tmp_path, *IMAGES)
     check_predictions(predicted(run, paths), expected(made), paths)
     (record,) = [record for record in caplog.records if record.name == "frozenbench"]
-    assert record.getMessage().startswith("the engine fast cannot be used here, tensorflow takes its place (")
+    assert record.getMessage().startswith("the engine fast cannot be used here, using tensorflow instead (")
 
 
 AGAIN_IN_A_NEW_PROCESS = """
@@ -286,7 +286,7 @@ def test_where_a_network_cannot_be_kept(tmp_path: Path, data_folder: Path, caplo
     run = write_run(info, ("block1_pool",), tmp_path / "vgg16")
     data_folder.write_text("no folder")
     assert len(predicted(run, save_pictures(tmp_path, *IMAGES[:3]))) == 3
-    assert "the network could not be kept for the next time: " in caplog.text
+    assert "the network could not be saved for next time: " in caplog.text
 
 
 # Which files are meant.
