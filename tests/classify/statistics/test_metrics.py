@@ -11,6 +11,7 @@ from featurize.core.errors import HeadError
 
 CLASSES = ("ant", "bee", "cow")
 CONFUSION = np.array([[70, 20, 10], [5, 130, 15], [30, 5, 115]])
+SKEWED = np.array([[70, 25, 5], [5, 130, 15], [60, 5, 85]])  # labels and predictions of unlike frequencies
 
 
 def rows_of(confusion: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -184,13 +185,13 @@ def test_the_seed_decides() -> None:
 
 def test_bootstrap_is_one_of_rows() -> None:
     """The same quantiles as from drawing the rows themselves, to within the noise of 20,000 draws."""
-    labels, predicted = rows_of(CONFUSION)
+    labels, predicted = rows_of(SKEWED)
     cells, random = 3 * labels + predicted, np.random.default_rng(1)
     drawn = [np.bincount(cells[random.integers(0, 400, 400)], minlength=9).reshape(3, 3) for _ in range(20_000)]
     hits, support, predictions = np.array([[np.diag(one), one.sum(axis=1), one.sum(axis=0)] for one in drawn]).swapaxes(
         0, 1
     )
-    f1, recall = bootstrap(CONFUSION, seed=2, resamples=20_000)
+    f1, recall = bootstrap(SKEWED, seed=2, resamples=20_000)
     for found, naive in ((f1, (2 * hits / (support + predictions)).mean(axis=1)), (recall, hits / support)):
         for share in (0.025, 0.5, 0.975):
             np.testing.assert_allclose(np.quantile(found, share, axis=0), np.quantile(naive, share, axis=0), atol=0.003)
