@@ -22,7 +22,7 @@ def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def reference_engine_only(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests that are not about engines run on TensorFlow only, whichever engine is fastest here."""
-    if "engines" not in request.keywords:
+    if request.node.get_closest_marker("engines") is None:
         for name in set(ENGINES) - {REFERENCE}:
             monkeypatch.delitem(ENGINES, name)
 

@@ -21,7 +21,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     picked = {name: type(split)(split.images[::10], split.labels[::10], split.ids[::10]) for name, split in
               sample.splits.items()}  # fmt: skip
     dataset = type(sample)(sample.name, sample.class_names, picked, sample.source)
-    monkeypatch.setattr("featurize.images.datasets.load_dataset", lambda source: dataset)
+    monkeypatch.setattr("featurize.images.load_dataset", lambda source: dataset)
     monkeypatch.setitem(PRESETS, "quick", Preset(150, (5, 100), 2, "grid2", True))
 
     def dummy(task: heads.Task) -> Any:
@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("logreg", "cnn"):
         monkeypatch.setitem(heads.HEADS, name, dummy)
-    monkeypatch.setattr(heads, "ALL", ("logreg",))
+    monkeypatch.setattr("classify.heads.ALL", ("logreg",))
 
 
 def whole() -> dict[tuple[str, str, int, int], RunResult]:

@@ -163,7 +163,7 @@ def test_an_engine_that_is_named_must_be_there(network: Backbone, other: Callabl
 @pytest.mark.engines
 @pytest.mark.parametrize(("name", "package"), [("winograd", "numba"), ("mnn", "MNN"), ("mnn", "onnx")])
 def test_without_its_packages(name: str, package: str, network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = (package, "featurize.engines.mnn", "featurize.engines.onnx_graph", "featurize.engines.winograd.network")
+    loaded = (package, "featurize.engines.mnn", "featurize.engines.onnx_graph", "featurize.engines.winograd")
     for module in [module for module in sys.modules if module.startswith(loaded)]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)

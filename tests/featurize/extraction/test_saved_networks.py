@@ -55,7 +55,7 @@ def test_the_same_vectors_without_a_framework(engine: str, monkeypatch: pytest.M
     made = extractor(engine)
     expected = made.vectors(IMAGES)
     keep_extractor(made)
-    for module in ("backbone", "engine"):
+    for module in ("networks.backbone", "engines.choice"):
         monkeypatch.setattr(f"featurize.{module}.import_keras", lambda: pytest.fail("Keras was loaded"))
     again = kept_extractor(made.spec)
     assert again is not None
