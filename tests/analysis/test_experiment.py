@@ -4,25 +4,26 @@ from typing import Any
 
 import pytest
 from sklearn.dummy import DummyClassifier
+from tiny_data import write_tiny_cache
 
 from analysis import experiment
 from analysis.experiment import PRESETS, Preset, experiment_folder, run_experiment
 from classify.heads import registry as heads
 from classify.runs.results import RunResult, load_runs
-from featurize.cache.cache import read_info
+from featurize.cache.cache import CacheInfo, read_info
 from featurize.core.errors import UsageError
 from featurize.images.datasets import load_dataset
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty images of each of ten classes, and heads that look at nothing."""
+    """Ten images of each of ten classes, and heads that ignore the features."""
     sample = load_dataset("sample")
-    picked = {name: type(split)(split.images[::10], split.labels[::10], split.ids[::10]) for name, split in
+    picked = {name: type(split)(split.images[::20], split.labels[::20], split.ids[::20]) for name, split in
               sample.splits.items()}  # fmt: skip
     dataset = type(sample)(sample.name, sample.class_names, picked, sample.source)
     monkeypatch.setattr("featurize.images.load_dataset", lambda source: dataset)
-    monkeypatch.setitem(PRESETS, "quick", Preset(150, (5, 100), 2, "grid2", True))
+    monkeypatch.setitem(PRESETS, "quick", Preset(90, (5, 100), 2, "grid2", True))
 
     def dummy(task: heads.Task) -> Any:
         from sklearn.pipeline import make_pipeline
@@ -32,6 +33,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("logreg", "cnn"):
         monkeypatch.setitem(heads.HEADS, name, dummy)
     monkeypatch.setattr("classify.heads.ALL", ("logreg",))
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny caches in place of the extracted features."""
+
+    def extracted(dataset: Any, weights: str, preset: Preset, folder: Path) -> CacheInfo:
+        path = folder / f"{weights or 'pixels'}.h5"
+        return read_info(path if path.exists() else write_tiny_cache(path))
+
+    monkeypatch.setattr(experiment, "extracted", extracted)
 
 
 def whole() -> dict[tuple[str, str, int, int], RunResult]:
@@ -50,15 +62,16 @@ def test_every_head_on_every_kind_of_features_and_size() -> None:
         "vgg16-imagenet-64px-block3_pool-grid2-flip", "vgg16-random-0-64px-block3_pool-grid2-flip", "pixels",
     }  # fmt: skip
     sizes = {(rows, seed) for _, _, rows, seed in runs}
-    assert sizes == {(150, 0), (50, 0), (50, 1)}  # 100 a class are more than there are
+    assert sizes == {(90, 0), (50, 0), (50, 1)}  # 100 a class are more than there are
     assert len(runs) == (3 + 1) * 3
     assert {name.removeprefix("cifar10-sample-") for model, name, _, _ in runs if model == "cnn"} == {"pixels"}
     assert all(run.spec["flip"] for run in runs.values())
-    assert {run.head_bytes > 0 for key, run in runs.items() if "imagenet" in key[1] and key[2] == 150} == {True}
-    assert {run.head_bytes for key, run in runs.items() if "imagenet" not in key[1] or key[2] < 150} == {0}
+    assert {run.head_bytes > 0 for key, run in runs.items() if "imagenet" in key[1] and key[2] == 90} == {True}
+    assert {run.head_bytes for key, run in runs.items() if "imagenet" not in key[1] or key[2] < 90} == {0}
 
 
-def test_an_interrupted_experiment_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("no_network")
+def test_an_interrupted_experiment_resumes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     real, done = experiment.training_steps, []
 
@@ -130,6 +143,7 @@ def test_durations() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("no_network")
 def test_the_folder_is_the_users_choice(tmp_path: Path) -> None:
     assert run_experiment("quick", "sample", folder=tmp_path / "mine") == tmp_path / "mine" / "runs"
     assert not experiment_folder("quick").exists()
