@@ -1,5 +1,6 @@
 """Where files live, how one is written whole or not at all, and how one is known to be the one that was written."""
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -8,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
-from typing import Any
+from typing import IO, Any
 
 logger = logging.getLogger("frozenbench")
 
@@ -61,6 +62,35 @@ def write_whole(path: Path, *content: bytes | memoryview) -> None:
             file.writelines(content)
     else:
         path.write_bytes(b"".join(content))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[IO[bytes]]:
+    """Hold an exclusive lock on a file for this process, and wait while another process holds it.
+
+    The lock is flock's, so it ends with the process that holds it, however that process ends.
+
+    Args:
+        path: the file, which is created if it does not exist, with its folder.
+
+    Yields:
+        The file, open for reading and appending, at its end.
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("another process is at work on %s; waiting for it to end", path)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # The process that held the lock may have deleted the file: then this lock excludes nobody.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield file
+                return
 
 
 def sealed(folder: Path, made_of: list[Any], suffix: str) -> tuple[Path, bytes] | None:
