@@ -66,7 +66,7 @@ def make_report(folder: Path, **changes: Any) -> Report:
         "versions": {"numpy": "2.3.1", "python": "3.11"},
         "fingerprints": {"test images": "ab" * 32},
         "limits": ["Small images only."],
-        "left_out": [("data/runs/x/svm-1", "result.json cannot be used")],
+        "skipped": [("data/runs/x/svm-1", "result.json cannot be used")],
     }
     return Report(**{**values, **changes})
 

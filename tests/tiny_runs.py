@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.findings.claims import Claim, claims
+from analysis.findings import Claim, claims
 from analysis.frame import comparison
-from classify.runs.results import RunResult, new_run, write_result
+from classify.runs import RunResult, new_run, write_result
 
 CLAIMS = ["accuracy", "little-data", "training-time", "convergence"]
 TEST_ROWS = 1000
@@ -82,6 +82,30 @@ def write_run(run_dir: Path, result: RunResult, predictions: pd.DataFrame) -> No
     """Save a run's result and predictions, without a head."""
     with new_run(run_dir) as folder:
         write_result(folder, result, predictions)
+
+
+# Three runs on the same 1,000 test images, and the images that each of them gets right.
+RUNS = {
+    Path("runs/b/svm-1"): make_result(
+        model="svm", accuracy=0.69, accuracy_low=0.661, accuracy_high=0.718, converged=None
+    ),
+    Path("runs/b/logreg-1"): make_result(head_bytes=2_340_000),
+    Path("runs/a/logreg-2"): make_result(
+        **PIXELS, accuracy=0.357, accuracy_low=0.328, accuracy_high=0.387, converged=False, extraction_seconds=0.0
+    ),
+}
+CORRECT = {"svm-1": slice(310, 1000), "logreg-1": slice(0, 715), "logreg-2": slice(0, 357)}
+
+
+def write_runs(folder: Path, runs: dict[Path, RunResult]) -> dict[Path, RunResult]:
+    """Write runs below `folder`; each is correct on the first rows, as many as its accuracy says, or on `CORRECT`."""
+    written = {}
+    for path, result in runs.items():
+        correct = np.zeros(result.test_rows, bool)
+        correct[CORRECT.get(path.name, slice(0, round(result.accuracy * result.test_rows)))] = True
+        write_run(folder / path, result, make_predictions(correct))
+        written[folder / path] = result
+    return written
 
 
 SPEC = {
@@ -158,7 +182,7 @@ class World:
         found = claims(self.table(), self.runs)
         assert [claim.key for claim in found] == CLAIMS
         for claim in found:
-            assert claim.answer.endswith(".")
+            assert claim.finding.endswith(".")
             assert claim.title
             assert claim.question
             assert all(isinstance(cell, str) for cell in claim.table.to_numpy().ravel())

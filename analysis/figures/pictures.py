@@ -1,7 +1,7 @@
-"""What the figures need of images and vectors: mistakes, a map of the vectors, nearest neighbours.
+"""The images and vectors behind the figures: mistakes, a map of the vectors, nearest neighbours.
 
-Runs keep neither images nor vectors: both are read from where they were when the run was made, if they are
-still there and still the same.
+Runs contain neither images nor vectors. Both are read from where they were when the run was made, if they
+still exist and have not changed.
 """
 
 import functools
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from classify.heads import signed_root
 from classify.runs import RunResult
 from featurize.cache import Features, load_features, read_info
 from featurize.core.errors import DataError, FrozenbenchError
@@ -25,17 +24,17 @@ SHOWN_SIZE = 96
 
 
 def test_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
-    """Images that a run was tested on.
+    """Test images of a run.
 
     Args:
         result: of the run.
         ids: int (n,), of test rows, as in its predictions.
 
     Returns:
-        uint8 (n, height, width, 3), RGB; of image files what the network saw, at most `SHOWN_SIZE` pixels wide.
+        uint8 (n, height, width, 3), RGB; image files as the network saw them, at most `SHOWN_SIZE` pixels wide.
 
     Raises:
-        DataError: the images are not where they were, or are not the ones that the run was tested on.
+        DataError: the images are gone, or are not those that the run was tested on.
     """
     return _images(result, "test", result.test_rows, result.test_digest, ids)
 
@@ -51,7 +50,7 @@ def training_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
         As `test_images`.
 
     Raises:
-        DataError: the images or the cache are not where they were, or are not the ones that the run was made with.
+        DataError: the images or the cache are gone, or are not those of the run.
     """
     try:
         info = read_info(Path(result.cache))
@@ -62,10 +61,10 @@ def training_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
 
 
 def features(result: RunResult, split: str) -> Features:
-    """The vectors of the split `train` (all of them, whatever the run used) or `test`, of the run's layers.
+    """The vectors of the split `train` (all of them, even if the run used fewer) or `test`, of the run's layers.
 
     Raises:
-        DataError: the cache is not where it was, is damaged, or was made by other choices.
+        DataError: the cache is gone, is damaged, or has another fingerprint.
     """
     try:
         found = load_features(Path(result.cache), split, result.layers)
@@ -76,40 +75,35 @@ def features(result: RunResult, split: str) -> Features:
 
 
 def most_confident_mistakes(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The rows that were wrong with the highest probability, the most confident first.
+    """The wrong predictions with the highest probability, the most confident first.
 
     Args:
-        predictions: see `classify.runs.results.read_predictions`.
-        n: how many at most.
+        predictions: from `classify.runs.read_predictions`.
+        n: the largest number of mistakes.
 
     Returns:
         `id`, `label`, `predicted` and `confidence`: the largest of the row's probabilities, 0..1.
-
-    Raises:
-        DataError: the predictions have no probabilities.
     """
-    probabilities = predictions.filter(regex="^p_")
-    if probabilities.empty:
-        raise DataError("the predictions have no probabilities (columns p_...); make them again: python -m classify")
-    table = predictions[["id", "label", "predicted"]].assign(confidence=probabilities.max(axis=1))
+    confidence = predictions.filter(regex="^p_").max(axis=1)
+    table = predictions[["id", "label", "predicted"]].assign(confidence=confidence)
     wrong = table[table["label"] != table["predicted"]]
     return wrong.sort_values(["confidence", "id"], ascending=[False, True], ignore_index=True).head(n)
 
 
 def map_rows(count: int, seed: int = 0) -> np.ndarray:
-    """At most `MAP_ROWS` of `count` rows, drawn at random and sorted: what `embedding` does in half a minute."""
+    """At most `MAP_ROWS` of `count` rows, drawn at random and sorted; `embedding` takes half a minute for them."""
     return np.sort(np.random.default_rng(seed).permutation(count)[:MAP_ROWS])
 
 
 def embedding(x: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Vectors (n, d) in two dimensions, float (n, 2), so that near ones stay near.
+    """Vectors (n, d) in two dimensions, float (n, 2), so that neighbours stay neighbours.
 
     Signed square roots, standardised, then 50 principal components, then t-SNE (van der Maaten and Hinton,
-    Visualizing Data using t-SNE, JMLR 9, 2008). On one thread, as sums over several come out otherwise each time.
+    Visualizing Data using t-SNE, JMLR 9, 2008). On one thread: several would add in another order each time.
 
     Args:
-        x: float (n, d), n of 4 or more; see `map_rows`.
-        seed: of both steps.
+        x: float (n, d), n >= 4; see `map_rows`.
+        seed: for both steps.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -122,12 +116,12 @@ def embedding(x: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def nearest(train_x: np.ndarray, test_x: np.ndarray, k: int) -> np.ndarray:
-    """The training rows whose vectors are nearest: by the angle between signed square roots, standardised.
+    """The training rows with the nearest vectors, by the angle between standardised signed square roots.
 
     Args:
         train_x: float32 (n, d).
         test_x: float32 (q, d).
-        k: how many, n at most.
+        k: the number of neighbours; at most n are found.
 
     Returns:
         int64 (q, k), rows of `train_x`, the nearest first.
@@ -137,22 +131,28 @@ def nearest(train_x: np.ndarray, test_x: np.ndarray, k: int) -> np.ndarray:
 
 
 def _standardised(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """Signed roots of arrays (.., d), by the means and deviations of the first: what the heads see."""
+    """Signed roots of arrays (.., d), standardised by the means and deviations of the first.
+
+    The heads transform their input in the same way, so that the figures show the distances that the heads work with.
+    """
     from sklearn.preprocessing import StandardScaler
 
-    rooted = [signed_root(x) for x in (train, *others)]
+    rooted = [np.copysign(np.sqrt(np.abs(x)), x) for x in (train, *others)]
     scaler = StandardScaler(copy=False).fit(rooted[0])
     return [scaler.transform(x) for x in rooted]
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    """Vectors (n, d) of length one; those of length zero stay."""
+    """Vectors (n, d) scaled to length one; zero vectors stay as they are."""
     length = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(length > 0, length, 1)
 
 
 def _images(result: RunResult, split: str, rows: int, digest: str, ids: np.ndarray) -> np.ndarray:
-    """Images by their ids, if the split's first `rows`, and those that could not be read, still have this digest."""
+    """Images by their ids, if the split's first images still have this digest.
+
+    `rows` counts the images that were extracted; the digest also covers those that were skipped.
+    """
     source = str(result.source["data"])
     rows = result.source.get("images", {}).get(split, rows)
     try:
@@ -160,19 +160,20 @@ def _images(result: RunResult, split: str, rows: int, digest: str, ids: np.ndarr
         if images.digest != digest:
             raise DataError(
                 f"the {split} images at {source} have digest {images.digest[:8]}, expected {digest[:8]}: they are not "
-                "those of the run; put those back, or make the run again: python -m featurize, then python -m classify"
+                "those of the run; restore those, or repeat the run: python -m featurize, then python -m classify"
             )
         order = np.argsort(images.ids, kind="stable")
-        places = order[np.searchsorted(images.ids, ids, sorter=order).clip(max=rows - 1)]
-        if unknown := np.flatnonzero(images.ids[places] != ids).tolist():
+        indices = order[np.searchsorted(images.ids, ids, sorter=order).clip(max=rows - 1)]
+        unknown = np.flatnonzero(images.ids[indices] != ids)
+        if len(unknown):
             raise DataError(f"the {split} images at {source} have no id {ids[unknown[0]]}")
-        return _pixels(result, images[places])
+        return _pixels(result, images[indices])
     except OSError as error:
         raise DataError(f"the images at {source} cannot be read: {error}") from error
 
 
 def _pixels(result: RunResult, split: Split) -> np.ndarray:
-    """Images as they are, or, of files, as the network saw them."""
+    """Images in memory as they are, and image files as the network saw them."""
     if not isinstance(split.images, ImageFiles):
         return np.asarray(split.images)
     size = min(SHOWN_SIZE, int(result.spec["image_size"]))
@@ -184,7 +185,7 @@ def _pixels(result: RunResult, split: Split) -> np.ndarray:
 
 @functools.lru_cache(1)
 def _dataset(source: str) -> ImageDataset:
-    """Read once for all figures; nothing is downloaded for them."""
+    """The images at a source, read once for all figures; nothing is downloaded."""
     if source == "cifar10" and not any(data_root().glob("cifar-10-*")):
         raise DataError(f"CIFAR-10 is not in {data_root()}; python -m featurize downloads it")
     try:
@@ -196,6 +197,6 @@ def _dataset(source: str) -> ImageDataset:
 def _check_cache(result: RunResult, fingerprint: str) -> None:
     if fingerprint != result.fingerprint:
         raise DataError(
-            f"{result.cache} has the fingerprint {fingerprint[:8]}, expected {result.fingerprint[:8]}: it is not the "
-            f"cache of the run; make the run again with python -m classify --features {result.cache}"
+            f"{result.cache} has fingerprint {fingerprint[:8]}, expected {result.fingerprint[:8]}: it is not the cache "
+            f"of the run; repeat the run: python -m classify --features {result.cache}"
         )

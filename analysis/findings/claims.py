@@ -1,32 +1,25 @@
-"""Does transfer learning help? Four claims, each answered in a sentence, whichever way the figures point."""
+"""Does transfer learning help? Four claims, each answered with numbers, whichever way they point."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from analysis.findings.transfer import (
-    BASELINE,
-    TRANSFER,
-    Ratio,
-    approaches,
-    common_target,
-    convergence,
-    difference,
-    gains,
-    images_needed,
-    learning_curves,
-    paired_ratio,
-    seconds_to_reach,
-    timed,
-)
-from analysis.frame import decimals, head_name, with_interval
-from classify.runs import RunResult
+from analysis.findings import evidence, text
+from analysis.findings.learning import common_target, images_needed, learning_curves
+from analysis.findings.speed import Ratio, convergence, paired_ratio, seconds_to_reach, timed
+from analysis.findings.transfer import BASELINE, TRANSFER, approaches, difference, gains
+from classify.runs import RunResult, head_name
 from classify.statistics import ALPHA
 
+HEADINGS = {
+    "accuracy": ("Accuracy", "Is a head on a pretrained network more accurate?"),
+    "little-data": ("Little data", "Does a head on a pretrained network need fewer images?"),
+    "training-time": ("Training time", "Does a head on a pretrained network take less time to the same accuracy?"),
+    "convergence": ("Convergence", "Does a head on a pretrained network converge in fewer epochs?"),
+}
 CONTROLS = {
     "pixels": "heads on raw pixels",
     "random": "heads on the same network with random weights",
@@ -34,32 +27,30 @@ CONTROLS = {
 }
 EXPERIMENT = "python -m analysis experiment --preset quick"
 RATIO_NOTE = (
-    "How many times as much the control takes is the geometric mean over seeds, each of which gives both the same "
-    "training images, with Student's 95% interval of the logarithms."
+    "How many times as much the control takes is the geometric mean over seeds, with Student's 95% interval of the "
+    "logarithms. With each seed, both have the same training images."
 )
-ALIKE = 1.25  # times that differ by less than this factor are called about as long
-Answer = tuple[str, pd.DataFrame, tuple[str, ...]]
-"""The last three fields of a `Claim`."""
+ALIKE = 1.25  # times within this factor count as about equal
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim about transfer learning, and what the runs say of it.
+    """A claim about transfer learning, and what the runs show.
 
     Attributes:
         key: `accuracy`, `little-data`, `training-time` or `convergence`.
         title: a heading.
-        question: what is asked.
-        answer: one sentence with numbers, whichever way they point; or what is missing, and the command
-            that makes it.
-        table: text under headings, ready to be shown; may be empty.
-        notes: how it was measured, and what that leaves open.
+        question: the claim as a question.
+        finding: short sentences with numbers, whichever way they point; or what is missing, and the
+            command that adds it. Brackets hold 95% intervals.
+        table: text under headings; may be empty.
+        notes: how it was measured, and the limits of that.
     """
 
     key: str
     title: str
     question: str
-    answer: str
+    finding: str
     table: pd.DataFrame
     notes: tuple[str, ...] = ()
 
@@ -74,379 +65,298 @@ def claims(table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> list[Claim]:
     Raises:
         DataError: the predictions of a run cannot be used.
     """
-    own = {Path(run_dir): runs[Path(run_dir)] for run_dir in table["run_dir"]}
-    missing = _missing(table)
-    return [
-        Claim(key, title, question, *((_without(missing, table), pd.DataFrame()) if missing else find(table, own)))
-        for key, title, question, find in (
-            ("accuracy", "Accuracy", "Is a head on a pretrained network more accurate?", _accuracy),
-            ("little-data", "Little data", "Does a head on a pretrained network need fewer images?", _little_data),
-            (
-                "training-time",
-                "Training time",
-                "Is a head on a pretrained network as accurate in less time?",
-                _training_time,
-            ),
-            ("convergence", "Convergence", "Does a head on a pretrained network converge more easily?", _convergence),
-        )
-    ]
+    if missing := _missing_side(table):
+        return [_incomplete(key, missing, table) for key in HEADINGS]
+    return [_accuracy(table), _little_data(table, runs), _training_time(table, runs), _convergence(table, runs)]
 
 
-def _accuracy(table: pd.DataFrame, _: Mapping[Path, RunResult]) -> Answer:
+def _accuracy(table: pd.DataFrame) -> Claim:
     found = gains(table)
     if found.empty:
-        missing = "There is no control that was trained on as many images as a head on a pretrained network"
-        return _without(missing, table), pd.DataFrame(), ()
-    intervals = {row.run_dir: _percent(row.accuracy, row.accuracy_low, row.accuracy_high) for row in table.itertuples()}
-    shown = pd.DataFrame(
-        [
-            {
-                "head": row.approach,
-                "control": row.control_approach,
-                "train images": f"{row.train_rows:,}",
-                "accuracy (95% interval)": intervals[row.run_dir],
-                "control's accuracy (95% interval)": intervals[row.control_run_dir],
-                "gain, points (95% interval)": "{} ({} to {})".format(*_points(row.gain, row.gain_low, row.gain_high)),
-                "p (Holm)": _p(row.adjusted),
-                "both wrong %": f"{100 * row.both_wrong:.1f}",
-                "error overlap %": "-" if math.isnan(row.error_overlap) else f"{100 * row.error_overlap:.0f}",
-            }
-            for row in found.itertuples()
-        ]
-    )
+        missing = "No control was trained on as many images as a head on a pretrained network"
+        return _incomplete("accuracy", missing, table)
+    intervals = {row.run_dir: (row.accuracy, row.accuracy_low, row.accuracy_high) for row in table.itertuples()}
     best = found[found["best"]].sort_values(["train_rows", "accuracy"], ascending=False, kind="stable").iloc[0]
-    gain = best[["gain", "gain_low", "gain_high"]]
-    verdict = _verdict(*gain, certain=best["adjusted"] <= ALPHA, detail=f", p {_p(best['adjusted'])}")
-    answer = (
-        f"{best['approach']} is right for {intervals[best['run_dir']]} of {table['test_rows'].iloc[0]:,} test images "
-        f"and the best control, {best['control_approach']}, for {intervals[best['control_run_dir']]}, both trained on "
-        f"{best['train_rows']:,} images: {verdict}."
+    certain = best["adjusted"] <= ALPHA
+    gain, low, high = best[["gain", "gain_low", "gain_high"]]
+    finding = (
+        f"{best['approach']}: {text.accuracy(*intervals[best['run_dir']])} on "
+        f"{table['test_rows'].iloc[0]:,} test images; the best control, {best['control_approach']}, "
+        f"{text.percent(*intervals[best['control_run_dir']])}. Both were trained on {best['train_rows']:,} images. "
+        + _gain_sentence(gain, low, high, certain=certain, detail=f", p {text.p_value(best['adjusted'])}")
     )
     notes = [
-        "Both of a pair were trained on equally many images and are measured on the same test images: paired 95% "
-        "intervals (Bonett and Price, 2012), McNemar's exact test, p values by Holm over the rows of the table. The "
-        "intervals are not widened for their number.",
-        "Error overlap: of the images that either gets wrong, the share that both get wrong.",
-        "The best head and the best control are chosen by the test images, which favours both a little.",
+        "Both runs of a pair were trained on equally many images and tested on the same test images. The table gives "
+        "paired 95% intervals (Bonett and Price, 2012) and p values of McNemar's exact test after Holm's correction "
+        "over its rows. The intervals are not corrected for their number.",
+        "Error overlap: the share of images that both get wrong, among those that either gets wrong.",
+        "The best head and the best control are chosen on the test images, which favours both a little.",
     ]
-    considered = approaches(table)
-    top = considered[considered["kind"] == TRANSFER].iloc[0]
+    top = approaches(table).query("kind == @TRANSFER").iloc[0]
     if top["accuracy"] > best["accuracy"]:
+        accuracy = text.accuracy(*intervals[top["run_dir"]])
         notes.append(
-            f"With {top['train_rows']:,} training images, {top['approach']} is right for {intervals[top['run_dir']]}; "
-            "no control was trained on as many."
+            f"With {top['train_rows']:,} training images, {top['approach']} reaches {accuracy}; no control was trained "
+            "on as many."
         )
-    return answer, shown, (*notes, *_absent(table))
+    return _claim("accuracy", finding, evidence.gains_table(found, intervals), [*notes, *_missing_controls(table)])
 
 
-def _little_data(table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> Answer:
+def _little_data(table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> Claim:
     curves = learning_curves(table)
     target = common_target(curves)
     needed = images_needed(curves, target)
-    shown = _curves_shown(curves, needed, target)
-    sizes = [set(curves.loc[(curves["kind"] == TRANSFER) == side, "train_rows"]) for side in (True, False)]
-    if min(map(len, sizes)) < 2:
-        which = "the heads on a pretrained network" if len(sizes[0]) < 2 else "the controls"
-        missing = f"There is no learning curve of {which}, which were trained on one number of images only"
-        return _without(missing, table), shown, ()
-    if not sizes[0] & sizes[1]:
-        missing = "There is no number of images on which both heads on a pretrained network and controls were trained"
-        return _without(missing, table), shown, ()
-    size = min(sizes[0] & sizes[1])
-    ours, control = _sides(curves[curves["train_rows"] == size].sort_values("accuracy", ascending=False, kind="stable"))
+    shown = evidence.curves_table(curves, needed, target)
+    is_transfer = curves["kind"] == TRANSFER
+    sizes, control_sizes = set(curves.loc[is_transfer, "train_rows"]), set(curves.loc[~is_transfer, "train_rows"])
+    if len(sizes) < 2 or len(control_sizes) < 2:
+        which = "the heads on a pretrained network" if len(sizes) < 2 else "the controls"
+        missing = f"There is no learning curve of {which}: they were trained on one number of images only"
+        return _incomplete("little-data", missing, table, shown)
+    if not sizes & control_sizes:
+        missing = "No number of training images is shared by heads on a pretrained network and controls"
+        return _incomplete("little-data", missing, table, shown)
+    size = min(sizes & control_sizes)
+    at_size = curves[curves["train_rows"] == size].sort_values("accuracy", ascending=False, kind="stable")
+    ours, control = _sides(at_size)
     fewest, fewest_control = _sides(needed)
     gain, low, high, seeds = difference(table, ours["approach"], control["approach"], size)
-    classes = len(next(iter(runs.values())).class_names)
-    a_class = f"{size // classes:,}" if size % classes == 0 else f"about {size / classes:,.0f}"
-    answer = (
-        f"With {size:,} training images ({a_class} a class), {ours['approach']} is right for "
-        f"{_percent(*ours[['accuracy', 'low', 'high']])} of the test images and the best control, "
-        f"{control['approach']}, for {_percent(*control[['accuracy', 'low', 'high']])}: "
-        f"{_verdict(gain, low, high, certain=low > 0 or high < 0)}; to be right for {100 * target:.0f}%, "
-        f"{fewest['approach']} needs {_images(fewest)} images and {fewest_control['approach']} "
-        f"{_images(fewest_control)}."
+    finding = (
+        f"With {size:,} training images ({_per_class(size, table, runs)}), {ours['approach']} reaches "
+        f"{text.accuracy(*ours[['accuracy', 'low', 'high']])}; the best control, "
+        f"{control['approach']}, {text.percent(*control[['accuracy', 'low', 'high']])}. "
+        f"{_gain_sentence(gain, low, high, certain=low > 0 or high < 0)} "
+        f"To reach {_whole_percent(target)} accuracy, {fewest['approach']} needs {text.images(fewest)} training images "
+        f"and {fewest_control['approach']} {text.images(fewest_control)}."
     )
-    paired = (
-        f"over {seeds} seeds, each of which gives both the same training images (95% t interval)"
-        if seeds > 1
-        else "over the same test images, for one seed (Bonett and Price, 2012)"
-    )
-    notes = (
-        "Accuracies are means over seeds with 95% t intervals where there are several, else those of one run with "
-        "Wilson's interval. The t intervals cover the choice of the training images, not that of the test images.",
-        f"The difference at {size:,} images is paired {paired}.",
-        f"{100 * target:.0f}% is the highest whole percent that both sides reach. The images needed for it are "
-        "interpolated between the numbers that were tried, linearly in accuracy over the logarithm of the images.",
-        *_absent(table),
-    )
-    return answer, shown, notes
-
-
-def _training_time(table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> Answer:
-    untuned = table[table["tuned"] == 0]
-    if missing := _missing(untuned):
-        return _without(f"{missing} with default settings", table), pd.DataFrame(), ()
-    target = common_target(learning_curves(untuned))
-    found = seconds_to_reach(untuned, runs, target)
-    # Where its history reaches the target sooner than its cheapest run, a control is given that.
-    found["cost"] = found[["seconds", "history_seconds"]].min(axis=1)
-    found["at_most"] &= found["cost"] == found["seconds"]
-    in_time = found[found["cost"] < math.inf]
-    shown = pd.DataFrame(
-        [
-            {
-                "approach": row.approach,
-                "train images": "-" if math.isnan(row.train_rows) else f"{row.train_rows:,.0f}",
-                "accuracy %": "-" if math.isnan(row.accuracy) else f"{100 * row.accuracy:.1f}",
-                "fit s": _seconds(row.fit_seconds),
-                "extraction s": _seconds(row.extraction_seconds),
-                "both s": _seconds(row.seconds),
-                "heads": f"{row.heads:.0f}",
-                "s, extraction shared": _seconds(row.shared_seconds),
-                "s by validation": _seconds(row.history_seconds),
-            }
-            for row in in_time.itertuples()
-        ]
-    )
-    ours, control = _sides(found.sort_values("cost", kind="stable"))
-    if control["cost"] >= ALIKE * ours["cost"] and not control["at_most"]:
-        verdict = f"transfer learning is {_times(control['cost'] / ours['cost'])} times as fast"
-    elif ours["cost"] >= ALIKE * control["cost"] and not ours["at_most"]:
-        verdict = f"transfer learning saves no time, it takes {_times(ours['cost'] / control['cost'])} times as long"
-    elif ours["at_most"] or control["at_most"]:
-        verdict = f"which is faster is open, as fewer images were not tried; {EXPERIMENT} tries them"
+    if seeds > 1:
+        paired = f"over {seeds} seeds (95% t interval). With each seed, both have the same training images"
     else:
-        verdict = "transfer learning takes about as long"
-    shared = f", or {_seconds(ours['shared_seconds'])} s in all if {ours['heads']:.0f} heads share them"
-    answer = (
-        f"To be right for {100 * target:.0f}% of the test images, {ours['approach']} takes {_bounded(ours)} s "
-        f"on {ours['train_rows']:,.0f} training images ({_seconds(ours['fit_seconds'])} s for the fit and "
-        f"{_seconds(ours['extraction_seconds'])} s for the features{shared if ours['heads'] > 1 else ''}), the fastest "
-        f"control, {control['approach']}, {_bounded(control)} s: {verdict}"
-        + _on_the_same(paired_ratio(timed(table), "seconds", ours["approach"], control["approach"]), "seconds")
-        + "."
-    )
+        paired = "over the test images of one seed (Bonett and Price, 2012)"
     notes = [
-        f"{100 * target:.0f}% is the highest whole percent that both sides reach. Of each approach the cheapest run "
-        "that reaches it counts, among the numbers of training images that were tried. Extraction is the time for the "
-        "features of these images; shared, it is divided by the heads that were trained on these features.",
-        f"Seconds are wall-clock times of single runs; times within a factor of {ALIKE} are "
-        "called about as long. Energy was not measured. What the network's pretraining took is not counted.",
+        "Accuracies are means over seeds with 95% t intervals, or single runs with Wilson's interval. The t intervals "
+        "cover the choice of the training images, not that of the test images.",
+        f"The difference at {size:,} images is paired {paired}.",
+        f"{_whole_percent(target)} is the highest whole percent that both sides reach. The images needed are "
+        "interpolated between the sizes tried, linearly in accuracy over the logarithm of the images.",
+    ]
+    return _claim("little-data", finding, shown, [*notes, *_missing_controls(table)])
+
+
+def _training_time(table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> Claim:
+    untuned = table[table["tuned"] == 0]
+    if missing := _missing_side(untuned):
+        return _incomplete("training-time", f"{missing} with default settings", table)
+    target = common_target(learning_curves(untuned))
+    found = _with_cost(seconds_to_reach(untuned, runs, target))
+    ours, control = _sides(found.sort_values("cost", kind="stable"))
+    finding = (
+        f"To reach {_whole_percent(target)} accuracy, {ours['approach']} takes {_cost(ours)} s on "
+        f"{ours['train_rows']:,.0f} training images ({_parts_of_cost(ours)}). "
+        f"The fastest control, {control['approach']}, takes {_cost(control)} s. {_time_verdict(ours, control)}"
+    )
+    ratio = paired_ratio(timed(table), "seconds", ours["approach"], control["approach"])
+    if ratio is not None:
+        finding += f" {_ratio_sentence(ratio, 'as long')}"
+    shown = evidence.time_table(found[found["cost"] < math.inf])
+    notes = _time_notes(found, target, several_machines=_machines(untuned, runs) > 1, tuned=len(untuned) < len(table))
+    return _claim("training-time", finding, shown, [*notes, *_missing_controls(untuned)])
+
+
+def _with_cost(found: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `seconds_to_reach` with `cost`: the cheapest run's seconds, or those of the history if they are fewer."""
+    cost = found[["seconds", "history_seconds"]].min(axis=1)
+    return found.assign(cost=cost, at_most=found["at_most"] & (cost == found["seconds"]))
+
+
+def _cost(row: pd.Series) -> str:
+    return f"at most {text.seconds(row['cost'])}" if row["at_most"] else text.seconds(row["cost"])
+
+
+def _parts_of_cost(row: pd.Series) -> str:
+    """The fit and the extraction, and the cost for each head if several share the extraction."""
+    parts = f"{text.seconds(row['fit_seconds'])} s to fit, {text.seconds(row['extraction_seconds'])} s to extract"
+    if row["heads"] == 1:
+        return parts
+    shared = text.seconds(row["shared_seconds"])
+    return f"{parts}; {shared} s in all if {row['heads']:.0f} heads share the features"
+
+
+def _time_verdict(ours: pd.Series, control: pd.Series) -> str:
+    """Which side is faster. An upper bound of one side does not show that this side is slower."""
+    if control["cost"] >= ALIKE * ours["cost"] and not control["at_most"]:
+        return f"Transfer learning is {text.two_digits(control['cost'] / ours['cost'])} times as fast."
+    if ours["cost"] >= ALIKE * control["cost"] and not ours["at_most"]:
+        times = text.two_digits(ours["cost"] / control["cost"])
+        return f"Transfer learning saves no time: it takes {times} times as long."
+    if ours["at_most"] or control["at_most"]:
+        return f"Which is faster is open, as smaller sizes were not tried. To try them, run {EXPERIMENT}."
+    return "Transfer learning takes about as long."
+
+
+def _machines(table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> int:
+    return len({runs[Path(run_dir)].machine for run_dir in table["run_dir"]})
+
+
+def _time_notes(found: pd.DataFrame, target: float, *, several_machines: bool, tuned: bool) -> list[str]:
+    percent = _whole_percent(target)
+    notes = [
+        f"{percent} is the highest whole percent that both sides reach. Each approach is represented by its cheapest "
+        "run that reaches it, among the sizes tried. Extraction is the time for the features of the run's training "
+        "images; shared, it is divided by the heads on these features.",
+        f"Seconds are wall-clock times of single runs. Times within a factor of {ALIKE} count as about equal. Energy "
+        "was not measured, and the network's pretraining is not counted.",
         RATIO_NOTE,
     ]
-    if len(in_time) < len(found):
-        never = ", ".join(found.loc[found["cost"] == math.inf, "approach"])
-        notes.append(f"Right for {100 * target:.0f}% with no number of images that was tried: {never}.")
+    never = found.loc[found["cost"] == math.inf, "approach"]
+    if len(never):
+        notes.append(f"These reach {percent} at no size tried: {', '.join(never)}.")
     if found["history_seconds"].notna().any():
         notes.append(
-            "By validation: the first epoch of training from scratch whose validation accuracy reaches the target. "
-            "The control is given this time where it is the smaller one, which favours it."
+            "By validation: the time to the first epoch of training from scratch whose validation accuracy reaches "
+            "the target. If it is shorter, it counts as the control's time, which favours the control."
         )
-    if len({runs[Path(run_dir)].machine for run_dir in untuned["run_dir"]}) > 1:
-        notes.append("The runs come from several machines: their seconds are not comparable.")
-    if len(untuned) < len(table):
-        notes.append("Heads with searched settings are left out, as their seconds do not hold the search.")
-    return answer, shown, (*notes, *_absent(untuned))
+    if several_machines:
+        notes.append("The runs come from several machines, so their seconds are not comparable.")
+    if tuned:
+        notes.append("Tuned heads are left out, because their seconds do not include the search.")
+    return notes
 
 
-def _convergence(table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> Answer:
-    found = convergence(runs)
-    trained, linear = found[found["epochs"].notna()], found[(found["model"] == "logreg") & found["iterations"].notna()]
-    parts = []
-    if pair := _opposed(trained, prefer="scratch"):
-        ours, control = (_over_seeds(trained, row) for row in pair)
-        if ours["epochs_to_90"] < control["epochs_to_90"]:
-            verdict = "transfer learning converges in fewer epochs"
-        elif ours["epochs_to_90"] > control["epochs_to_90"]:
-            verdict = "transfer learning does not converge in fewer epochs"
-        else:
-            verdict = "transfer learning converges in as many epochs"
-        parts.append(
-            f"Trained on {pair[0]['train_rows']:,} images, {pair[0]['approach']} has 90% of its final training "
-            f"accuracy after {_epochs(ours)}, {pair[1]['approach']} after {_epochs(control)}: {verdict}"
-            + _on_the_same(paired_ratio(trained, "epochs_to_90", *(side["approach"] for side in pair)), "epochs to 90%")
-        )
-    else:
-        which = "a control with as many images" if TRANSFER in set(trained["kind"]) else "a pretrained network's head"
-        parts.append(f"There is no history of the training of {which}; {EXPERIMENT} makes it")
+def _convergence(table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> Claim:
+    found = convergence(table, runs)
+    trained = found[found["epochs"].notna()]
+    linear = found[(found["model"] == "logreg") & found["iterations"].notna()]
+    sentences = _epochs_sentences(trained)
     if pair := _opposed(linear, prefer="pixels"):
-        counts = [_count(_over_seeds(linear, row)["iterations"]) for row in pair]
-        parts.append(
-            f"on {pair[0]['train_rows']:,} images, logistic regression takes {counts[0]} iterations with "
-            f"{pair[0]['features']} and {counts[1]} with {pair[1]['features']}"
+        ours, control = (text.count(_mean_numbers(linear, row)["iterations"]) for row in pair)
+        sentences.append(
+            f"On {pair[0]['train_rows']:,} images, logistic regression takes {ours} iterations with "
+            f"{pair[0]['features']} and {control} with {pair[1]['features']}."
         )
-    notes = (
-        "Each is measured by its own final training accuracy, on training images as they pass, with dropout and "
-        "augmentation. An epoch is one pass over the training images, whatever it costs, and each network has a "
-        "schedule of its own. Of several seeds the means are given, in the table with the smallest and the largest.",
+    notes = [
+        "Each network is measured against its own final training accuracy, on training images during training, with "
+        "dropout and augmentation. An epoch is one pass over the training images, whatever it costs, and each network "
+        "has its own schedule. Numbers are means over seeds; the table adds the smallest and the largest.",
         RATIO_NOTE,
-        *_absent(table),
-    )
-    return "; ".join(parts) + ".", _convergence_shown(found), notes
+    ]
+    shown = evidence.convergence_table(found)
+    return _claim("convergence", " ".join(sentences), shown, [*notes, *_missing_controls(table)])
+
+
+def _epochs_sentences(trained: pd.DataFrame) -> list[str]:
+    """How many epochs transfer and a control take, or which of them has no history."""
+    pair = _opposed(trained, prefer="scratch")
+    if pair is None:
+        has_transfer = TRANSFER in set(trained["kind"])
+        which = "a control with as many images" if has_transfer else "a pretrained network's head"
+        return [f"There is no training history of {which}. To add one, run {EXPERIMENT}."]
+    ours, control = pair
+    numbers, control_numbers = _mean_numbers(trained, ours), _mean_numbers(trained, control)
+    if numbers["epochs_to_90"] < control_numbers["epochs_to_90"]:
+        verdict = "Transfer learning converges in fewer epochs."
+    elif numbers["epochs_to_90"] > control_numbers["epochs_to_90"]:
+        verdict = "Transfer learning does not converge in fewer epochs."
+    else:
+        verdict = "Transfer learning converges in as many epochs."
+    sentences = [
+        f"On {ours['train_rows']:,} training images, {ours['approach']} reaches 90% of its final training accuracy "
+        f"after {_epochs(numbers)}, {control['approach']} after {_epochs(control_numbers)}.",
+        verdict,
+    ]
+    ratio = paired_ratio(trained, "epochs_to_90", ours["approach"], control["approach"])
+    if ratio is not None:
+        sentences.append(_ratio_sentence(ratio, "as many epochs"))
+    return sentences
+
+
+def _epochs(numbers: pd.Series) -> str:
+    epochs, near_end = text.count(numbers["epochs"]), text.count(numbers["epochs_to_90"])
+    return f"{near_end} of {epochs} epochs ({text.seconds(numbers['seconds_to_90'])} s)"
 
 
 def _opposed(found: pd.DataFrame, prefer: str) -> tuple[pd.Series, pd.Series] | None:
-    """The most accurate run of transfer, and of a control with as many images, at the largest such number.
+    """The most accurate run of transfer and of a control, at the largest size that both have.
 
-    Controls of the kind `prefer` go before the others. None where there are no two.
+    Controls of the kind `prefer` come before the others. None if no size is shared.
     """
-    ours, controls = (found[(found["kind"] == TRANSFER) == side] for side in (True, False))
-    for among in (controls[controls["kind"] == prefer], controls):
-        if sizes := set(ours["train_rows"]) & set(among["train_rows"]):
-            rows = pd.concat([ours, among])
-            return _sides(
-                rows[rows["train_rows"] == max(sizes)].sort_values("accuracy", ascending=False, kind="stable")
-            )
+    ours, controls = found[found["kind"] == TRANSFER], found[found["kind"] != TRANSFER]
+    for candidates in (controls[controls["kind"] == prefer], controls):
+        sizes = set(ours["train_rows"]) & set(candidates["train_rows"])
+        if sizes:
+            rows = pd.concat([ours, candidates])
+            largest = rows[rows["train_rows"] == max(sizes)]
+            return _sides(largest.sort_values("accuracy", ascending=False, kind="stable"))
     return None
 
 
 def _sides(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """The first row of transfer, and the first of a control."""
-    of_transfer = rows["kind"] == TRANSFER
-    return rows[of_transfer].iloc[0], rows[~of_transfer].iloc[0]
+    """The first row of transfer, and the first row of a control."""
+    is_transfer = rows["kind"] == TRANSFER
+    return rows[is_transfer].iloc[0], rows[~is_transfer].iloc[0]
 
 
-def _over_seeds(found: pd.DataFrame, row: pd.Series) -> pd.Series:
-    """The mean figures of the runs of a row's approach and size."""
+def _mean_numbers(found: pd.DataFrame, row: pd.Series) -> pd.Series:
+    """The means over the runs of a row's approach and size."""
     runs = found[(found["approach"] == row["approach"]) & (found["train_rows"] == row["train_rows"])]
     return runs[["epochs", "epochs_to_90", "seconds_to_90", "iterations"]].astype(float).mean()
 
 
-def _curves_shown(curves: pd.DataFrame, needed: pd.DataFrame, target: float) -> pd.DataFrame:
-    """A row per approach, a column per number of training images, and the images needed for the target."""
-    images = {row.approach: _images(row._asdict()) for row in needed.itertuples()}
-    rows = []
-    for approach, curve in curves.groupby("approach", sort=False):
-        row = {"approach": approach, **{_size(size): "-" for size in sorted(set(curves["train_rows"]))}}
-        row |= {
-            _size(point.train_rows): with_interval(point.accuracy, point.low, point.high)
-            for point in curve.itertuples()
-        }
-        row["seeds"] = " to ".join(str(number) for number in sorted({curve["seeds"].min(), curve["seeds"].max()}))
-        rows.append({**row, f"images for {100 * target:.0f}%": images[str(approach)]})
-    return pd.DataFrame(rows)
+def _claim(key: str, finding: str, table: pd.DataFrame, notes: list[str]) -> Claim:
+    title, question = HEADINGS[key]
+    return Claim(key, title, question, finding, table, tuple(notes))
 
 
-def _size(images: int) -> str:
-    return f"% with {images:,} images"
+def _incomplete(key: str, missing: str, table: pd.DataFrame, shown: pd.DataFrame | None = None) -> Claim:
+    """A claim for which runs are missing: which, the command that adds them, and the best run so far."""
+    best = table.loc[table["accuracy"].idxmax()]
+    accuracy = text.accuracy(*best[["accuracy", "accuracy_low", "accuracy_high"]])
+    finding = (
+        f"{missing}. To add one, run {EXPERIMENT}. The best run so far is {head_name(best)} on {best['features']}: "
+        f"{accuracy} on {best['test_rows']:,} test images, trained on {best['train_rows']:,} images in "
+        f"{text.seconds(best['fit_seconds'])} s."
+    )
+    return _claim(key, finding, pd.DataFrame() if shown is None else shown, [])
 
 
-def _convergence_shown(found: pd.DataFrame) -> pd.DataFrame:
-    """A row per approach, at its largest number of training images."""
-    rows = []
-    for approach, runs in found.groupby("approach", sort=False):
-        runs = runs[runs["train_rows"] == runs["train_rows"].max()]
-        rows.append(
-            {
-                "approach": approach,
-                "train images": f"{runs['train_rows'].iloc[0]:,}",
-                "epochs": _spread(runs["epochs"], _count),
-                "epochs to 90% of the final accuracy": _spread(runs["epochs_to_90"], _count),
-                "s per epoch": _spread(runs["seconds_per_epoch"], _seconds),
-                "s to 90%": _spread(runs["seconds_to_90"], _seconds),
-                "iterations": _spread(runs["iterations"], _count) if runs["epochs"].isna().all() else "-",
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _missing(table: pd.DataFrame) -> str:
-    """Which side of the comparison has no run at all; empty if both have."""
+def _missing_side(table: pd.DataFrame) -> str:
+    """Which side of the comparison has no run; empty if both have one."""
     kinds = set(table.loc[table["model"] != BASELINE, "kind"])
     if TRANSFER not in kinds:
         return "There is no run on the features of a pretrained network"
     return "" if kinds - {TRANSFER} else "There is no run of a control"
 
 
-def _without(missing: str, table: pd.DataFrame) -> str:
-    """The answer where something is missing: what, the command that makes it, and what there is."""
-    best = table.loc[table["accuracy"].idxmax()]
-    accuracy = _percent(*best[["accuracy", "accuracy_low", "accuracy_high"]])
-    return (
-        f"{missing}; {EXPERIMENT} makes it; the best run there is, {head_name(best)} on {best['features']}, is right "
-        f"for {accuracy} of {best['test_rows']:,} test images, trained on {best['train_rows']:,} in "
-        f"{_seconds(best['fit_seconds'])} s."
-    )
-
-
-def _absent(table: pd.DataFrame) -> list[str]:
+def _missing_controls(table: pd.DataFrame) -> list[str]:
     """A note on the kinds of control that have no run."""
     names = [name for kind, name in CONTROLS.items() if kind not in set(table["kind"])]
-    return [f"Not among the controls here: {', '.join(names)}; {EXPERIMENT} adds them."] if names else []
+    return [f"These controls are missing: {', '.join(names)}. {EXPERIMENT} adds them."] if names else []
 
 
-def _verdict(gain: float, low: float, high: float, *, certain: bool, detail: str = "") -> str:
-    """What a difference of accuracies, as shares, says of transfer learning."""
+def _gain_sentence(gain: float, low: float, high: float, *, certain: bool, detail: str = "") -> str:
+    """A sentence on a difference of accuracies, as shares, between transfer and a control."""
     if not certain:
-        value, *bounds = _points(gain, low, high)
-        return f"the difference of {value} points (95% interval {' to '.join(bounds)}{detail}) may be chance"
-    worth = "is worth" if gain > 0 else "does not help here, it costs"
-    shares = (gain, low, high) if gain > 0 else (-gain, -high, -low)
-    value, *bounds = (number.removeprefix("+") for number in _points(*shares))
-    return f"transfer learning {worth} {value} points (95% interval {' to '.join(bounds)}{detail})"
+        value, lower, upper = text.points(gain, low, high)
+        return f"The difference of {value} points ({lower} to {upper}{detail}) may be chance."
+    if gain > 0:
+        value, lower, upper = (number.removeprefix("+") for number in text.points(gain, low, high))
+        return f"Transfer learning gains {value} points ({lower} to {upper}{detail})."
+    value, lower, upper = (number.removeprefix("+") for number in text.points(-gain, -high, -low))
+    return f"Transfer learning does not help here: it loses {value} points ({lower} to {upper}{detail})."
 
 
-def _on_the_same(ratio: Ratio | None, what: str) -> str:
-    """A clause on what a control takes on the same images; empty where no number of images has several seeds."""
-    if ratio is None:
-        return ""
+def _ratio_sentence(ratio: Ratio, what: str) -> str:
+    times, low, high = (text.two_digits(value) for value in (ratio.value, ratio.low, ratio.high))
     return (
-        f"; on the same {ratio.train_rows:,} images, the control takes {_times(ratio.value)} times the {what} "
-        f"(95% interval {_times(ratio.low)} to {_times(ratio.high)}, {ratio.seeds} seeds)"
+        f"On the same {ratio.train_rows:,} images, the control takes {times} times {what} "
+        f"({low} to {high}, {ratio.seeds} seeds)."
     )
 
 
-def _percent(value: float, low: float, high: float) -> str:
-    """A share and its bounds, such as `72% (69 to 74)`."""
-    return with_interval(value, low, high).replace(" ", "% ", 1)
+def _per_class(size: int, table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> str:
+    classes = len(runs[Path(table["run_dir"].iloc[0])].class_names)
+    return f"{size // classes:,} per class" if size % classes == 0 else f"about {size / classes:,.0f} per class"
 
 
-def _points(gain: float, low: float, high: float) -> list[str]:
-    """A difference of shares and its bounds, in points with their signs, to the decimals that the bounds support."""
-    places = decimals(low, high)
-    return [f"{round(100 * share, places) + 0.0:+.{places}f}" for share in (gain, low, high)]  # + 0.0: no -0
-
-
-def _p(p: float) -> str:
-    return "below 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _epochs(row: pd.Series) -> str:
-    return f"{_count(row['epochs_to_90'])} of {_count(row['epochs'])} epochs ({_seconds(row['seconds_to_90'])} s)"
-
-
-def _seconds(seconds: float) -> str:
-    """Seconds to two digits, whole from 10 on; `-` where there are none."""
-    if not math.isfinite(seconds):
-        return "-"
-    return f"{seconds:,.0f}" if seconds >= 9.95 else "below 0.01" if seconds < 0.01 else f"{seconds:.2g}"
-
-
-def _bounded(row: pd.Series) -> str:
-    return f"{'at most ' if row['at_most'] else ''}{_seconds(row['cost'])}"
-
-
-def _times(factor: float) -> str:
-    return f"{factor:,.0f}" if factor >= 9.95 else f"{factor:.1f}" if factor >= 0.95 else f"{factor:.2g}"
-
-
-def _images(row: Any) -> str:
-    """What a row of `images_needed` says, to two digits, as that is all that an interpolation is good for."""
-    if math.isinf(row["images"]):
-        return f"more than {row['largest']:,}"
-    if row["at_most"]:
-        return f"at most {row['images']:,.0f}"
-    return f"about {round(row['images'], 1 - math.floor(math.log10(row['images']))):,.0f}"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.1f}".removesuffix(".0")
-
-
-def _spread(values: pd.Series, write: Any) -> str:
-    """The mean of a column, with the smallest and the largest where they differ; `-` where there is none."""
-    numbers = values.dropna().astype(float)
-    if numbers.empty:
-        return "-"
-    low, high = write(numbers.min()), write(numbers.max())
-    return write(numbers.mean()) + ("" if low == high else f" ({low} to {high})")
+def _whole_percent(share: float) -> str:
+    return f"{100 * share:.0f}%"

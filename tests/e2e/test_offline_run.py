@@ -23,4 +23,4 @@ def test_transfer_beats_raw_pixels_by_twenty_points(tmp_path: Path) -> None:
     answer = json_of("analysis", "--out", str(tmp_path / "out"))
     assert {Path(path).name for path in answer["written"]} >= {"comparison.md", "report.html"}
     ((accuracy_claim, *_),) = answer["answers"].values()
-    assert "transfer learning is worth" in accuracy_claim
+    assert "Transfer learning gains" in accuracy_claim

@@ -1,7 +1,7 @@
 
 "use strict";
 
-// Dark or light: what the system says, until the button is pressed.
+// The system's theme, dark or light, until the button is pressed.
 const theme = document.getElementById("theme");
 let dark = matchMedia("(prefers-color-scheme: dark)").matches;
 theme.hidden = false;
@@ -12,7 +12,7 @@ theme.addEventListener("click", () => {
   document.documentElement.dataset.theme = dark ? "dark" : "light";
 });
 
-// Tables sort by a click on a heading: up, then down. Numbers stand before words either way.
+// A click on a heading sorts the table: up, then down. Numbers come before words in both orders.
 const number = (text) => parseFloat(text.replaceAll(",", "").replace("\u2212", "-").replace(/^[\u2264\u2265<>~\u2248]\s*/, ""));
 const compare = (one, other) => number(one) - number(other) || one.localeCompare(other, "en");
 for (const table of document.querySelectorAll("table")) {
@@ -37,7 +37,7 @@ for (const table of document.querySelectorAll("table")) {
   });
 }
 
-// Maps show the image of the point that is pointed at, or gone to by the arrow keys.
+// Maps show the image of the point under the pointer, or of the point that the arrow keys reach.
 for (const map of document.querySelectorAll(".map")) {
   const plane = map.querySelector(".plane");
   const svg = plane.querySelector("svg");

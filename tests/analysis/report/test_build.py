@@ -8,9 +8,9 @@ import pytest
 from tiny_pictures import picture_folder
 from tiny_runs import CNN, PREDICTIONS, World, make_result, runs_with_controls, write_run
 
-from analysis.report.build import with_predictions, write_answer
+from analysis.report.build import with_predictions, write_reports
+from classify.runs import load_runs
 from classify.runs.results import PREDICTIONS as PREDICTIONS_FILE
-from classify.runs.results import load_runs
 from classify.training.train import Job, train_heads
 from featurize.core.errors import DataError
 from featurize.extraction.extract import extract_features
@@ -36,66 +36,68 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_tables_figures_and_the_report(world: World, tmp_path: Path) -> None:
-    answers, written = write_answer(world.runs, [], tmp_path / "out")
+    summaries, written = write_reports(world.runs, [], tmp_path / "out")
     assert set(digests(tmp_path / "out")) == {path.relative_to(tmp_path / "out").as_posix() for path in written}
     assert names(written) == FIGURES
     assert all(path.with_suffix(".svg") in written for path in written if path.suffix == ".png")
-    ((_, summary),) = answers.items()
+    ((_, summary),) = summaries.items()
     assert len(summary) == 5
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     for claim in world.claims().values():
-        assert claim.answer in summary
+        assert claim.finding in summary
         assert f">{claim.title}</h2>" in page
-    assert "The most accurate of all is" in summary[4]
-    assert "Left out, as images or vectors are not there" in page
+    assert "The most accurate run is" in summary[4]
+    assert "Some figures are missing: " in page
 
 
 def test_the_same_runs_give_the_same_bytes(world: World, tmp_path: Path) -> None:
     for out in ("one", "two"):
-        write_answer(load_runs(tmp_path)[0], [], tmp_path / out)
+        write_reports(load_runs(tmp_path)[0], [], tmp_path / out)
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
 def test_a_single_run_is_enough(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.add(0.7)
-    answers, written = write_answer(world.runs, [], tmp_path / "out")
+    summaries, written = write_reports(world.runs, [], tmp_path / "out")
     assert names(written) == FIGURES - {"convergence"}
-    assert "There is no run of a control" in next(iter(answers.values()))[0]
+    assert "There is no run of a control" in next(iter(summaries.values()))[0]
 
 
 def test_the_mistakes_are_those_of_the_frozen_network(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.add(0.7)
     world.add(0.9, **CNN)
-    answers, _ = write_answer(world.runs, [], tmp_path / "out")
-    assert next(iter(answers.values()))[4].startswith("The most accurate of all is cnn from scratch on pixels: 90.0%")
+    summaries, _ = write_reports(world.runs, [], tmp_path / "out")
+    assert next(iter(summaries.values()))[4].startswith(
+        "The most accurate run is cnn from scratch on pixels: 90% accuracy"
+    )
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "The most frequent mistakes of logreg on vgg16-imagenet:" in page
 
 
 def test_test_sets_stay_apart(world: World, tmp_path: Path) -> None:
     world.add(0.99, test_digest="ef" * 32, model="knn")
-    answers, written = write_answer(world.runs, [], tmp_path / "out")
-    assert sorted(answers) == ["tiny-abababab", "tiny-efefefef"]
+    summaries, written = write_reports(world.runs, [], tmp_path / "out")
+    assert sorted(summaries) == ["tiny-abababab", "tiny-efefefef"]
     pages = {path.name: path.read_text("utf-8") for path in written if path.suffix == ".html"}
     assert sorted(pages) == ["report-tiny-abababab.html", "report-tiny-efefefef.html"]
     assert "knn on vgg16" not in pages["report-tiny-abababab.html"]
     assert "knn on vgg16" in pages["report-tiny-efefefef.html"]
 
 
-def test_damaged_and_foreign_runs_are_left_out_and_named(world: World, tmp_path: Path) -> None:
+def test_damaged_and_foreign_runs_are_skipped_and_named(world: World, tmp_path: Path) -> None:
     damaged, foreign, short = list(world.runs)[:3]
     content = (damaged / PREDICTIONS_FILE).read_bytes()
     (damaged / PREDICTIONS_FILE).write_bytes(content[: len(content) // 2])
     table = pd.read_parquet(foreign / PREDICTIONS_FILE)
     table.assign(predicted=table["label"]).to_parquet(foreign / PREDICTIONS_FILE)
     pd.read_parquet(short / PREDICTIONS_FILE).head(10).to_parquet(short / PREDICTIONS_FILE)
-    usable, left_out = with_predictions(world.runs)
-    assert [path for path, _ in left_out] == [damaged, foreign, short]
+    usable, skipped = with_predictions(world.runs)
+    assert [path for path, _ in skipped] == [damaged, foreign, short]
     assert set(usable) == set(world.runs) - {damaged, foreign, short}
-    assert "100.00% of its 1,000 predictions are right, expected" in left_out[1][1]
-    write_answer(world.runs, [(Path("elsewhere/run"), "its result is damaged")], tmp_path / "out")
+    assert "100.00% of its 1,000 predictions are correct, expected" in skipped[1][1]
+    write_reports(world.runs, [(Path("elsewhere/run"), "its result is damaged")], tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     for name in (damaged.name, foreign.name, short.name, "elsewhere/run"):
         assert name in page
@@ -106,7 +108,7 @@ def test_damaged_and_foreign_runs_are_left_out_and_named(world: World, tmp_path:
 def test_no_run_can_be_used(tmp_path: Path) -> None:
     write_run(tmp_path / "tiny" / "logreg-1", make_result(test_rows=7), PREDICTIONS)
     with pytest.raises(DataError, match="no run can be used; .*logreg-1: .* of its 3 predictions"):
-        write_answer(load_runs(tmp_path)[0], [], tmp_path / "out")
+        write_reports(load_runs(tmp_path)[0], [], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -114,14 +116,14 @@ def test_images_that_could_not_be_read_are_listed(tmp_path: Path, monkeypatch: p
     dataset = load_dataset(str(picture_folder(tmp_path / "pets")))
     info = extract_features(dataset, load_backbone("pixels", image_size=8)).info
     runs, _ = train_heads([Job("logreg", info)], tmp_path / "runs")
-    write_answer(runs, [], tmp_path / "out")
+    write_reports(runs, [], tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     for name in ("train/cats/004.png (train image)", "test/d\u00f6gs/003.png (test image)"):
         assert f"<bdi>{name}</bdi>: <bdi>cannot be read (" in page
     monkeypatch.setattr("analysis.report.build.LISTED", 0)
-    write_answer(runs, [], tmp_path / "out")
+    write_reports(runs, [], tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
-    assert f"<bdi>1 train images</bdi>: <bdi>could not be read: python -m featurize info {info.path}</bdi>" in page
+    assert f"<bdi>1 train images</bdi>: <bdi>to list them: python -m featurize info {info.path}</bdi>" in page
 
 
 def test_with_images_and_vectors(tmp_path: Path) -> None:
@@ -132,12 +134,12 @@ def test_with_images_and_vectors(tmp_path: Path) -> None:
     dataset = load_dataset(str(tmp_path / "mine.npz"))
     info = extract_features(dataset, load_backbone("pixels", image_size=8)).info
     runs, _ = train_heads([Job("logreg", info)], tmp_path / "runs")
-    _, written = write_answer(runs, [], tmp_path / "out")
+    _, written = write_reports(runs, [], tmp_path / "out")
     assert {path.name.partition("-mine")[0] for path in written if path.suffix == ".png"} >= WITH_IMAGES
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "data:image/webp;base64" in page
-    assert "Left out, as" not in page
+    assert "Some figures are missing" not in page
     info.path.unlink()
-    write_answer(runs, [], tmp_path / "again")
+    write_reports(runs, [], tmp_path / "again")
     page = (tmp_path / "again" / "report.html").read_text("utf-8")
-    assert re.search(r"Left out, as images or vectors are not there: \S+: no such feature cache", page)
+    assert re.search(r"Some figures are missing: \S+: no such feature cache", page)

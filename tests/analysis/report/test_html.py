@@ -48,11 +48,11 @@ def test_everything_is_said_once_and_in_order(tmp_path: Path) -> None:
     document = parse(path)
     assert texts(document, ".//h1") == texts(document, ".//title") == ["Does it help?"]
     assert texts(document, ".//header/p") == ["On 1,000 images."]
-    headings = ["What we found", "Accuracy", "Time", "Limits", "How to reproduce", "Left out"]
+    headings = ["Findings", "Accuracy", "Time", "Limits", "How to reproduce", "Skipped"]
     assert texts(document, ".//h2") == texts(document, ".//nav//a") == headings
     assert texts(document, ".//section[@id='summary']//li") == ["It does: 30 points (27 to 33).", "It takes 5 s."]
     assert texts(document, ".//p[@class='question']") == ["Does it help?"]
-    assert texts(document, ".//p[@class='answer']") == ["It helps by 30 points.", "It takes 5 s."]
+    assert texts(document, ".//p[@class='finding']") == ["It helps by 30 points.", "It takes 5 s."]
     assert texts(document, ".//ul[@class='notes']/li") == ["Exact McNemar tests."]
     assert texts(document, ".//figcaption")[:2] == ["Accuracy of each head.", "All heads."]
     assert texts(document, ".//figcaption")[2].startswith("The vectors as a map.")
@@ -60,7 +60,7 @@ def test_everything_is_said_once_and_in_order(tmp_path: Path) -> None:
     assert texts(document, ".//dt") == ["numpy", "python", "test images"]
     assert texts(document, ".//dd") == ["2.3.1", "3.11", "ab" * 32]
     assert texts(document, ".//section[@id='limits']//li") == ["Small images only."]
-    assert texts(document, ".//section[@id='left-out']//li") == ["data/runs/x/svm-1: result.json cannot be used"]
+    assert texts(document, ".//section[@id='skipped']//li") == ["data/runs/x/svm-1: result.json cannot be used"]
 
 
 def test_the_table_is_the_frame(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_table_without_rows_has_its_headings(tmp_path: Path) -> None:
 
 def test_what_is_empty_is_left_away(tmp_path: Path) -> None:
     empty: dict[str, Any] = {"summary": [], "commands": [], "versions": {}, "fingerprints": {}, "limits": []}
-    document = written(make_report(tmp_path, **empty, left_out=[]), tmp_path)
+    document = written(make_report(tmp_path, **empty, skipped=[]), tmp_path)
     assert texts(document, ".//h2") == texts(document, ".//nav//a") == ["Accuracy", "Time"]
 
 
@@ -146,7 +146,7 @@ def test_names_are_text_and_nothing_else(tmp_path: Path, text: str) -> None:
         written(report_filled_with(tmp_path, text), tmp_path),
     )
     assert [element.tag for element in document.iter()] == [element.tag for element in harmless.iter()]
-    for path in ("title", "h1", "td", "thead/tr/th", "p[@class='answer']", "code", "dt", "dd", "li/bdi", "bdi[2]"):
+    for path in ("title", "h1", "td", "thead/tr/th", "p[@class='finding']", "code", "dt", "dd", "li/bdi", "bdi[2]"):
         found = document.findall(f".//{path}")
         assert found
         assert {element.text for element in found} == {text}
@@ -157,7 +157,7 @@ def test_names_are_text_and_nothing_else(tmp_path: Path, text: str) -> None:
 
 def test_characters_that_html_forbids_are_replaced(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")  # as in a path that is not UTF-8
-    document = written(make_report(tmp_path, left_out=[(f"\x1b[31m{name}\x00\ufffe", "\U0010ffff\x9f")]), tmp_path)
+    document = written(make_report(tmp_path, skipped=[(f"\x1b[31m{name}\x00\ufffe", "\U0010ffff\x9f")]), tmp_path)
     assert texts(document, ".//li/bdi") == ["\ufffd[31mcaf\ufffd\ufffd\ufffd", "\ufffd\ufffd"]
 
 
@@ -187,12 +187,12 @@ def points(document: Element) -> np.ndarray:
 
 def test_the_map_keeps_the_points_shape(tmp_path: Path) -> None:
     document = written(make_report(tmp_path), tmp_path)
-    places = points(document)
-    step = places[1, 0] - places[0, 0]
-    np.testing.assert_allclose(places[3] - places[0], [0, step])  # the same scale; y goes up
-    np.testing.assert_allclose((places[0] + places[5]) / 2, [500, 375])
-    assert places.min() >= 20
-    assert (places <= [980, 730]).all()
+    positions = points(document)
+    step = positions[1, 0] - positions[0, 0]
+    np.testing.assert_allclose(positions[3] - positions[0], [0, step])  # the same scale; y goes up
+    np.testing.assert_allclose((positions[0] + positions[5]) / 2, [500, 375])
+    assert positions.min() >= 20
+    assert (positions <= [980, 730]).all()
     dots = [dot for dot in document.iter(f"{SVG}use") if dot.get("data-caption")]
     assert [dot.get("data-label") for dot in dots] == ["0", "1", "2", "0", "1", "2"]
     assert [dot.get("data-caption") for dot in dots] == [f"image {number}" for number in range(6)]

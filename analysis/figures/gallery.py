@@ -1,0 +1,117 @@
+"""Figures that show images, and the map of their vectors."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from analysis.figures import style
+
+IMAGES_PER_ROW = 6
+
+
+def mistakes(images: np.ndarray, captions: Sequence[str], drawn: Figure) -> list[Axes]:
+    """A grid of images with a caption below each, six in a row.
+
+    Args:
+        images: uint8 (n, height, width, 3), RGB, at least one.
+        captions: n texts of one or two lines.
+        drawn: an empty figure; 1.35 inches for each column and 1.6 for each row suit it.
+    """
+    rows = -(-len(images) // IMAGES_PER_ROW)
+    grid = drawn.subplots(rows, min(IMAGES_PER_ROW, len(images)), squeeze=False).ravel()
+    for ax in grid:
+        ax.set_axis_off()
+    for ax, image, caption in zip(grid, images, captions, strict=False):
+        _show(ax, image, caption)
+    return list(grid[: len(images)])
+
+
+def neighbours(
+    images: np.ndarray,
+    labels: Sequence[int],
+    nearest: np.ndarray,
+    nearest_labels: np.ndarray,
+    class_names: Sequence[str],
+    drawn: Figure,
+) -> list[Axes]:
+    """A row per test image: the image, then the nearest training images; another class has a dashed frame.
+
+    Args:
+        images: uint8 (q, height, width, 3), RGB.
+        labels: q true classes.
+        nearest: uint8 (q, k, height, width, 3), RGB, the nearest first.
+        nearest_labels: int (q, k), their classes.
+        class_names: K names.
+        drawn: an empty figure; an inch for each column and 1.2 for each row suit it.
+
+    Returns:
+        The Axes, row by row.
+    """
+    same, other = style.colours(2)
+    axes = drawn.subplots(len(images), nearest.shape[1] + 1, squeeze=False)
+    for row, image, label, found, found_labels in zip(axes, images, labels, nearest, nearest_labels, strict=True):
+        _show(row[0], image, class_names[label]).xaxis.label.set_fontweight("bold")
+        for ax, neighbour, found_label in zip(row[1:], found, found_labels, strict=True):
+            _show(ax, neighbour, class_names[found_label])
+            colour, line = (same, "-") if found_label == label else (other, "--")
+            for spine in ax.spines.values():
+                spine.set(visible=True, color=colour, linewidth=2, linestyle=line)
+    axes[0, 0].set_title("test image", fontsize=8)
+    for number, ax in enumerate(axes[0, 1:], 1):
+        ax.set_title("nearest" if number == 1 else f"{number}.", fontsize=8)
+    return list(axes.ravel())
+
+
+def vector_map(points: np.ndarray, labels: np.ndarray, class_names: Sequence[str], ax: Axes) -> Axes:
+    """A map of vectors in two dimensions, a colour and marker per class, its name at the densest spot.
+
+    Args:
+        points: float (n, 2), from `analysis.figures.pictures.embedding`.
+        labels: int (n,), 0..K-1.
+        class_names: K names.
+        ax: where to draw.
+    """
+    colours = style.colours(len(class_names))
+    for number, name in enumerate(class_names):
+        own = points[labels == number]
+        if not len(own):
+            continue
+        x, y = own.T
+        look = {"color": colours[number], "marker": style.marker(number)}
+        ax.scatter(x, y, s=24, edgecolors="0.25", linewidths=0.3, label=name, **look)
+        ax.text(
+            *_densest(own),
+            name,
+            ha="center",
+            va="center",
+            fontweight="bold",
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
+    ax.set(xticks=[], yticks=[], aspect="equal")  # only neighbourhoods have a meaning
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    if len(class_names) <= style.MANY_CLASSES:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=5, handletextpad=0, columnspacing=1.2)
+    return ax
+
+
+def _densest(points: np.ndarray) -> tuple[float, float]:
+    """The point of (n, 2) with the smallest mean distance to its nearest quarter of the points."""
+    distances = np.linalg.norm(points[:, None] - points, axis=2)
+    quarter = np.sort(distances, axis=1)[:, : 1 + len(points) // 4]
+    x, y = points[quarter.mean(axis=1).argmin()]
+    return float(x), float(y)
+
+
+def _show(ax: Axes, image: np.ndarray, caption: str) -> Axes:
+    """An image with a caption below, and no axes."""
+    ax.set_axis_on()
+    ax.imshow(image, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    ax.set_xlabel(caption, fontsize=8)
+    return ax

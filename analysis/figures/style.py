@@ -1,0 +1,174 @@
+"""The look of all figures: palette, markers, axes, legends, saving.
+
+The palette suits colour-blind readers, and no figure relies on colour alone: markers, line styles or
+words repeat the distinction, so that a print in black and white can be read.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from featurize.core.files import written_whole
+
+STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "frozenbench",  # the same figure gives the same file
+    "savefig.dpi": 150,
+    "font.size": 10,
+    "legend.fontsize": 9,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,  # long enough to recognise a dashed line
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "white",  # also on a dark page
+    "lines.markersize": 5.5,
+}
+KINDS = ("pretrained", "random", "pixels", "scratch")
+MARKERS = "osD^vPX*<>"
+LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
+FILLS = ("full", "none", "left", "bottom", "right", "top")
+MANY_CLASSES = 20  # above this the classes are not named one by one
+TICK_DISTANCE = 0.07  # of the width of a logarithmic axis: labels closer than this overlap
+
+
+@contextmanager
+def empty_figure(width: float, height: float) -> Iterator[Figure]:
+    """A figure in the house style, in inches, without a window or global state."""
+    with matplotlib.rc_context(STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+@contextmanager
+def figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    """A figure in the house style and its only Axes."""
+    with empty_figure(width, height) as drawn:
+        yield drawn, drawn.add_subplot()
+
+
+def save(drawn: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png and `stem`.svg; returns their paths."""
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
+    for path in paths:
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        with written_whole(path) as temporary:
+            drawn.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+    return paths
+
+
+def colours(count: int) -> list[Any]:
+    """Colours that are told apart; also by colour-blind readers if there are at most ten."""
+    return list(sns.color_palette("colorblind" if count <= 10 else "husl", count))
+
+
+def marker(number: int) -> str:
+    """The marker of series `number`."""
+    return MARKERS[number % len(MARKERS)]
+
+
+def line_style(number: int) -> Any:
+    """The line style of series `number`."""
+    return LINES[number % len(LINES)]
+
+
+def series_of(rows: pd.DataFrame) -> pd.Series:
+    """The legend's name for the features of each row, as categories in the order of all figures: transfer first."""
+    names = rows["features"].where(rows["kind"] != "scratch", rows["features"] + ", trained from scratch")
+    pairs = sorted(set(zip(rows["kind"], names, strict=True)), key=lambda pair: (KINDS.index(pair[0]), pair[1]))
+    order = list(dict.fromkeys(name for _, name in pairs))
+    return names.astype(pd.CategoricalDtype(order))
+
+
+def looks_of(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Colour, line style and fill style for each name in `series_of`."""
+    names = series_of(rows).cat.categories
+    return {
+        name: {"color": colour, "linestyle": line_style(number), "fillstyle": FILLS[number % len(FILLS)]}
+        for number, (name, colour) in enumerate(zip(names, colours(len(names)), strict=True))
+    }
+
+
+def markers_of(rows: pd.DataFrame) -> dict[str, str]:
+    """A marker for each head."""
+    return {model: marker(number) for number, model in enumerate(sorted(set(rows["model"])))}
+
+
+def offset(number: int, count: int) -> float:
+    """The shift of series `number` of `count` within its line, so that their marks do not overlap."""
+    return 0.6 * ((number + 0.5) / count - 0.5)
+
+
+def draw_intervals(ax: Axes, values: np.ndarray, heights: Sequence[float], **look: Any) -> None:
+    """Marks with their intervals along x; `values` (n, 3) are value, low and high."""
+    centre, low, high = values.T
+    # A bootstrap interval may lie beside its value; error bars cannot have a negative length.
+    lengths = np.maximum([centre - low, high - centre], 0)
+    ax.errorbar(centre, heights, xerr=lengths, linestyle="none", capsize=2.5, elinewidth=1.2, **look)
+
+
+def draw_lines_of_names(ax: Axes, names: Sequence[str]) -> None:
+    """Names up the y axis, every second line shaded, and a grid along x."""
+    for line in range(0, len(names), 2):
+        ax.axhspan(line - 0.5, line + 0.5, color="0.95", lw=0, zorder=0)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(-0.5, len(names) - 0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", alpha=0.3)
+
+
+def legend_above(ax: Axes, title: str | None = None) -> None:
+    """The legend above the Axes."""
+    ax.legend(title=title, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+
+
+def use_log_axis(ax: Axes) -> None:
+    """A logarithmic x axis with numbers written in full."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 5 * low else MaxNLocator(6))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def ticks_apart(sizes: Sequence[int]) -> list[int]:
+    """The sorted sizes whose labels do not overlap on a logarithmic axis, from the largest down."""
+    chosen = [sizes[-1]]
+    smallest_ratio = (sizes[-1] / sizes[0]) ** TICK_DISTANCE
+    for size in reversed(sizes[:-1]):
+        if size * smallest_ratio < chosen[-1]:
+            chosen.append(size)
+    return chosen[::-1]
+
+
+def draw_two_legends(
+    ax: Axes, looks: Mapping[str, Mapping[str, Any]], markers: Mapping[str, str], by: str, *more: Line2D
+) -> None:
+    """Two legends: the features above, and the heads by their markers to the right.
+
+    Args:
+        ax: where to draw.
+        looks: from `looks_of`.
+        markers: from `markers_of`.
+        by: what tells features apart beside the colour, `linestyle` or `fillstyle`.
+        more: further lines for the first legend.
+    """
+    features = []
+    for name, look in looks.items():
+        line = Line2D([], [], color=look["color"], label=name, linestyle="", markerfacecoloralt="white")
+        if by == "fillstyle":
+            line.set(marker="o", fillstyle=look["fillstyle"])
+        else:
+            line.set(linestyle=look["linestyle"])
+        features.append(line)
+    heads = [Line2D([], [], color="0.3", marker=shape, linestyle="", label=model) for model, shape in markers.items()]
+    first = ax.legend(handles=[*features, *more], loc="lower left", bbox_to_anchor=(0, 1))
+    ax.add_artist(first).set_clip_on(False)  # the layout makes no room for clipped artists
+    ax.legend(handles=heads, title="head", loc="upper left", bbox_to_anchor=(1, 1), handlelength=1)

@@ -1,0 +1,75 @@
+"""Learning curves, and the training images that an accuracy takes."""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from analysis.findings.transfer import APPROACH, TRANSFER, approaches, t_interval
+
+
+def learning_curves(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy against the number of training images.
+
+    Args:
+        table: rows of `analysis.frame.comparison` of one test set.
+
+    Returns:
+        A row per approach and size: `approach`, `kind`, `model`, `features`, `train_rows`, `accuracy`
+        (the mean over seeds), `low`, `high` and `seeds` (their number). With two seeds or more the bounds
+        are the mean's 95% t interval, which covers the choice of the training images. With one they are
+        Wilson's, which covers that of the test images. All in 0..1; most accurate approach first.
+    """
+    rows = []
+    for (*names, size), runs in approaches(table).groupby([*APPROACH, "train_rows"]):
+        values = runs["accuracy"].to_numpy()
+        if len(values) == 1:
+            low, high = runs[["accuracy_low", "accuracy_high"]].iloc[0]
+        else:
+            low, high = np.clip(t_interval(values), 0, 1)
+        rows.append([*names, size, values.mean(), low, high, len(values)])
+    curves = pd.DataFrame(rows, columns=[*APPROACH, "train_rows", "accuracy", "low", "high", "seeds"])
+    curves["peak"] = curves.groupby("approach")["accuracy"].transform("max")
+    order = ["peak", "approach", "train_rows"]
+    return curves.sort_values(order, ascending=[False, True, True], ignore_index=True).drop(columns="peak")
+
+
+def common_target(curves: pd.DataFrame) -> float:
+    """The highest whole percent of accuracy, as a share, that transfer and a control both reach.
+
+    Args:
+        curves: from `learning_curves`, with rows of both.
+    """
+    is_transfer = curves["kind"] == TRANSFER
+    peak = min(curves.loc[is_transfer, "accuracy"].max(), curves.loc[~is_transfer, "accuracy"].max())
+    return max(percent / 100 for percent in range(101) if percent / 100 <= peak)
+
+
+def images_needed(curves: pd.DataFrame, target: float) -> pd.DataFrame:
+    """The number of training images that each approach needs to reach an accuracy.
+
+    Args:
+        curves: from `learning_curves`.
+        target: accuracy, 0..1.
+
+    Returns:
+        A row per approach: `approach`, `kind`, `model`, `features`, `images` (where the mean curve first
+        reaches the target, interpolated linearly in accuracy over the logarithm of the images; infinite
+        if it never does), `at_most` (true if the smallest size already reaches it; `images` is that
+        size) and `largest` (the largest size). Fewest images first.
+    """
+    rows = []
+    for names, curve in curves.groupby(APPROACH):
+        sizes, values = curve["train_rows"].to_numpy(float), curve["accuracy"].to_numpy()  # ascending sizes
+        reached = np.flatnonzero(values >= target)
+        if not len(reached):
+            images, at_most = math.inf, False
+        elif reached[0] == 0:
+            images, at_most = sizes[0], True
+        else:
+            i = reached[0]
+            part = (target - values[i - 1]) / (values[i] - values[i - 1])
+            images, at_most = sizes[i - 1] * (sizes[i] / sizes[i - 1]) ** part, False
+        rows.append([*names, images, at_most, int(sizes[-1])])
+    needed = pd.DataFrame(rows, columns=[*APPROACH, "images", "at_most", "largest"])
+    return needed.sort_values(["images", "approach"], ignore_index=True)

@@ -1,0 +1,141 @@
+"""Tables of runs: comparison.csv with every number, comparison.md and comparison.tex for readers."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.findings.text import with_interval
+from analysis.frame import headline, with_groups
+from classify.runs import head_name, markdown_table
+from featurize.core.files import written_whole
+
+TIED = "†"
+ACCURACY = "accuracy % (95% interval)"
+LEGEND = (
+    f"Bold: the highest accuracy. {TIED}: not significantly less accurate than the best. Heads that share a letter do "
+    "not differ significantly (exact McNemar tests on the same test images, Holm's correction over all pairs, 5%). "
+    "Percentages are rounded to what their intervals support."
+)
+TEXT_COLUMNS = ("features", "head", "group")  # the others hold numbers, which are set flush right
+# The characters that LaTeX treats as commands, and those that its standard font replaces by others.
+LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        TIED: r"$^{\dagger}$",
+    }
+)
+
+
+def readable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `with_groups` as text under headings; `TIED` marks the accuracy of runs tied with the best.
+
+    Balanced accuracy, the mean of the classes' recalls, is shown if the classes differ in size.
+    """
+    best = rows["accuracy"].max()
+    best_letters = _letters("".join(rows.loc[rows["accuracy"] == best, "group"]))
+    unequal_classes = not np.allclose(rows["balanced_accuracy"], rows["accuracy"], atol=5e-4)
+    lines = []
+    for row in rows.itertuples():
+        tied = row.accuracy < best and best_letters & _letters(row.group)
+        accuracy = with_interval(row.accuracy, row.accuracy_low, row.accuracy_high)
+        line = {
+            "features": row.features,
+            "head": head_name(row) + (" (not converged)" if row.converged is False else ""),
+            "train images": f"{row.train_rows:,}",
+            ACCURACY: f"{accuracy} {TIED}" if tied else accuracy,
+        }
+        if unequal_classes:
+            line["balanced accuracy %"] = f"{100 * row.balanced_accuracy:.1f}"
+        line |= {
+            "group": row.group,
+            "macro F1 % (95% interval)": with_interval(row.macro_f1, row.macro_f1_low, row.macro_f1_high),
+            "log loss": f"{row.log_loss:.3f}",
+            "ECE %": f"{100 * row.ece:.1f}",
+            "fit s": f"{row.fit_seconds:.1f}",
+            "extract ms/image": f"{1000 * row.extraction_seconds:.2f}",
+            "predict ms/image": f"{row.predict_ms_per_image:.3f}",
+            "vector": f"{row.dim:,}",
+            "size MB": f"{row.head_bytes / 1e6:.1f}" if row.head_bytes else "-",
+        }
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def best_rows(rows: pd.DataFrame) -> list[int]:
+    """The numbers of the rows with the highest accuracy."""
+    return [int(number) for number in np.flatnonzero(rows["accuracy"] == rows["accuracy"].max())]
+
+
+def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write comparison.csv (all runs), comparison.md and comparison.tex (the headline runs); returns their paths.
+
+    The LaTeX file needs the packages booktabs and graphicx.
+
+    Args:
+        table: from `comparison`.
+        folder: where the files go.
+
+    Raises:
+        DataError: the predictions of a run cannot be used; nothing is written.
+    """
+    test_sets = [with_groups(rows) for _, rows in headline(table).groupby("test_set", sort=False)]
+    markdown = ["# Comparison", *(_markdown(rows) for rows in test_sets), LEGEND]
+    latex = [r"% needs \usepackage{booktabs,graphicx}", *(_latex(rows) for rows in test_sets)]
+    texts = {
+        "comparison.csv": table.to_csv(index=False, lineterminator="\n"),
+        "comparison.md": "\n\n".join(markdown) + "\n",
+        "comparison.tex": "\n\n".join(latex) + "\n",
+    }
+    for name, text in texts.items():
+        with written_whole(folder / name) as temporary:
+            temporary.write_text(text, "utf-8")
+    return [folder / name for name in texts]
+
+
+def _letters(group: str) -> set[str]:
+    """The letters of a group; from the 27th on they are numbered."""
+    return set(re.findall(r"[a-z]\d*", group))
+
+
+def _title(rows: pd.DataFrame) -> str:
+    return f"{rows['dataset'].iloc[0]}: {rows['test_rows'].iloc[0]:,} test images"
+
+
+def _markdown(rows: pd.DataFrame) -> str:
+    """A heading and the table of one test set."""
+    text = readable(rows)
+    best = best_rows(rows)
+    text.loc[best, ACCURACY] = "**" + text.loc[best, ACCURACY] + "**"
+    return f"## {_title(rows)}\n\n{markdown_table(text)}"
+
+
+def _latex(rows: pd.DataFrame) -> str:
+    """The table of one test set with its caption, scaled to the width of the text."""
+    text = readable(rows)
+    styler = text.style.hide(axis="index")
+    styler.format(_latex_escaped).format_index(_latex_escaped, axis=1)
+    styler.map(lambda _: "textbf:--rwrap", subset=(best_rows(rows), [ACCURACY]))
+    columns = "".join("l" if name in TEXT_COLUMNS else "r" for name in text.columns)
+    tabular = styler.to_latex(column_format=columns, hrules=True).rstrip()
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex_escaped(f'{_title(rows)}. {LEGEND}')}}}",
+            r"\resizebox{\linewidth}{!}{%",
+            f"{tabular}}}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _latex_escaped(text: str) -> str:
+    return text.translate(LATEX)

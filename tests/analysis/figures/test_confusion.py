@@ -1,0 +1,64 @@
+import numpy as np
+import pandas as pd
+
+from analysis.figures.confusion import class_order, confusion, counts_of, most_confused
+from analysis.figures.style import figure
+
+
+def test_confusion_is_in_percent_of_the_true_class() -> None:
+    predictions = pd.DataFrame({"label": [0] * 300 + [1], "predicted": [0] * 224 + [1] * 75 + [2] + [0]})
+    with figure(5, 5) as (_, ax):
+        assert confusion(counts_of(predictions, 3), ["ant", "bee", "cow"], ax) is ax
+        shares = ax.collections[0].get_array().reshape(3, 3)
+        texts = [text.get_text() for text in ax.texts]
+        names = [label.get_text() for label in ax.get_xticklabels()]
+    np.testing.assert_allclose(shares, [[224 / 3, 25, 1 / 3], [100, 0, 0], [0, 0, 0]])
+    assert texts == ["75", "25", "", "100", "", "", "", "", ""]
+    assert names == ["ant", "bee", "cow"]
+
+
+def test_confusion_frames_and_names_the_most_frequent_mistakes() -> None:
+    predictions = pd.DataFrame({"label": [0, 0, 1, 1, 1, 2], "predicted": [0, 2, 2, 2, 1, 2]})
+    with figure(5, 5) as (_, ax):
+        confusion(counts_of(predictions, 3), ["ant", "bee", "cow"], ax, order=[2, 0, 1])
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["cow", "ant", "bee"]
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["cow", "ant", "bee"]
+        shares = ax.collections[0].get_array().reshape(3, 3)
+        assert {patch.get_xy() for patch in ax.patches} == {(0, 1), (0, 2)}  # column of cow; rows of ant and bee
+        assert ax.get_xlabel() == "predicted\nmost frequent mistakes: bee as cow (2); ant as cow (1)"
+    np.testing.assert_allclose(shares, [[100, 0, 0], [50, 50, 0], [200 / 3, 0, 100 / 3]])
+
+
+def test_a_confusion_matrix_without_mistakes_names_none() -> None:
+    with figure(5, 5) as (_, ax):
+        confusion(counts_of(pd.DataFrame({"label": [0, 1], "predicted": [0, 1]}), 2), ["ant", "bee"], ax)
+        assert ax.get_xlabel() == "predicted"
+        assert not ax.patches
+
+
+def test_confused_classes_stand_side_by_side() -> None:
+    counts = np.diag([90] * 6)
+    for i, j, often in ((0, 5, 9), (5, 0, 9), (1, 3, 8), (3, 1, 8), (2, 4, 7), (4, 2, 7), (5, 3, 2)):
+        counts[i, j] = often
+    order = class_order([counts, counts])
+    assert sorted(order) == list(range(6))
+    place = {k: order.index(k) for k in range(6)}
+    assert all(abs(place[i] - place[j]) == 1 for i, j in ((0, 5), (1, 3), (2, 4), (5, 3)))
+    assert order[0] < order[-1]
+
+
+def test_one_order_serves_several_confusion_matrices() -> None:
+    one, other = np.diag([90] * 4), np.diag([9000] * 4)
+    one[[0, 2, 1, 3], [2, 0, 3, 1]] = 9
+    other[[0, 1, 2, 3], [1, 0, 3, 2]] = 300  # more images, but a smaller share
+    order = class_order([one, other])
+    assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset({0, 2}), frozenset({1, 3})}
+    assert class_order([np.eye(2, dtype=int)]) == [0, 1]
+    assert sorted(class_order([np.zeros((4, 4), int)])) == [0, 1, 2, 3]
+
+
+def test_most_confused() -> None:
+    predictions = pd.DataFrame({"label": [0, 0, 1, 1, 1, 2], "predicted": [0, 2, 2, 2, 1, 0]})
+    names, counts = ["ant", "bee", "cow"], counts_of(predictions, 3)
+    assert most_confused(counts, names, 2) == [("bee", "cow", 2), ("ant", "cow", 1)]
+    assert most_confused(counts, names, 9) == [("bee", "cow", 2), ("ant", "cow", 1), ("cow", "ant", 1)]
