@@ -53,6 +53,7 @@ class OnePixel(ConvNet):
         return 1, 1, self.n_features_in_
 
 
+@pytest.mark.slow  # the MLP, which shares the code that fits, passes them in `make test`
 @parametrize_with_checks([OnePixel(shape=(1, 1, 2), widths=(), epochs=20, min_steps=0, batch_size=16)])
 def test_the_estimator_contract_of_scikit_learn(estimator: object, check: object) -> None:
     check(estimator)  # type: ignore[operator]

@@ -1,8 +1,10 @@
 import pickle
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator
 from tiny_data import make_dataset, make_vectors
 
 from classify.heads.mlp import MLPHead
@@ -12,7 +14,36 @@ X, Y = make_vectors(DATASET.splits["train"]), DATASET.splits["train"].labels
 X_TEST = make_vectors(DATASET.splits["test"], seed=1)
 
 
-@parametrize_with_checks([MLPHead(hidden=32, epochs=30, batch_size=16, learning_rate=1e-2, input_dropout=0.0)])
+# Every fit builds a network, which takes a third of a second: checks with many fits are for `make test-all`.
+MANY_FITS = {
+    "check_classifier_data_not_an_array",
+    "check_dict_unchanged",
+    "check_estimators_dtypes",
+    "check_estimators_overwrite_params",
+    "check_f_contiguous_array_estimator",
+    "check_fit2d_1feature",
+    "check_fit_score_takes_y",
+    "check_methods_sample_order_invariance",
+    "check_methods_subset_invariance",
+    "check_pipeline_consistency",
+    "check_positive_only_tag_during_fit",
+    "check_readonly_memmap_input",
+    "check_supervised_y_2d",
+}
+
+
+def contract(estimator: MLPHead) -> Iterator[Any]:
+    """scikit-learn's checks of an estimator, those of `MANY_FITS` and of read-only input marked slow."""
+    for _, check in estimator_checks_generator(estimator):
+        name = check.func.__name__
+        slow = name in MANY_FITS or "readonly_memmap" in check.keywords
+        yield pytest.param(estimator, check, id=name, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize(
+    ("estimator", "check"),
+    list(contract(MLPHead(hidden=32, epochs=30, batch_size=16, learning_rate=1e-2, input_dropout=0.0))),
+)
 def test_the_estimator_contract_of_scikit_learn(estimator: object, check: object) -> None:
     check(estimator)  # type: ignore[operator]
 
