@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from slow_cases import mark_slow
 from tiny_data import make_dataset, make_vectors
 
 from classify.heads import calibration
@@ -98,7 +99,7 @@ def test_fewer_rows_still_hold_every_class(monkeypatch: pytest.MonkeyPatch) -> N
     assert head.temperature_ != 1
 
 
-@pytest.mark.parametrize("name", ["svm", "xgboost", "mlp"])
+@pytest.mark.parametrize("name", mark_slow(("svm", "xgboost", "mlp"), "mlp"))
 def test_with_few_rows_heads_are_not_too_sure(name: str) -> None:
     """Without a temperature it is 0.08 to 0.19."""
     head = make_head(name, Task(150, X.shape[1])).fit(X[:150], Y[:150])

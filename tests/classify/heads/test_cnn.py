@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import skops.io
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from slow_cases import mark_slow
 
 from classify.heads.cnn import ConvNet, _held_out, augmented
 
@@ -59,7 +60,7 @@ def test_the_estimator_contract_of_scikit_learn(estimator: object, check: object
     check(estimator)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("shape", [SHAPE, (7, 13, 3)])
+@pytest.mark.parametrize("shape", mark_slow((SHAPE, (7, 13, 3)), SHAPE))
 def test_it_learns_what_needs_place(shape: tuple[int, int, int]) -> None:
     (x, y), (x_test, y_test) = bars(240, shape=shape), bars(150, seed=1, shape=shape)
     head = ConvNet(**{**SMALL, "shape": shape}, epochs=20).fit(x, y)
@@ -243,6 +244,7 @@ def test_it_is_saved_without_keras(tmp_path: Path) -> None:
     assert loaded.history_ == head.history_
 
 
+@pytest.mark.slow
 def test_it_is_the_same_in_another_process() -> None:
     head = ConvNet(**TINY, epochs=1).fit(X_TINY, Y_TINY)
     code = (
@@ -253,6 +255,7 @@ def test_it_is_the_same_in_another_process() -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], input=payload, check=True)
 
 
+@pytest.mark.slow  # as in test_mlp.py
 def test_the_threads_reach_tensorflow() -> None:
     code = (
         "import numpy as np, tensorflow as tf; from classify.heads.cnn import ConvNet;"

@@ -3,9 +3,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from slow_cases import mark_slow
 from tiny_data import make_dataset, make_vectors
 
-from classify.heads import calibration
 from classify.heads import registry as heads
 from classify.heads.registry import ALL, HEADS, Task, head_names, make_head
 from classify.heads.trees import BoostedTrees
@@ -17,10 +17,7 @@ X_TEST, Y_TEST = make_vectors(DATASET.splits["test"], seed=1), DATASET.splits["t
 TASK = Task(len(X), X.shape[1], seed=3)
 
 
-@pytest.fixture(autouse=True)
-def one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For temperatures: five take the stack a minute."""
-    monkeypatch.setattr(calibration, "ROWS_FOR_ONE_FOLD", 0)
+pytestmark = pytest.mark.usefixtures("one_fold")
 
 
 @functools.cache
@@ -28,7 +25,7 @@ def fitted(name: str) -> Any:
     return make_head(name, TASK).fit(X, Y)
 
 
-@pytest.mark.parametrize("name", [name for name in HEADS if name not in ("dummy", "cnn")])
+@pytest.mark.parametrize("name", mark_slow([name for name in HEADS if name not in ("dummy", "cnn")], "stack"))
 def test_every_head_beats_the_dummy_and_is_deterministic(name: str) -> None:
     heads = [fitted(name), make_head(name, TASK).fit(X, Y)]
     probabilities = [head.predict_proba(X_TEST) for head in heads]

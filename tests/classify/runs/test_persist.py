@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import sklearn
 import skops.io
+from slow_cases import mark_slow
 from tiny_data import make_dataset, make_vectors
 
 from classify.heads.registry import HEADS, Task, make_head
 from classify.runs.persist import AGAIN, TRUSTED, load_head, save_head
 from featurize.core.errors import DataError
 
+pytestmark = pytest.mark.usefixtures("one_fold")
 DATASET = make_dataset(120, 60)
 X, Y = make_vectors(DATASET.splits["train"]), DATASET.splits["train"].labels
 X_TEST = make_vectors(DATASET.splits["test"], seed=1)
@@ -34,7 +36,7 @@ def saved(tmp_path: Path) -> tuple[Path, str]:
     return path, save_head(fitted("logreg"), path)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", mark_slow(HEADS, "stack"))
 def test_every_head_comes_back_the_same(name: str, tmp_path: Path) -> None:
     head, path = fitted(name), tmp_path / "head.skops"
     digest = save_head(head, path)

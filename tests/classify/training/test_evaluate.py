@@ -3,12 +3,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slow_cases import mark_slow
 
 from classify.heads.registry import HEADS
 from classify.training import evaluate
 from classify.training.evaluate import evaluate_head, fit_and_evaluate, fit_head
 from featurize.cache.cache import Features, load_features
 from featurize.core.errors import HeadError, UsageError
+
+pytestmark = pytest.mark.usefixtures("one_fold")
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def test_settings_and_parameters_inside_another_estimator(splits: tuple[Features
     assert fitted.converged is True
 
 
-@pytest.mark.parametrize("name", ["logreg", "svm", "linear-svm", "xgboost", "mlp", "knn", "stack"])
+@pytest.mark.parametrize("name", mark_slow(("logreg", "svm", "linear-svm", "xgboost", "mlp", "knn", "stack"), "stack"))
 def test_balanced_weights_reach_every_head(name: str, splits: tuple[Features, Features]) -> None:
     """Of a class that is rare in training, more is found when every class counts the same."""
     train, test = splits
@@ -82,7 +85,7 @@ def test_the_test_split_changes_no_fitted_parameter(
                 np.testing.assert_array_equal(value, vars(other[1])[name])
 
 
-@pytest.mark.parametrize("name", ["logreg", "svm", "xgboost", "mlp", "stack"])
+@pytest.mark.parametrize("name", mark_slow(("logreg", "svm", "xgboost", "mlp", "stack"), "mlp", "stack"))
 def test_shuffled_training_labels_give_chance(name: str, splits: tuple[Features, Features]) -> None:
     train, test = splits
     accuracy = [

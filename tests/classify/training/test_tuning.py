@@ -58,6 +58,7 @@ def test_a_search(train: Features, folder: Path, caplog: pytest.LogCaptureFixtur
     assert result.settings["logisticregression__C"] == head.fit(train.x, train.y)[-1].C
 
 
+@pytest.mark.usefixtures("one_fold")
 @pytest.mark.parametrize("name", [name for name in HEADS if name in SPACES])
 def test_every_head_with_a_space_can_be_searched(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trees = "final_estimator__temperaturecalibrated__estimator__n_estimators"
