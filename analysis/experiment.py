@@ -1,6 +1,6 @@
-"""The whole experiment from nothing: images -> features and controls -> every head, on few and on all images.
+"""The whole experiment from scratch: images -> features and controls -> every head, on few and on all images.
 
-What exists is reused, so that the same command goes on after an interruption.
+Finished features and runs are reused, so the same command resumes an interrupted experiment.
 """
 
 import functools
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("frozenbench")
 SCRATCH = "cnn"
-# Seconds for a run's start and end, and for each 1,000 training images: on two cores, roughly. Only
-# their proportions count: they turn the time spent so far into the time that is left.
+# Rough seconds on two cores: for every run, and for each 1,000 training images. Only their ratios
+# matter: they turn the time spent so far into the time left.
 FIXED_SECONDS = 2.0
 SECONDS_PER_1000 = {"logreg": 0.7, "svm": 1.2, "xgboost": 1.5, "mlp": 2.0, SCRATCH: 33.0}
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How much of the experiment is done.
+    """The extent of the experiment.
 
     Attributes:
-        train: so many of the data set's training images, the first ones; None for all.
-        images_per_class: sizes of the small training sets. All images are always one more.
-        seeds: how often each small training set is drawn.
+        train: number of training images, the first of the data set; None for all.
+        images_per_class: sizes of the small training sets; all images are always one more.
+        seeds: number of draws of each small training set.
         pool: of VGG16's `block3_pool`.
-        flip: whether mirrored images take part.
+        flip: whether features are averaged over the image and its mirror image.
     """
 
     train: int | None
@@ -54,7 +54,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Step:
-    """One piece of the work: what it is, what it is worth in seconds, whether it is done, and how to do it."""
+    """The training of one head: a title, rough seconds, whether the run is finished, and how to make it."""
 
     title: str
     seconds: float
@@ -63,87 +63,105 @@ class Step:
 
 
 def experiment_folder(preset: str) -> Path:
-    """Where an experiment's features and runs are kept."""
+    """The default folder of an experiment's features and runs."""
     return data_root() / "experiments" / preset
 
 
 def run_experiment(preset: str, data: str = "cifar10", *, folder: Path | None = None, threads: int = 0) -> Path:
-    """Extract the features, train every head on them and the network from scratch, on few and on all images.
+    """Extract the features, then train every head and the network from scratch, on few and on all images.
 
     Args:
         preset: a key of `PRESETS`.
-        data: as for `featurize.images.datasets.load_dataset`.
-        folder: where features and runs go; `experiment_folder` by default.
-        threads: for the heads; all cores by default.
+        data: as for `featurize.load_dataset`.
+        folder: for features and runs; `experiment_folder` by default.
+        threads: number of threads of the heads; all cores by default.
 
     Returns:
         The folder of the runs.
 
     Raises:
-        FrozenbenchError: the images, the network or a head cannot be used; what is finished is kept.
+        FrozenbenchError: the images, the network or a head cannot be used; finished runs remain.
     """
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset}: {suggestion(preset, list(PRESETS))}")
     from featurize.images import load_dataset
 
+    began = time.monotonic()
     folder, chosen = folder or experiment_folder(preset), PRESETS[preset]
     dataset = load_dataset(data).first(train=chosen.train)
-    began = time.monotonic()
     infos = [extracted(dataset, weights, chosen, folder / "features") for weights in ("imagenet", "random", "")]
     steps = list(training_steps(infos, chosen, folder / "runs", threads or os.cpu_count() or 1))
-    spent, worth = 0.0, 0.0
-    for number, step in enumerate(steps, start=1):
-        if step.done:
-            continue
-        left = sum(other.seconds for other in steps[number - 1 :] if not other.done) * (spent / worth if worth else 1)
-        logger.info("step %d of %d, about %s left: %s", number, len(steps), _duration(left), step.title)
-        started = time.monotonic()
-        step.carry_out()
-        spent += time.monotonic() - started
-        worth += step.seconds
-    logger.info("the experiment took %s, of what was not there before", _duration(time.monotonic() - began))
+    carry_out(steps)
+    logger.info("the experiment took %s, without what was finished before", _duration(time.monotonic() - began))
     return folder / "runs"
 
 
+def carry_out(steps: list[Step]) -> None:
+    """Carry out the steps that are not done, and log the time left, estimated from the time spent."""
+    left = sum(step.seconds for step in steps if not step.done)  # by the rough seconds of each step
+    finished, spent = 0.0, 0.0
+    for number, step in enumerate(steps, start=1):
+        if step.done:
+            continue
+        pace = spent / finished if finished else 1.0
+        logger.info("step %d of %d, about %s left: %s", number, len(steps), _duration(left * pace), step.title)
+        started = time.monotonic()
+        step.carry_out()
+        spent += time.monotonic() - started
+        finished += step.seconds
+        left -= step.seconds
+
+
 def extracted(dataset: "ImageDataset", weights: str, preset: Preset, folder: Path) -> "CacheInfo":
-    """The features of VGG16 with `imagenet` or `random` weights; without any, the pixels themselves."""
+    """The features of VGG16 with `imagenet` or `random` weights; the pixels themselves without weights."""
     from featurize.extraction import extract_features
     from featurize.networks import load_backbone
 
     if weights:
         backbone = load_backbone("vgg16", weights=weights, layers=("block3_pool",), image_size=64)
-        name = f"vgg16-{backbone.weights}-64px-block3_pool-{preset.pool}" + ("-flip" if preset.flip else "")
+        name = f"vgg16-{backbone.weights}-64px-block3_pool-{preset.pool}"
+        if preset.flip:
+            name += "-flip"
     else:
-        backbone, name = load_backbone("pixels", image_size=32), "pixels"
+        backbone = load_backbone("pixels", image_size=32)
+        name = "pixels"
     logger.info("features: %s", name)
     path = folder / f"{dataset.name}-{name}.h5"
     return extract_features(dataset, backbone, pool=preset.pool, flip=preset.flip, out=path).info
 
 
 def training_steps(infos: list["CacheInfo"], preset: Preset, runs: Path, threads: int) -> Iterator[Step]:
-    """Every training of the experiment: on all images first, then draw after draw, so that half of it is an answer."""
+    """The trainings: on all images first, then draw by draw, so that an unfinished experiment already has results.
+
+    Args:
+        infos: the caches of pretrained, random and pixel features.
+        preset: the extent of the experiment.
+        runs: folder of the runs.
+        threads: number of threads of the heads.
+    """
     from classify.heads import ALL
     from classify.training import Job, train_heads
 
     pretrained, _, pixels = infos
-    every, classes = pretrained.rows["train"], len(pretrained.class_names)
-    small = [each * classes for each in preset.images_per_class if each * classes < every]
-    sizes = [(None, 0), *((rows, seed) for seed in range(preset.seeds) for rows in reversed(small))]
-    for rows, seed in sizes:
+    all_rows = pretrained.rows["train"]
+    sizes = [per_class * len(pretrained.class_names) for per_class in preset.images_per_class]
+    small = [rows for rows in reversed(sizes) if rows < all_rows]
+    draws = [(rows, seed) for seed in range(preset.seeds) for rows in small]
+    for rows, seed in [(None, 0), *draws]:
+        images = f"{rows:,} images, draw {seed + 1}" if rows else f"{all_rows:,} images"
         for info in infos:
             for model in (*ALL, SCRATCH) if info is pixels else ALL:
                 job = Job(model, info, rows=rows, seed=seed, threads=threads)
-                keep = rows is None and info is pretrained  # the others are there to be compared
+                keep = rows is None and info is pretrained  # only these heads are worth using later
                 yield Step(
-                    title=f"{model} on {info.path.stem}, {rows or every:,} images"
-                    + (f", draw {seed + 1}" if rows else ""),
-                    seconds=FIXED_SECONDS + SECONDS_PER_1000[model] * (rows or every) / 1000,
-                    done=_is_there(runs / info.path.stem / job.name),
+                    title=f"{model} on {info.path.stem}, {images}",
+                    seconds=FIXED_SECONDS + SECONDS_PER_1000[model] * (rows or all_rows) / 1000,
+                    done=_is_finished(runs / info.path.stem / job.name),
                     carry_out=functools.partial(train_heads, [job], runs, keep_heads=keep),
                 )
 
 
-def _is_there(run_dir: Path) -> bool:
+def _is_finished(run_dir: Path) -> bool:
     from classify.runs import RunResult
 
     try:

@@ -129,7 +129,7 @@ def test_the_time_left_follows_the_time_spent(
     assert [line.partition("about ")[2] for line in lines] == [
         "40 s left: s0", "2 min left: s1", "60 s left: s2", "30 s left: s3",
     ]  # fmt: skip
-    assert caplog.records[-1].getMessage() == "the experiment took 2 min, of what was not there before"
+    assert caplog.records[-1].getMessage() == "the experiment took 2 min, without what was finished before"
 
 
 def test_an_unknown_preset() -> None:
