@@ -110,7 +110,7 @@ def build_report(
     return Report(
         title="What is a frozen network worth on these images?",
         subtitle=f"{first.dataset}: {len(runs)} runs on {first.test_rows:,} test images, {len(first.class_names)} "
-        "classes. Numbers in brackets are 95% intervals.",
+        "classes. Ranges in brackets are 95% intervals.",
         summary=[*(claim.finding for claim in found), _best_sentence(best, runs[Path(best["run_dir"])])],
         sections=[
             *_claim_sections(found, rows, shown, runs, folder),

@@ -231,6 +231,13 @@ def test_more_images_than_any_control_are_a_note(world: World) -> None:
     assert any("With 2,000 training images" in note and "80% accuracy (77 to 82)" in note for note in claim.notes)
 
 
+def test_more_accurate_on_fewer_images_is_no_note(world: World) -> None:
+    for size, value in ((100, 0.8), (2000, 0.7)):
+        world.add(value, train_rows=size)
+        world.add(0.4, train_rows=size, **PIXELS)
+    assert not any("no control was trained on as many" in note for note in world.claims()["accuracy"].notes)
+
+
 def test_only_searched_heads_have_no_comparable_time(world: World) -> None:
     world.add(0.7, tuned=9)
     world.add(0.4, **PIXELS)
