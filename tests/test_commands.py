@@ -162,6 +162,7 @@ def test_a_reader_that_goes_away(images: Path, run: Path, tmp_path: Path) -> Non
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_resuming(tmp_path: Path) -> None:
     words = [
         "featurize",

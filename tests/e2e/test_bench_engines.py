@@ -22,6 +22,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.engines
+@pytest.mark.slow
 def test_a_comparison(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     result = bench.compare(32, 1, tmp_path)
     rows = {row["name"]: row for row in result["rows"]}

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from command_line import json_of
 
 
+@pytest.mark.slow
 def test_transfer_beats_raw_pixels_by_twenty_points(tmp_path: Path) -> None:
     vgg16 = json_of(
         "featurize", "--data", "sample", "--layers", "block3_pool", "--pool", "grid2", "--image-size", "64"

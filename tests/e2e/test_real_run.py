@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from command_line import json_of
 
 
+@pytest.mark.slow
 def test_mobilenetv2_on_2500_images(shared: Path, tmp_path: Path) -> None:
     words = [sys.executable, str(shared / "make_cifar10.py"), str(tmp_path), "--train", "2000", "--test", "500"]
     subprocess.run(words, check=True)

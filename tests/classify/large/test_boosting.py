@@ -199,6 +199,7 @@ def test_nobody_else_reaches_a_cluster_of_this_machine(shared_client: Any, wide:
     assert Workers(shared_client).on_loopback
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Workers, "on_loopback", False)
     monkeypatch.setattr(blocks, "PATIENCE", 0.5)
@@ -225,6 +226,7 @@ class TestRuns:
         info = read_info(cache)
         return [*(Job(name, info) for name in HEADS_IN_BLOCKS), Job("dummy", info, layers=("late",))]
 
+    @pytest.mark.slow
     def test_what_is_too_large_for_a_worker_is_fitted_by_all(
         self, jobs: list[Job], client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

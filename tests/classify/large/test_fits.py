@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from slow_cases import mark_slow
 from tiny_blocks import FEW_TREES, make_cache, make_wide_cache, set_block_rows
 from tiny_data import make_dataset, write_tiny_cache
 
@@ -270,7 +271,7 @@ class TestMemory:
         monkeypatch.setattr(Block, "read", lambda block: found.append(block.start) or read(block))
         return found
 
-    @pytest.mark.parametrize("name", LINEAR)
+    @pytest.mark.parametrize("name", mark_slow(LINEAR, "linear-svm"))
     def test_the_matrix_is_never_there(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of 6,000 x 512 numbers, in blocks of 100 rows, of which none is kept."""
         set_block_rows(monkeypatch, 100, dim=512)
@@ -473,7 +474,7 @@ def _fit_in_a_task(rows: FeatureBlocks) -> np.ndarray:
 
 
 class TestCluster:
-    @pytest.mark.parametrize("name", LINEAR)
+    @pytest.mark.parametrize("name", mark_slow(LINEAR, "linear-svm"))
     def test_it_gives_the_same(self, name: str, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         set_block_rows(monkeypatch, 7)
         reads: list[Block] = []

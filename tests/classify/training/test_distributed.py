@@ -355,6 +355,7 @@ def napping(job: Job, run_dir: Path, **more: Any) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_a_cluster_that_was_there_before(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

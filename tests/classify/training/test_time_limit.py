@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slow_cases import mark_slow
 
 from classify.training.time_limit import HeadTimeoutError, within
 from featurize.core.errors import HeadError, UsageError
@@ -90,7 +91,9 @@ def hold_the_interpreter(path: Path) -> None:
     sum(itertools.repeat(0, 10**13))  # one C call that lets no other thread of Python run
 
 
-@pytest.mark.parametrize("endless", [refuse_to_end, sleep_long, multiply_long, hold_the_interpreter])
+@pytest.mark.parametrize(
+    "endless", mark_slow((refuse_to_end, sleep_long, multiply_long, hold_the_interpreter), sleep_long, multiply_long)
+)
 def test_an_endless_fit_is_really_ended(
     endless: Callable[[Path], None], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

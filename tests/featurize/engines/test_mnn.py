@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slow_cases import mark_slow
 
 from featurize.core.errors import BackboneError, UsageError
 from featurize.engines import mnn
@@ -35,7 +36,7 @@ def errors(network: Backbone, batch: np.ndarray) -> list[float]:
 VGG16_LAYERS = tuple(f"block{block}_{layer}" for block in range(1, 6) for layer in ("conv1", "conv2", "pool"))
 
 
-@pytest.mark.parametrize("size", [33, 64])
+@pytest.mark.parametrize("size", mark_slow((33, 64), 64))
 def test_vgg16_layer_by_layer(size: int) -> None:
     network = load_backbone("vgg16", weights="random", layers=VGG16_LAYERS, image_size=size)
     assert max(errors(network, images(3, size))) < 1e-5
@@ -46,7 +47,7 @@ def test_vgg16_with_its_own_kernels() -> None:
     assert max(errors(network, images(2, 97))) < 1e-5
 
 
-@pytest.mark.parametrize("size", [33, 64])
+@pytest.mark.parametrize("size", mark_slow((33, 64), 33, 64))
 def test_resnet50_layer_by_layer(size: int) -> None:
     layers = ("conv1_relu", "conv2_block3_out", "conv3_block4_out", "conv4_block6_out", "conv5_block3_out")
     network = load_backbone("resnet50", weights="random", layers=layers, image_size=size)

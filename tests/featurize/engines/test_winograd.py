@@ -161,6 +161,7 @@ def test_nothing_is_written_outside_of_its_memory(size: int, monkeypatch: pytest
     assert all((guard == 123).all() for guard in guards)
 
 
+@pytest.mark.slow
 def test_with_the_vectors_of_other_processors() -> None:
     """AVX2 only: another process, because the kernels are made for one length of vectors."""
     script = """

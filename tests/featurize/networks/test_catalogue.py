@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from slow_cases import mark_slow
 from tiny_networks import save_tiny_network
 
 from featurize.cli import backbones
@@ -26,7 +27,7 @@ def test_every_application_has_a_smallest_size_and_a_preprocessing() -> None:
         assert entry.min_image_size == {"xception": 71, "inceptionv3": 75, "inceptionresnetv2": 75}.get(name, 32)
 
 
-@pytest.mark.parametrize("name", ["vgg16", "xception", "mobilenetv3small"])
+@pytest.mark.parametrize("name", mark_slow(("vgg16", "xception", "mobilenetv3small"), "xception"))
 def test_what_is_told_is_what_is_built(name: str) -> None:
     [entry] = [entry for entry in catalogue() if entry.name == name]
     size = entry.min_image_size
