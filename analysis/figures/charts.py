@@ -1,4 +1,7 @@
-"""Charts of runs: each function draws on the Axes it is given and returns them."""
+"""Charts of runs: each function draws on the Axes it is given and returns them.
+
+`rows` are rows of `analysis.frame.comparison` of one test set; `runs` are results by their name in the legend.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,72 +20,59 @@ INTERVAL = ["accuracy", "accuracy_low", "accuracy_high"]
 
 
 def accuracy(rows: pd.DataFrame, ax: Axes) -> Axes:
-    """Accuracy with its 95% interval: a line per head, a colour and marker per kind of features.
-
-    Args:
-        rows: of `analysis.frame.comparison`, of one test set.
-        ax: where to draw.
-    """
+    """Accuracy with its 95% interval: a line per head, a colour and marker per kind of features."""
     heads = list(rows.groupby("model")["accuracy"].max().sort_values().index)
-    series = style.series_of(rows)
-    names = list(series.cat.categories)
-    colours = style.colours(len(names))
-    for number, name in enumerate(names):
-        own = rows[series == name]
-        offset = style.offset(number, len(names))
-        style.draw_intervals(
-            ax,
-            100 * own[INTERVAL].to_numpy(float),
-            [heads.index(model) - offset for model in own["model"]],
-            marker=style.marker(number),
-            color=colours[number],
-            label=name,
-        )
-    style.draw_lines_of_names(ax, heads)
+    series: dict[str, list[tuple[str, Sequence[float]]]] = {}
+    for name, own in rows.groupby(style.series_of(rows), observed=True):
+        series[str(name)] = list(zip(own["model"], own[INTERVAL].to_numpy(float), strict=True))
+    _dot_plot(ax, heads, series, legend="features")
     ax.set_xlabel("accuracy on the test images, % (with 95% interval)")
-    style.legend_above(ax, "features")
     return ax
 
 
 def recall(runs: Mapping[str, RunResult], ax: Axes) -> Axes:
-    """Each class's recall with its 95% interval: a line per class, the highest on top, a colour and marker per run.
-
-    Args:
-        runs: results on one test set by their name in the legend.
-        ax: where to draw.
-    """
-    values = {
-        label: {name: interval[0] for name, interval in run.recall.items() if interval} for label, run in runs.items()
-    }
-    classes = list(pd.DataFrame(values).mean(axis=1).sort_values(kind="stable").index)
-    colours = style.colours(len(runs))
-    for number, (label, run) in enumerate(runs.items()):
-        heights, intervals = [], []
-        for height, name in enumerate(classes):
-            if interval := run.recall.get(name):
-                heights.append(height - style.offset(number, len(runs)))
-                intervals.append(interval)
-        style.draw_intervals(
-            ax,
-            100 * np.array(intervals).reshape(-1, 3),
-            heights,
-            marker=style.marker(number),
-            color=colours[number],
-            label=label,
-        )
-    style.draw_lines_of_names(ax, classes)
+    """Recall with its 95% interval: a line per class, the highest on top, a colour and marker per run."""
+    series: dict[str, list[tuple[str, Sequence[float]]]] = {}
+    for label, run in runs.items():
+        series[label] = [(name, interval) for name, interval in run.recall.items() if interval]
+    values = pd.DataFrame({label: {name: interval[0] for name, interval in own} for label, own in series.items()})
+    classes = list(values.mean(axis=1).sort_values(kind="stable").index)
+    _dot_plot(ax, classes, series)
     ax.set_xlabel("recall: correct among the images of the class, % (with 95% interval)")
-    style.legend_above(ax)
     return ax
 
 
-def reliability(runs: Mapping[str, RunResult], ax: Axes) -> Axes:
-    """Accuracy against confidence in bins of equally many images; calibrated probabilities lie on the diagonal.
+def _dot_plot(
+    ax: Axes, lines: Sequence[str], series: Mapping[str, list[tuple[str, Sequence[float]]]], legend: str | None = None
+) -> None:
+    """Values with their intervals along x, in percent; every second line is shaded.
 
     Args:
-        runs: results by their name in the legend.
         ax: where to draw.
+        lines: the names up the y axis.
+        series: by its name in the legend, line and (value, low, high) of each dot; shares.
+        legend: title of the legend.
     """
+    colours = style.colours(len(series))
+    for number, (label, dots) in enumerate(series.items()):
+        shift = 0.6 * ((number + 0.5) / len(series) - 0.5)  # the series stand below one another in each line
+        heights = [lines.index(line) - shift for line, _ in dots]
+        value, low, high = 100 * np.array([interval for _, interval in dots]).reshape(-1, 3).T
+        # A bootstrap interval may lie beside its value; error bars cannot have a negative length.
+        lengths = np.maximum([value - low, high - value], 0)
+        look = {"color": colours[number], "marker": style.marker(number), "label": label}
+        ax.errorbar(value, heights, xerr=lengths, linestyle="none", capsize=2.5, elinewidth=1.2, **look)
+    for height in range(0, len(lines), 2):
+        ax.axhspan(height - 0.5, height + 0.5, color="0.95", lw=0, zorder=0)
+    ax.set_yticks(range(len(lines)), lines)
+    ax.set_ylim(-0.5, len(lines) - 0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", alpha=0.3)
+    style.legend_above(ax, legend)
+
+
+def reliability(runs: Mapping[str, RunResult], ax: Axes) -> Axes:
+    """Accuracy against confidence in bins of equally many images; calibrated probabilities lie on the diagonal."""
     ax.plot([0, 100], [0, 100], color="0.5", linewidth=1, label="confidence = accuracy")
     colours = style.colours(len(runs))
     for number, (label, run) in enumerate(runs.items()):
@@ -105,11 +95,8 @@ def reliability(runs: Mapping[str, RunResult], ax: Axes) -> Axes:
 def learning_curves(curves: pd.DataFrame, ax: Axes) -> Axes:
     """Accuracy against the number of training images, with bands.
 
-    A colour and line style stands for the features, a marker for the head.
-
-    Args:
-        curves: from `analysis.findings.learning_curves`.
-        ax: where to draw.
+    A colour and line style stands for the features, a marker for the head. `curves` come from
+    `analysis.findings.learning_curves`.
     """
     looks, markers = style.looks_of(curves), style.markers_of(curves)
     for approach, rows in curves.sort_values("train_rows").groupby("approach"):
@@ -134,14 +121,8 @@ def learning_curves(curves: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def pareto(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The Pareto front: items that no other item beats by a higher value for no more cost, or as high for less.
-
-    Args:
-        costs: float (n,).
-        values: float (n,).
-
-    Returns:
-        Bool (n,).
+    """The Pareto front, bool (n,): items that no other item beats by a higher value for no more cost, or as high for
+    less. Costs and values are float (n,).
     """
     as_good = (costs <= costs[:, None]) & (values >= values[:, None])  # [i, j]: j is as good as i
     better = (costs < costs[:, None]) | (values > values[:, None])
@@ -149,12 +130,7 @@ def pareto(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def cost(rows: pd.DataFrame, ax: Axes) -> Axes:
-    """Accuracy against `training_cost`; a line joins the Pareto front.
-
-    Args:
-        rows: of `analysis.frame.comparison`, of one test set.
-        ax: where to draw.
-    """
+    """Accuracy against `training_cost`; a line joins the Pareto front."""
     looks, markers = style.looks_of(rows), style.markers_of(rows)
     seconds = training_cost(rows)["seconds"].to_numpy(float)
     percent = 100 * rows[INTERVAL].to_numpy(float)

@@ -48,13 +48,7 @@ def class_order(confusions: Sequence[np.ndarray]) -> list[int]:
 
 
 def most_confused(counts: np.ndarray, class_names: Sequence[str], n: int) -> list[tuple[str, str, int]]:
-    """The n most frequent mistakes: true class, predicted class, rows; the most frequent first.
-
-    Args:
-        counts: from `counts_of`.
-        class_names: K names.
-        n: the largest number of mistakes.
-    """
+    """The n most frequent mistakes, most frequent first: true class, predicted class, number of rows."""
     mistakes = counts.copy()
     np.fill_diagonal(mistakes, 0)
     found = []
@@ -69,13 +63,7 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], ax: Axes, order: S
     """Confusion matrix in percent of each true class; the most frequent mistakes are framed and named.
 
     Shares below half a percent have no number. Colours follow the square root of the share, which makes mistakes
-    visible.
-
-    Args:
-        counts: from `counts_of`.
-        class_names: K names.
-        ax: where to draw.
-        order: of the classes, see `class_order`; by number if not given.
+    visible. `order` comes from `class_order`; without it, classes are ordered by number.
     """
     order = list(range(len(class_names))) if order is None else list(order)
     names = [class_names[k] for k in order]

@@ -13,12 +13,9 @@ IMAGES_PER_ROW = 6
 
 
 def mistakes(images: np.ndarray, captions: Sequence[str], drawn: Figure) -> list[Axes]:
-    """A grid of images with a caption below each, six in a row.
+    """A grid of images (n, height, width, 3) with a caption of one or two lines below each, six in a row.
 
-    Args:
-        images: uint8 (n, height, width, 3), RGB, at least one.
-        captions: n texts of one or two lines.
-        drawn: an empty figure; 1.35 inches for each column and 1.6 for each row suit it.
+    It fills an empty figure; 1.35 inches for each column and 1.6 for each row suit it.
     """
     rows = -(-len(images) // IMAGES_PER_ROW)
     grid = drawn.subplots(rows, min(IMAGES_PER_ROW, len(images)), squeeze=False).ravel()
@@ -46,9 +43,6 @@ def neighbours(
         nearest_labels: int (q, k), their classes.
         class_names: K names.
         drawn: an empty figure; an inch for each column and 1.2 for each row suit it.
-
-    Returns:
-        The Axes, row by row.
     """
     same, other = style.colours(2)
     axes = drawn.subplots(len(images), nearest.shape[1] + 1, squeeze=False)

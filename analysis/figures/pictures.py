@@ -24,14 +24,9 @@ SHOWN_SIZE = 96
 
 
 def test_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
-    """Test images of a run.
+    """Test images of a run by their ids (n,), as uint8 RGB (n, height, width, 3).
 
-    Args:
-        result: of the run.
-        ids: int (n,), of test rows, as in its predictions.
-
-    Returns:
-        uint8 (n, height, width, 3), RGB; image files as the network saw them, at most `SHOWN_SIZE` pixels wide.
+    Image files are shown as the network saw them, at most `SHOWN_SIZE` pixels wide.
 
     Raises:
         DataError: the images are gone, or are not those that the run was tested on.
@@ -40,14 +35,7 @@ def test_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
 
 
 def training_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
-    """Images in the training split of a run's feature cache.
-
-    Args:
-        result: of the run.
-        ids: int (n,), of training rows, as in `features`.
-
-    Returns:
-        As `test_images`.
+    """Images in the training split of a run's feature cache, as `test_images`.
 
     Raises:
         DataError: the images or the cache are gone, or are not those of the run.
@@ -75,11 +63,7 @@ def features(result: RunResult, split: str) -> Features:
 
 
 def most_confident_mistakes(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
-    """The wrong predictions with the highest probability, the most confident first.
-
-    Args:
-        predictions: from `classify.runs.read_predictions`.
-        n: the largest number of mistakes.
+    """The n wrong predictions with the highest probability, the most confident first.
 
     Returns:
         `id`, `label`, `predicted` and `confidence`: the largest of the row's probabilities, 0..1.
@@ -100,10 +84,7 @@ def embedding(x: np.ndarray, seed: int = 0) -> np.ndarray:
 
     Signed square roots, standardised, then 50 principal components, then t-SNE (van der Maaten and Hinton,
     Visualizing Data using t-SNE, JMLR 9, 2008). On one thread: several would add in another order each time.
-
-    Args:
-        x: float (n, d), n >= 4; see `map_rows`.
-        seed: for both steps.
+    At least four vectors, see `map_rows`; the seed is for both steps.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -116,15 +97,12 @@ def embedding(x: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def nearest(train_x: np.ndarray, test_x: np.ndarray, k: int) -> np.ndarray:
-    """The training rows with the nearest vectors, by the angle between standardised signed square roots.
+    """The k nearest training rows (q, k), nearest first, by the angle between standardised signed square roots.
 
     Args:
         train_x: float32 (n, d).
         test_x: float32 (q, d).
         k: the number of neighbours; at most n are found.
-
-    Returns:
-        int64 (q, k), rows of `train_x`, the nearest first.
     """
     train, test = (_unit(x) for x in _standardised(train_x, test_x))
     return np.argsort(-(test @ train.T), axis=1, kind="stable")[:, :k]

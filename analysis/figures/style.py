@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -101,29 +100,6 @@ def markers_of(rows: pd.DataFrame) -> dict[str, str]:
     return {model: marker(number) for number, model in enumerate(sorted(set(rows["model"])))}
 
 
-def offset(number: int, count: int) -> float:
-    """The shift of series `number` of `count` within its line, so that their marks do not overlap."""
-    return 0.6 * ((number + 0.5) / count - 0.5)
-
-
-def draw_intervals(ax: Axes, values: np.ndarray, heights: Sequence[float], **look: Any) -> None:
-    """Marks with their intervals along x; `values` (n, 3) are value, low and high."""
-    centre, low, high = values.T
-    # A bootstrap interval may lie beside its value; error bars cannot have a negative length.
-    lengths = np.maximum([centre - low, high - centre], 0)
-    ax.errorbar(centre, heights, xerr=lengths, linestyle="none", capsize=2.5, elinewidth=1.2, **look)
-
-
-def draw_lines_of_names(ax: Axes, names: Sequence[str]) -> None:
-    """Names up the y axis, every second line shaded, and a grid along x."""
-    for line in range(0, len(names), 2):
-        ax.axhspan(line - 0.5, line + 0.5, color="0.95", lw=0, zorder=0)
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(-0.5, len(names) - 0.5)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x", alpha=0.3)
-
-
 def legend_above(ax: Axes, title: str | None = None) -> None:
     """The legend above the Axes."""
     ax.legend(title=title, loc="lower center", bbox_to_anchor=(0.5, 1.0))
@@ -160,14 +136,10 @@ def draw_two_legends(
         by: what tells features apart beside the colour, `linestyle` or `fillstyle`.
         more: further lines for the first legend.
     """
-    features = []
-    for name, look in looks.items():
-        line = Line2D([], [], color=look["color"], label=name, linestyle="", markerfacecoloralt="white")
-        if by == "fillstyle":
-            line.set(marker="o", fillstyle=look["fillstyle"])
-        else:
-            line.set(linestyle=look["linestyle"])
-        features.append(line)
+    dot = {"marker": "o", "linestyle": "", "markerfacecoloralt": "white"} if by == "fillstyle" else {}
+    features = [
+        Line2D([], [], color=look["color"], label=name, **{by: look[by], **dot}) for name, look in looks.items()
+    ]
     heads = [Line2D([], [], color="0.3", marker=shape, linestyle="", label=model) for model, shape in markers.items()]
     first = ax.legend(handles=[*features, *more], loc="lower left", bbox_to_anchor=(0, 1))
     ax.add_artist(first).set_clip_on(False)  # the layout makes no room for clipped artists

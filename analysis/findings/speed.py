@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,18 @@ import pandas as pd
 from analysis.findings.transfer import APPROACH, approaches, t_interval
 from analysis.frame import epoch_near_end, training_cost
 from classify.runs import RunResult
+
+# The columns of a run in `seconds_to_reach`, and their values if no run reaches the target.
+UNREACHED = {
+    "train_rows": math.nan,
+    "at_most": False,
+    "accuracy": math.nan,
+    "fit_seconds": math.inf,
+    "extraction_seconds": math.inf,
+    "seconds": math.inf,
+    "heads": 0,  # known all the same
+    "shared_seconds": math.inf,
+}
 
 
 @dataclass(frozen=True)
@@ -52,24 +63,16 @@ def seconds_to_reach(table: pd.DataFrame, runs: Mapping[Path, RunResult], target
         `train_rows` and `accuracy` NaN. Fewest seconds first.
     """
     considered = timed(table)
-    heads = considered.groupby("features")["model"].transform("nunique")
     smallest = considered.groupby("approach")["train_rows"].transform("min")
-    considered = considered.assign(
-        at_most=considered["train_rows"] == smallest,
-        heads=heads,
-        shared_seconds=considered["fit_seconds"] + considered["extraction_seconds"] / heads,
-    )
-    columns = [
-        "train_rows", "at_most", "accuracy", "fit_seconds", "extraction_seconds", "seconds", "heads", "shared_seconds",
-    ]  # fmt: skip
-    unreached: dict[str, Any] = dict.fromkeys(columns, math.inf)
-    unreached |= {"train_rows": math.nan, "accuracy": math.nan, "at_most": False}
+    considered["at_most"] = considered["train_rows"] == smallest
+    considered["heads"] = considered.groupby("features")["model"].transform("nunique")
+    considered["shared_seconds"] = considered["fit_seconds"] + considered["extraction_seconds"] / considered["heads"]
     rows = []
     for names, own in considered.groupby(APPROACH):
         reached = own[own["accuracy"] >= target].sort_values(["seconds", "run_dir"])
-        cheapest = reached.iloc[0] if len(reached) else {**unreached, "heads": own["heads"].iloc[0]}
-        rows.append([*names, *(cheapest[column] for column in columns), _history_seconds(own, runs, target)])
-    result = pd.DataFrame(rows, columns=[*APPROACH, *columns, "history_seconds"])
+        cheapest = reached.iloc[0] if len(reached) else {**UNREACHED, "heads": own["heads"].iloc[0]}
+        rows.append([*names, *(cheapest[column] for column in UNREACHED), _history_seconds(own, runs, target)])
+    result = pd.DataFrame(rows, columns=[*APPROACH, *UNREACHED, "history_seconds"])
     return result.sort_values(["seconds", "approach"], ignore_index=True)
 
 

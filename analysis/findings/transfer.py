@@ -18,9 +18,8 @@ TRANSFER = "pretrained"
 BASELINE = "dummy"  # ignores the features
 APPROACH = ["approach", "kind", "model", "features"]  # the columns that name one
 GAINS = [
-    "model", "features", "control", "control_model", "train_rows", "accuracy", "control_accuracy", "gain", "gain_low",
-    "gain_high", "p", "adjusted", "both_wrong", "error_overlap", "best", "approach", "control_approach", "run_dir",
-    "control_run_dir",
+    "approach", "control_approach", "control", "train_rows", "accuracy", "control_accuracy", "gain", "gain_low",
+    "gain_high", "p", "adjusted", "both_wrong", "error_overlap", "best", "run_dir", "control_run_dir",
 ]  # fmt: skip
 
 
@@ -78,14 +77,15 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for (number, other), best in pairs.items():
         head, control = considered.loc[number], considered.loc[other]
-        shared = {name: head[name] for name in ("model", "features", "train_rows", "approach", "run_dir")}
-        of_control = {
-            "control": control["kind"],
-            "control_model": control["model"],
+        names = {
+            "approach": head["approach"],
             "control_approach": control["approach"],
+            "control": control["kind"],
+            "train_rows": head["train_rows"],
+            "run_dir": head["run_dir"],
             "control_run_dir": control["run_dir"],
         }
-        found.append({**shared, **of_control, "best": best, **_paired(compared, head["run_dir"], control["run_dir"])})
+        found.append({**names, "best": best, **_paired(compared, head["run_dir"], control["run_dir"])})
     result = pd.DataFrame(found)
     result["adjusted"] = holm(result["p"].to_numpy())
     order = ["accuracy", "approach", "control_accuracy", "control_approach"]

@@ -66,23 +66,14 @@ class Table:
 
 @dataclass(frozen=True)
 class PointMap:
-    """Points in the plane; each shows its image under the pointer.
+    """Points in the plane; each shows its image under the pointer."""
 
-    Attributes:
-        points: (n, 2), finite; drawn at the same scale in both directions.
-        labels: (n,) integers, 0..K-1.
-        class_names: K names.
-        captions: n texts below the images.
-        thumbnails: (n, h, w, 3) uint8 RGB; shrunk to 32 pixels if they are larger.
-        caption: of the map.
-    """
-
-    points: np.ndarray
-    labels: np.ndarray
-    class_names: list[str]
-    captions: list[str]
-    thumbnails: np.ndarray
-    caption: str
+    points: np.ndarray  # (n, 2), finite; drawn at the same scale in both directions
+    labels: np.ndarray  # (n,) integers, 0..K-1
+    class_names: list[str]  # K
+    captions: list[str]  # n texts below the images
+    thumbnails: np.ndarray  # (n, h, w, 3) uint8 RGB; shrunk to 32 pixels if they are larger
+    caption: str  # of the map
 
 
 Part = Picture | Table | PointMap
@@ -101,29 +92,17 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """The content of a report, from top to bottom; empty fields have no section.
-
-    Attributes:
-        title: the heading of the page.
-        subtitle: the data in one line.
-        summary: the findings.
-        sections: the evidence.
-        commands: shell commands that make this report from scratch, in order.
-        versions: version by name of the program or library.
-        fingerprints: hexadecimal digits by the name of what they identify.
-        limits: what the numbers do not show.
-        skipped: runs and files that could not be used, each with the reason.
-    """
+    """The content of a report, from top to bottom; empty fields have no section."""
 
     title: str
-    subtitle: str
-    summary: list[str]
-    sections: list[Section]
-    commands: list[str]
-    versions: dict[str, str]
-    fingerprints: dict[str, str]
-    limits: list[str]
-    skipped: list[tuple[str, str]]
+    subtitle: str  # the data in one line
+    summary: list[str]  # the findings
+    sections: list[Section]  # the evidence
+    commands: list[str]  # shell commands that make this report from scratch, in order
+    versions: dict[str, str]  # by name of the program or library
+    fingerprints: dict[str, str]  # hexadecimal digits by the name of what they identify
+    limits: list[str]  # what the numbers do not show
+    skipped: list[tuple[str, str]]  # runs and files that could not be used, each with the reason
 
 
 def write_report(report: Report, path: Path) -> Path:
