@@ -45,7 +45,7 @@ return [...document.querySelectorAll(selector)].filter((element) => element.chec
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
@@ -59,7 +59,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chro
 
 @pytest.fixture
 def page(browser: webdriver.Chrome, tmp_path: Path) -> webdriver.Chrome:
-    """The report of test_report.py, opened from its file at a desktop's size in the light theme."""
+    """The report of `make_report`, opened from its file at a desktop's size in the light theme."""
     media(browser)
     size(browser, 1280, 900)
     show(browser, make_report(tmp_path), tmp_path)
@@ -106,8 +106,13 @@ def style(page: webdriver.Chrome, selector: str, name: str) -> Any:
     )
 
 
+def actions(page: webdriver.Chrome) -> ActionChains:
+    """Input whose pointer moves at once: a quarter of a second for each move is selenium's default."""
+    return ActionChains(page, duration=0)
+
+
 def press(page: webdriver.Chrome, *keys: str) -> None:
-    ActionChains(page).send_keys(*keys).perform()
+    actions(page).send_keys(*keys).perform()
 
 
 def test_it_opens_without_errors_or_requests(browser: webdriver.Chrome, tmp_path: Path) -> None:
@@ -121,7 +126,7 @@ def test_it_opens_without_errors_or_requests(browser: webdriver.Chrome, tmp_path
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_names_do_nothing(browser: webdriver.Chrome, tmp_path: Path, text: str) -> None:
     address = show(browser, report_filled_with(tmp_path, text), tmp_path)
-    ActionChains(browser).move_to_element(find(browser, ".plane use")).perform()
+    actions(browser).move_to_element(find(browser, ".plane use")).perform()
     assert find(browser, "output span").get_property("textContent") == text
     assert browser.execute_script("return window.hacked") is None
     assert browser.get_log("browser") == []
@@ -270,16 +275,16 @@ def preview(page: webdriver.Chrome) -> str | None:
 def test_the_map_shows_the_image_that_is_pointed_at(page: webdriver.Chrome) -> None:
     assert preview(page) is None
     for number in (4, 0, 5):
-        ActionChains(page).move_to_element(find_all(page, ".plane use")[number]).perform()
+        actions(page).move_to_element(find_all(page, ".plane use")[number]).perform()
         assert preview(page) == f"image {number}"
     inside = page.execute_script(
         "const [one, other] = ['output', 'body'].map((name) => document.querySelector(name).getBoundingClientRect());"
         "return one.left >= other.left && one.right <= other.right"
     )
     assert inside
-    ActionChains(page).move_to_element(find(page, ".plane")).click().perform()  # its middle: far from all
+    actions(page).move_to_element(find(page, ".plane")).click().perform()  # its middle: far from all
     assert preview(page) is None
-    ActionChains(page).move_to_element(find_all(page, ".plane use")[1]).move_to_element(find(page, "h2")).perform()
+    actions(page).move_to_element(find_all(page, ".plane use")[1]).move_to_element(find(page, "h2")).perform()
     assert preview(page) is None
 
 
@@ -313,9 +318,9 @@ def test_one_class_of_the_map_can_be_shown_alone(page: webdriver.Chrome) -> None
     faded = [dot.get_dom_attribute("data-label") for dot in find_all(page, ".plane use.faded")]
     assert faded == ["0", "2", "0", "2"]
     assert float(style(page, ".faded", "opacity")) < 0.2
-    ActionChains(page).move_to_element(find_all(page, ".plane use")[0]).perform()
+    actions(page).move_to_element(find_all(page, ".plane use")[0]).perform()
     assert preview(page) is None
-    ActionChains(page).move_to_element(find_all(page, ".plane use")[4]).perform()
+    actions(page).move_to_element(find_all(page, ".plane use")[4]).perform()
     assert preview(page) == "image 4"
     bee.click()
     assert find_all(page, ".faded") == []
@@ -329,7 +334,7 @@ def test_a_class_without_points_cannot_be_chosen(page: webdriver.Chrome, tmp_pat
 
 def test_two_maps_do_not_disturb_each_other(page: webdriver.Chrome, tmp_path: Path) -> None:
     show(page, make_report(tmp_path, sections=[Section("A", "B", [make_map(), make_map()])]), tmp_path)
-    ActionChains(page).move_to_element(find_all(page, ".plane use")[9]).perform()
+    actions(page).move_to_element(find_all(page, ".plane use")[9]).perform()
     assert [output.is_displayed() for output in find_all(page, "output")] == [False, True]
 
 
