@@ -131,13 +131,9 @@ def extracted(dataset: "ImageDataset", weights: str, preset: Preset, folder: Pat
 
 
 def training_steps(infos: list["CacheInfo"], preset: Preset, runs: Path, threads: int) -> Iterator[Step]:
-    """The trainings: on all images first, then draw by draw, so that an unfinished experiment already has results.
+    """The trainings on pretrained, random and pixel features, in this order in `infos`.
 
-    Args:
-        infos: the caches of pretrained, random and pixel features.
-        preset: the extent of the experiment.
-        runs: folder of the runs.
-        threads: number of threads of the heads.
+    All images come first, then draw by draw, so that an unfinished experiment already has results.
     """
     from classify.heads import ALL
     from classify.training import Job, train_heads

@@ -8,12 +8,7 @@ from analysis.findings import text
 
 
 def gains_table(found: pd.DataFrame, intervals: dict[str, tuple[float, float, float]]) -> pd.DataFrame:
-    """A row per pair of a head and a control.
-
-    Args:
-        found: from `gains`.
-        intervals: accuracy and bounds by run directory.
-    """
+    """A row per pair in `gains`; `intervals` are accuracy and bounds by run directory."""
     rows = []
     for row in found.itertuples():
         gain, low, high = text.points(row.gain, row.gain_low, row.gain_high)
@@ -34,13 +29,7 @@ def gains_table(found: pd.DataFrame, intervals: dict[str, tuple[float, float, fl
 
 
 def curves_table(curves: pd.DataFrame, needed: pd.DataFrame, target: float) -> pd.DataFrame:
-    """A row per approach, a column per number of training images, and the images needed for the target.
-
-    Args:
-        curves: from `learning_curves`.
-        needed: from `images_needed`.
-        target: accuracy, 0..1.
-    """
+    """A row per approach in `learning_curves`, a column per size, and the `images_needed` for the target."""
     needs = {row["approach"]: text.images(row) for row in needed.to_dict("records")}
     headings = {size: f"% with {size:,} images" for size in sorted(set(curves["train_rows"]))}
     rows = []
@@ -56,11 +45,7 @@ def curves_table(curves: pd.DataFrame, needed: pd.DataFrame, target: float) -> p
 
 
 def time_table(found: pd.DataFrame) -> pd.DataFrame:
-    """A row per approach that reaches the target.
-
-    Args:
-        found: rows of `seconds_to_reach`.
-    """
+    """A row per approach in `seconds_to_reach`."""
     rows = [
         {
             "approach": row.approach,
@@ -79,11 +64,7 @@ def time_table(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def convergence_table(found: pd.DataFrame) -> pd.DataFrame:
-    """A row per approach, at its largest number of training images.
-
-    Args:
-        found: from `convergence`.
-    """
+    """A row per approach in `convergence`, at its largest number of training images."""
     rows = []
     for approach, runs in found.groupby("approach", sort=False):
         runs = runs[runs["train_rows"] == runs["train_rows"].max()]

@@ -1,4 +1,7 @@
-"""Learning curves, and the training images that an accuracy takes."""
+"""Learning curves, and the training images that an accuracy takes.
+
+`table` holds rows of `analysis.frame.comparison` of one test set, `curves` come from `learning_curves`.
+"""
 
 import math
 
@@ -10,9 +13,6 @@ from analysis.findings.transfer import APPROACH, TRANSFER, approaches, t_interva
 
 def learning_curves(table: pd.DataFrame) -> pd.DataFrame:
     """Accuracy against the number of training images.
-
-    Args:
-        table: rows of `analysis.frame.comparison` of one test set.
 
     Returns:
         A row per approach and size: `approach`, `kind`, `model`, `features`, `train_rows`, `accuracy`
@@ -35,22 +35,14 @@ def learning_curves(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def common_target(curves: pd.DataFrame) -> float:
-    """The highest whole percent of accuracy, as a share, that transfer and a control both reach.
-
-    Args:
-        curves: from `learning_curves`, with rows of both.
-    """
+    """The highest whole percent of accuracy, as a share, that transfer and a control both reach."""
     is_transfer = curves["kind"] == TRANSFER
     peak = min(curves.loc[is_transfer, "accuracy"].max(), curves.loc[~is_transfer, "accuracy"].max())
     return max(percent / 100 for percent in range(101) if percent / 100 <= peak)
 
 
 def images_needed(curves: pd.DataFrame, target: float) -> pd.DataFrame:
-    """The number of training images that each approach needs to reach an accuracy.
-
-    Args:
-        curves: from `learning_curves`.
-        target: accuracy, 0..1.
+    """The number of training images that each approach needs to reach an accuracy, 0..1.
 
     Returns:
         A row per approach: `approach`, `kind`, `model`, `features`, `images` (where the mean curve first

@@ -1,4 +1,7 @@
-"""The seconds and epochs that heads and controls take."""
+"""The seconds and epochs that heads and controls take.
+
+`table` holds rows of `analysis.frame.comparison` of one test set, `runs` at least the runs of these rows.
+"""
 
 import math
 from collections.abc import Mapping
@@ -45,12 +48,7 @@ def timed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def seconds_to_reach(table: pd.DataFrame, runs: Mapping[Path, RunResult], target: float) -> pd.DataFrame:
-    """The cheapest run of each approach that reaches an accuracy on the test images.
-
-    Args:
-        table: rows of `analysis.frame.comparison` of one test set.
-        runs: at least the runs of these rows.
-        target: accuracy, 0..1.
+    """The cheapest run of each approach that reaches an accuracy, 0..1, on the test images.
 
     Returns:
         A row per approach: `approach`, `kind`, `model`, `features`, `train_rows` (of the run),
@@ -79,10 +77,6 @@ def seconds_to_reach(table: pd.DataFrame, runs: Mapping[Path, RunResult], target
 def convergence(table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> pd.DataFrame:
     """The epochs that networks take to come near their final accuracy, and the iterations of logistic regression.
 
-    Args:
-        table: rows of `analysis.frame.comparison` of one test set.
-        runs: at least the runs of these rows.
-
     Returns:
         A row per run that has a history or is a logistic regression: `approach`, `kind`, `model`,
         `features`, `train_rows`, `seed`, `accuracy` (on the test images, 0..1), `epochs`,
@@ -110,9 +104,9 @@ def paired_ratio(found: pd.DataFrame, column: str, approach: str, control: str) 
     """How many times as much a control takes as an approach, on the same training images.
 
     Args:
-        found: a row per run, of `timed` or `convergence`.
-        column: the number to compare, such as `seconds`; above 0.
-        approach: of the first.
+        found: from `timed` or `convergence`.
+        column: the positive number to compare, such as `seconds`.
+        approach: of the one side.
         control: the approach of the other.
 
     Returns:

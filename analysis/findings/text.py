@@ -11,11 +11,7 @@ def decimals(low: float, high: float) -> int:
     """The number of decimals of a percentage that its interval supports, at most three.
 
     The last decimal shown is the first digit of the interval's half-width: none for 2.8 points, one
-    for 0.9, two for 0.05. An interval without width gives one decimal.
-
-    Args:
-        low: lower bound, a share (0..1) or a difference of shares.
-        high: upper bound.
+    for 0.9, two for 0.05. An interval without width gives one decimal. The bounds are shares, 0..1.
     """
     half = 50 * (high - low)  # points
     if half <= 0:
@@ -82,12 +78,7 @@ def count(value: float) -> str:
 
 
 def mean_and_range(values: pd.Series, write: Callable[[float], str]) -> str:
-    """The mean of a column, with the smallest and largest value if they differ; `-` if the column is empty.
-
-    Args:
-        values: numbers or NaN.
-        write: turns a number into text.
-    """
+    """The mean of a column, with the smallest and largest value if they differ; `-` if all are NaN."""
     numbers = values.dropna().astype(float)
     if numbers.empty:
         return "-"

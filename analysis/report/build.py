@@ -94,14 +94,7 @@ def _check_predictions(run_dir: Path, result: RunResult) -> None:
 def build_report(
     rows: pd.DataFrame, runs: Mapping[Path, RunResult], skipped: Sequence[tuple[Path, str]], folder: FigureFolder
 ) -> Report:
-    """The report on one test set.
-
-    Args:
-        rows: of `comparison`, of this test set.
-        runs: the runs of these rows.
-        skipped: run directories that could not be used, each with the reason.
-        folder: where its figures go.
-    """
+    """The report on one test set, from its rows of `comparison` and their runs."""
     shown = with_groups(headline(rows))
     found = claims(rows, runs)
     first = next(iter(runs.values()))

@@ -77,11 +77,7 @@ def best_rows(rows: pd.DataFrame) -> list[int]:
 def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write comparison.csv (all runs), comparison.md and comparison.tex (the headline runs); returns their paths.
 
-    The LaTeX file needs the packages booktabs and graphicx.
-
-    Args:
-        table: from `comparison`.
-        folder: where the files go.
+    The table comes from `comparison`. The LaTeX file needs the packages booktabs and graphicx.
 
     Raises:
         DataError: the predictions of a run cannot be used; nothing is written.
