@@ -8,7 +8,7 @@ import pytest
 from tiny_data import CLASSES, FACTS, make_dataset, make_spec, write_tiny_cache
 
 from classify.large import blocks
-from featurize.cache.cache import Columns, finish, new_cache
+from featurize.cache.cache import Columns, Features, finish, new_cache
 from featurize.images.datasets import ImageDataset, Split
 
 
@@ -43,6 +43,11 @@ def make_wide_cache(path: Path, rows: int, dim: int) -> Path:
             parts.add(name, 0, x)
         finish(path, parts, spec, dataset, "imagenet", layers, **FACTS)
     return path
+
+
+def check_same_features(ours: Features, expected: Features) -> None:
+    for field in dataclasses.fields(Features):
+        np.testing.assert_array_equal(getattr(ours, field.name), getattr(expected, field.name), err_msg=field.name)
 
 
 FEW_TREES = {"stackingclassifier__final_estimator__temperaturecalibrated__estimator__n_estimators": 40}

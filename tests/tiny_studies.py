@@ -12,6 +12,11 @@ def trials_in(path: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=study, storage=storage).trials
 
 
+def states_in(path: Path) -> list[str]:
+    """The states of the trials in a journal file."""
+    return [trial.state.name for trial in trials_in(path)]
+
+
 def comparable_trials(path: Path) -> list[tuple]:
     """The trials without their times: two searches with the same seed have equal ones."""
     return [

@@ -1,7 +1,7 @@
-"""Trees boosted by all workers of a Dask cluster together, on rows that stay where they were made (`xgboost.dask`)."""
+"""Trees that all workers of a Dask cluster boost together, on rows that stay where they are (`xgboost.dask`)."""
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import clone
@@ -9,63 +9,70 @@ from sklearn.utils import compute_sample_weight
 
 from classify.heads.calibration import TemperatureCalibrated, class_scores
 from classify.heads.trees import BoostedTrees
-from classify.large import blocks
-from classify.large.blocks import Workers
+from classify.large.workers import PATIENCE, Workers
 from featurize.core.errors import ClusterError
 
+if TYPE_CHECKING:
+    from distributed import Future
 
-class HeldRows:
-    """Rows (n, columns), float32, each share of them on the worker that made it.
+
+class RowsOnWorkers:
+    """Rows (n, dim), float32, each share on the worker that computed it.
 
     Args:
-        workers: all workers of the cluster. Nobody else is to give them tasks while they boost trees.
-        shares: Dask's futures of the shares' rows, which are done.
-        heights: rows of each share.
-        columns: of all.
+        workers: all workers of the cluster, which must have no other tasks while they boost trees.
+        shares: finished futures of the shares' rows.
+        heights: the number of rows in each share.
+        dim: length of a row.
     """
 
-    def __init__(self, workers: Workers, shares: list[Any], heights: list[int], columns: int) -> None:
+    def __init__(self, workers: Workers, shares: list["Future"], heights: list[int], dim: int) -> None:
         self.workers = workers
         self.shares = shares
         self.heights = heights
-        self.columns = columns
+        self.dim = dim
 
     def fit(self, machine: TemperatureCalibrated, targets: np.ndarray) -> None:
-        """Fit calibrated trees in place, as their own `fit` would on the rows and these targets (n,), 0..K-1.
+        """Fit calibrated trees in place, as their own `fit` would on these rows and targets (n,), 0..K-1.
 
-        The rows that are held out for the temperature are those of memory. They have a weight of zero
-        instead of being left out, so that the others need not be copied.
+        The temperature comes from the same held-out rows as in memory.
 
         Raises:
             ClusterError: a worker was lost.
         """
-        machine.classes_, machine.n_features_in_ = np.unique(targets), self.columns
+
+        def held_out_scores(fitted: np.ndarray, held_out: np.ndarray) -> np.ndarray:
+            return self._scores(self._trees(machine.estimator, targets, fitted), held_out)
+
+        machine.classes_, machine.n_features_in_ = np.unique(targets), self.dim
         machine.estimator_ = self._trees(machine.estimator, targets, np.arange(len(targets)))
-        machine.temperature_ = machine.held_out_temperature(
-            targets,
-            lambda fitted, held_out: self._scores(self._trees(machine.estimator, targets, fitted), held_out),
-        )
+        machine.temperature_ = machine.held_out_temperature(targets, held_out_scores)
 
     def _trees(self, unfitted: BoostedTrees, targets: np.ndarray, rows: np.ndarray) -> BoostedTrees:
-        """Some fitted on some of the rows."""
+        """Trees fitted on some of the rows. The others have a weight of zero, so that no rows are copied."""
+
+        def boost(parameters: dict[str, Any], rounds: int) -> Any:
+            return self._boosted(parameters, rounds, targets, weights)
+
         trees = clone(unfitted)
-        trees.classes_, trees.n_features_in_ = np.unique(targets), self.columns
+        trees.classes_, trees.n_features_in_ = np.unique(targets), self.dim
         weights = np.zeros(len(targets), np.float32)
         weights[rows] = compute_sample_weight(trees.class_weight, targets[rows])
-        return trees.fit_booster(lambda parameters, rounds: self._boosted(parameters, rounds, targets, weights))
+        return trees.fit_booster(boost)
 
     def _boosted(self, parameters: dict[str, Any], rounds: int, targets: np.ndarray, weights: np.ndarray) -> Any:
-        """XGBoost's booster, of as many threads as each worker has."""
+        """XGBoost's booster, trained with all threads of every worker."""
         from distributed import CancelledError, KilledWorker
         from xgboost.core import XGBoostError
 
         client = self.workers.client
-        data = _array(self.shares, self.heights, self.columns)
-        label, weight = (_array(self._beside(each), self.heights) for each in (targets, weights))
+        data = _dask_array(self.shares, self.heights, self.dim)
+        label = _dask_array(self._beside_rows(targets), self.heights)
+        weight = _dask_array(self._beside_rows(weights), self.heights)
         try:
             return client.sync(_boost, client, parameters, rounds, data, label, weight)
         except (XGBoostError, KilledWorker, CancelledError, RuntimeError, ValueError, AssertionError) as error:
-            # There is no one error for a worker that is gone: each of these is what it may lead to.
+            # A lost worker leads to any of these.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ClusterError(
                 f"the workers could not boost the trees together ({reason}): all of them are needed to the end, and "
@@ -73,47 +80,46 @@ class HeldRows:
                 "--memory-limit), and run the same command again"
             ) from error
 
-    def _beside(self, numbers: np.ndarray) -> list[Any]:
-        """Numbers of the rows (n,), each share's with its rows, so that XGBoost leaves the rows where they are."""
+    def _beside_rows(self, numbers: np.ndarray) -> list["Future"]:
+        """Futures of numbers (n,), each share's on the worker with its rows, so that XGBoost moves no rows."""
         client = self.workers.client
-        places = client.who_has(self.shares)
-        futures = [
-            client.submit(_itself, part, workers=places[rows.key], allow_other_workers=True, pure=False)
-            for rows, part in zip(self.shares, self._parts(numbers), strict=True)
-        ]
-        self.workers.wait(futures)
-        return futures
+        owners = client.who_has(self.shares)
+        futures = []
+        for rows, part in zip(self.shares, self._parts(numbers), strict=True):
+            futures.append(
+                client.submit(_as_float32, part, workers=owners[rows.key], allow_other_workers=True, pure=False)
+            )
+        return self.workers.finished(futures)
 
     def _scores(self, trees: BoostedTrees, rows: np.ndarray) -> np.ndarray:
-        """The scores of some rows, ascending, (m, K)."""
+        """The class scores of some rows, ascending, (m, K)."""
         wanted = np.zeros(sum(self.heights), bool)
         wanted[rows] = True
         client, sent = self.workers.client, self.workers.send(trees)
-        futures = [
-            client.submit(_scores_of, share, part, sent, pure=False)
-            for share, part in zip(self.shares, self._parts(wanted), strict=True)
-            if part.any()
-        ]
-        self.workers.wait(futures)
-        return np.concatenate(client.gather(futures))
+        futures = []
+        for share, part in zip(self.shares, self._parts(wanted), strict=True):
+            if part.any():
+                futures.append(client.submit(_scores_of, share, part, sent, pure=False))
+        return np.concatenate(client.gather(self.workers.finished(futures)))
 
     def _parts(self, numbers: np.ndarray) -> list[np.ndarray]:
+        """The numbers of each share's rows."""
         return np.split(numbers, np.cumsum(self.heights)[:-1])
 
 
 async def _boost(client: Any, parameters: dict[str, Any], rounds: int, data: Any, label: Any, weight: Any) -> Any:
-    """`xgboost.dask.train`, which would wait without an end for a worker that keeps silent."""
+    """`xgboost.dask.train`, which by itself would wait for ever for a worker that is gone."""
     from distributed.comm.addressing import get_address_host
     from xgboost import dask
     from xgboost.collective import Config
 
     matrix = await dask.DaskQuantileDMatrix(client, data, label, weight=weight, max_bin=parameters["max_bin"])
-    # XGBoost would guess an interface for the tracker, which runs beside the scheduler: it is to be the scheduler's.
+    # XGBoost's tracker runs beside the scheduler and would guess a network interface: it gets the scheduler's.
     scheduler = await client.scheduler.identity()
-    there = Config(tracker_host_ip=get_address_host(scheduler["address"]))
-    training = asyncio.ensure_future(dask.train(client, parameters, matrix, rounds, coll_cfg=there))
+    tracker = Config(tracker_host_ip=get_address_host(scheduler["address"]))
+    training = asyncio.ensure_future(dask.train(client, parameters, matrix, rounds, coll_cfg=tracker))
     try:
-        while not (await asyncio.wait([training], timeout=blocks.PATIENCE))[0]:
+        while not (await asyncio.wait([training], timeout=PATIENCE))[0]:
             if lost := set(matrix.worker_map) - set(await client.nthreads()):
                 raise RuntimeError(f"{min(lost)} is gone")
     finally:
@@ -121,21 +127,19 @@ async def _boost(client: Any, parameters: dict[str, Any], rounds: int, data: Any
     return training.result()["booster"]
 
 
-def _array(futures: list[Any], heights: list[int], *columns: int) -> Any:
-    """A Dask array of shares, of known shapes."""
+def _dask_array(futures: list["Future"], heights: list[int], *dim: int) -> Any:
+    """The shares as one Dask array of known shape."""
     from dask import array
 
-    return array.concatenate(
-        [
-            array.from_delayed(future, (height, *columns), np.float32)
-            for future, height in zip(futures, heights, strict=True)
-        ]
-    )
+    parts = []
+    for future, height in zip(futures, heights, strict=True):
+        parts.append(array.from_delayed(future, (height, *dim), np.float32))
+    return array.concatenate(parts)
 
 
-def _itself(numbers: np.ndarray) -> np.ndarray:
+def _as_float32(numbers: np.ndarray) -> np.ndarray:
     return numbers.astype(np.float32)
 
 
-def _scores_of(share: np.ndarray, wanted: np.ndarray, trees: BoostedTrees) -> np.ndarray:
-    return class_scores(trees, share[wanted])
+def _scores_of(rows: np.ndarray, wanted: np.ndarray, trees: BoostedTrees) -> np.ndarray:
+    return class_scores(trees, rows[wanted])

@@ -1,9 +1,12 @@
 """From a feature cache to a run: jobs, rows, fits, searches, evaluation.
 
+Exports the fit and evaluation of one head, and the training of many as runs.
+
 May import: large, heads, statistics, runs, featurize.core, featurize.cache.
 """
 
 from classify.training.evaluate import fit_and_evaluate
-from classify.training.train import VERSIONS_OF, Job, train_heads
+from classify.training.job import VERSIONS_OF, Job
+from classify.training.train import train_heads
 
 __all__ = ["VERSIONS_OF", "Job", "fit_and_evaluate", "train_heads"]

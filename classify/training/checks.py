@@ -1,28 +1,33 @@
-"""What is wrong, or worth knowing, with features before a head is trained on them."""
+"""Checks of features before a head is trained on them."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classify.large import FeatureBlocks, Share, shares, team
-from featurize.cache import Features
+from classify.large import Share, blocks_of, shares, work_pool
+from featurize.cache import FeatureRows
 from featurize.core.errors import HeadError
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 IMBALANCE = 3  # largest class over smallest, above which accuracy alone misleads
 REMAKE = "make the features again with python -m featurize ... --overwrite"
+Summary = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Of vectors (n, d): their digests, uint64 (n,), and the smallest and the largest value of each feature, (d,)."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What the checks look at: a split without its vectors.
+    """What the checks need to know of a split's rows.
 
     Attributes:
         y: int64 (n,).
         digests: of the vectors, uint64 (n,); the same for the same bytes.
         low: the smallest value of each feature, float32 (d,).
-        high: the largest.
+        high: the largest value of each feature, float32 (d,).
         class_names: K names.
     """
 
@@ -33,13 +38,14 @@ class Survey:
     class_names: tuple[str, ...]
 
 
-def survey(features: Features | FeatureBlocks, split: str, threads: int = 1) -> Survey:
-    """Look at every vector once.
+def survey(features: FeatureRows, split: str, threads: int = 1, client: "Client | None" = None) -> Survey:
+    """Read every vector once.
 
     Args:
         features: of some rows.
         split: `training` or `test`, for messages.
-        threads: for features that come in blocks, unless a cluster does it.
+        threads: for features in blocks.
+        client: of a cluster whose workers read the blocks; None to use the threads.
 
     Raises:
         HeadError: there are no rows, or some values are not finite.
@@ -47,29 +53,30 @@ def survey(features: Features | FeatureBlocks, split: str, threads: int = 1) -> 
     """
     if not len(features.y):
         raise HeadError(f"there are no {split} rows: expected some for every class; {REMAKE}")
-    if isinstance(features, FeatureBlocks):  # whose values are known to be finite
-        with team(threads) as workers:
-            looks = zip(*workers.each(_survey_of, shares(features)), strict=True)
-            return Survey(features.y, *_joined(*looks), features.class_names)
-    digests, low, high = _look_at(features.x)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):  # NaN and infinity come through
-        bad = np.flatnonzero(~np.isfinite(features.x).all(axis=1))
+    if blocks_of(features):
+        with work_pool(threads, client) as pool:
+            summary = _joined(list(pool.map(_share_summary, shares(features))))
+        return Survey(features.y, *summary, features.class_names)
+    [x] = features.matrices()
+    digests, low, high = _summary(x)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):  # minimum and maximum pass NaN and infinity on
+        bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
         raise HeadError(
-            f"{len(bad):,} of {len(features.x):,} {split} vectors hold NaN or infinity, the one with id "
+            f"{len(bad):,} of {len(x):,} {split} vectors hold NaN or infinity, the one with id "
             f"{features.ids[bad[0]]} first: expected finite numbers; {REMAKE}"
         )
     return Survey(features.y, digests, low, high, features.class_names)
 
 
 def check_train(train: Survey) -> list[str]:
-    """Look at the training rows.
+    """Check the training rows.
 
     Returns:
-        What a user should know, a line each: unequal classes, constant features, equal vectors under
-        different labels.
+        A warning, one line each, for unequal classes, constant features, and equal vectors with different
+        labels.
 
     Raises:
-        HeadError: no head can be trained on them.
+        HeadError: no head can be trained on the rows.
     """
     counts = _class_counts(train)
     warnings = []
@@ -80,12 +87,13 @@ def check_train(train: Survey) -> list[str]:
             f"{counts[smallest]:,} of {train.class_names[smallest]}; macro F1 says more than accuracy here, and "
             "--class-weight balanced gives each class the same weight"
         )
-    # A few units in float32's last place are no variation, but would be scaled up like any other.
+    # A few units in float32's last place are no variation, but scaling would blow them up like any other.
     low, high = train.low.astype(np.float64), train.high.astype(np.float64)
     if constant := int(np.isclose(low, high, rtol=1e-6, atol=0).sum()):
         warnings.append(f"{constant:,} of {len(low):,} features are constant over the training rows")
-    _, first = np.unique(_with_labels(train), return_index=True)
-    digests, labels = np.unique(train.digests[first], return_counts=True)
+    # A digest that remains twice among the distinct pairs of vector and label has several labels.
+    _, distinct = np.unique(_digests_with_labels(train), return_index=True)
+    digests, labels = np.unique(train.digests[distinct], return_counts=True)
     if ambiguous := int(np.isin(train.digests, digests[labels > 1]).sum()):
         warnings.append(f"{ambiguous:,} of {len(train.y):,} training vectors equal one of another class")
     return warnings
@@ -94,10 +102,10 @@ def check_train(train: Survey) -> list[str]:
 def check_overlap(train: Survey, test: Survey) -> list[str]:
     """Look for training vectors among the test vectors.
 
-    Equality is that of every bit: the same image compressed or resized anew goes unseen.
+    Only vectors with the same bits are found, not the same image compressed or resized differently.
 
     Returns:
-        A line if there are any, else nothing.
+        One line if there are any, else nothing.
 
     Raises:
         HeadError: no head can be measured on the test rows.
@@ -106,43 +114,39 @@ def check_overlap(train: Survey, test: Survey) -> list[str]:
     found = np.isin(test.digests, train.digests)
     if not found.any():
         return []
-    other = found & ~np.isin(_with_labels(test), _with_labels(train))
+    other_label = found & ~np.isin(_digests_with_labels(test), _digests_with_labels(train))
     return [
-        f"{found.sum():,} of {len(test.y):,} test vectors are training vectors too, {other.sum():,} of them "
+        f"{found.sum():,} of {len(test.y):,} test vectors are training vectors too, {other_label.sum():,} of them "
         "under another label: accuracy on them says nothing about new images"
     ]
 
 
-def _survey_of(share: Share) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return _joined(*zip(*(_look_at(block.read()) for (block,) in share), strict=True))
+def _share_summary(share: Share) -> Summary:
+    return _joined([_summary(block.read()) for (block,) in share])  # a cache's values are known to be finite
 
 
-def _joined(
-    digests: Sequence[np.ndarray], low: Sequence[np.ndarray], high: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What was seen of the vectors, of what was seen of parts of them."""
+def _joined(summaries: list[Summary]) -> Summary:
+    """The summary of all vectors from those of their parts."""
+    digests, low, high = zip(*summaries, strict=True)
     return np.concatenate(digests), np.min(low, axis=0), np.max(high, axis=0)
 
 
-def _look_at(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The vectors' digests, uint64 (n,), and the smallest and largest value of each feature, (d,).
-
-    Of a million different vectors, two share a digest of 64 bits with a probability below 1e-7.
-    """
+def _summary(x: np.ndarray) -> Summary:
+    # Among a million different vectors, two share a digest of 64 bits with a probability below 1e-7.
     digests = b"".join(hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in x)
     return np.frombuffer(digests, np.uint64), x.min(axis=0), x.max(axis=0)
 
 
-def _with_labels(rows: Survey) -> np.ndarray:
-    """A number for each vector with its label, uint64 (n,): digests so close together are as unlikely as equal ones."""
+def _digests_with_labels(rows: Survey) -> np.ndarray:
+    """A digest of each vector with its label, uint64 (n,); digests this close are as unlikely as equal ones."""
     return rows.digests + rows.y.astype(np.uint64)
 
 
 def _class_counts(train: Survey) -> np.ndarray:
-    """Training rows of each class, int64 (K,), all above zero, K > 1.
+    """The number of training rows of each class, int64 (K,), all above zero, K > 1.
 
     Raises:
-        HeadError: labels that no class name goes with, or a class without rows, or one class only.
+        HeadError: a label has no class name, a class has no rows, or there is one class only.
     """
     _check_labels(train, "training")
     counts = np.bincount(train.y, minlength=len(train.class_names))

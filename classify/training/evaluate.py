@@ -6,22 +6,25 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from classify.heads import FOLDED, FOLDS, Task, make_head
-from classify.large import FeatureBlocks
+from classify.large import blocks_of
 from classify.statistics import Metrics, metrics
-from featurize.cache import Features
+from featurize.cache import FeatureRows, Features
 from featurize.core.errors import HeadError
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 logger = logging.getLogger("frozenbench")
 
 
 @dataclass(frozen=True)
 class FittedHead:
-    """A head that has been trained, and how that went.
+    """A fitted head, and the course of its fit.
 
     Attributes:
         name: a key of `HEADS`.
@@ -29,11 +32,11 @@ class FittedHead:
         seconds: wall time of the fit.
         iterations: of the solver, or None.
         converged: whether the solver stopped by its own criterion; None for a fixed budget.
-        history: what happened in each epoch, of a head that is trained in epochs.
-        warnings: what the libraries warned of, each once.
-        parameters: the settings of the pipeline's last step; `blocks`, how many the rows were read in where
-            they are larger than memory.
-        jobs: threads that it was fitted with, and is to predict with.
+        history: numbers of each epoch, for a head that is trained in epochs.
+        warnings: the libraries' warnings, each once.
+        parameters: the settings of the pipeline's last step; `blocks`, the number of blocks, if the rows
+            exceed memory.
+        jobs: number of threads for the fit and for predictions.
     """
 
     name: str
@@ -49,7 +52,7 @@ class FittedHead:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a fitted head gave on a test split.
+    """The predictions of a fitted head on a test split, and their metrics.
 
     Attributes:
         predicted: int64 (n,), the most probable label of each test row.
@@ -68,7 +71,7 @@ def fit_and_evaluate(name: str, train: Features, test: Features, *, seed: int = 
     """Train the head `name` with its default settings on one split and evaluate it on another.
 
     Raises:
-        UsageError: no such head.
+        UsageError: there is no such head.
         HeadError: the head cannot be fitted on these features.
     """
     return evaluate_head(fit_head(name, train, seed=seed, jobs=jobs), test)
@@ -76,12 +79,13 @@ def fit_and_evaluate(name: str, train: Features, test: Features, *, seed: int = 
 
 def fit_head(
     name: str,
-    train: Features | FeatureBlocks,
+    train: FeatureRows,
     *,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
     jobs: int = 1,
     class_weight: str | None = None,
+    client: "Client | None" = None,
 ) -> FittedHead:
     """Train a head.
 
@@ -89,74 +93,88 @@ def fit_head(
         name: a key of `HEADS`.
         train: features to fit on, with rows of every class; in blocks only for the heads of
             `HEADS_IN_BLOCKS`.
-        settings: parameters of the pipeline that are to differ from the head's defaults.
-        seed: for whatever is random in the head.
-        jobs: threads.
+        settings: parameters of the pipeline that differ from the head's defaults.
+        seed: for everything random in the head.
+        jobs: number of threads.
         class_weight: `balanced`, or None.
+        client: of a cluster whose workers fit on features in blocks; None to use the threads.
 
     Raises:
-        UsageError: no such head.
+        UsageError: there is no such head.
         HeadError: the head cannot be fitted on these features.
     """
-    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     head = make_head(name, Task.of(train, seed, jobs, class_weight)).set_params(**(settings or {}))
+    _check_rows_for_folds(name, train)
+    blocks = len(blocks_of(train))
+    if blocks:
+        logger.info(
+            "a matrix of %s x %s is larger than memory allows: %s is fitted in %s blocks of rows",
+            f"{len(train.y):,}", f"{train.dim:,}", name, f"{blocks:,}",
+        )  # fmt: skip
+    with threadpool_limits(jobs), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        began = time.perf_counter()
+        try:
+            if blocks:
+                from classify.large.fits import fit_in_blocks
+
+                fit_in_blocks(head, train, jobs, client)
+            else:
+                [x] = train.matrices()
+                head.fit(x, train.y)
+        except (ValueError, FloatingPointError) as error:
+            raise HeadError(f"{name} cannot be fitted on these features: {error}") from error
+        seconds = time.perf_counter() - began
+    parameters = plain_parameters(head[-1])
+    if blocks:
+        parameters["blocks"] = blocks
+    estimator = getattr(head[-1], "estimator_", head[-1])
+    messages = [f"{item.category.__name__}: {item.message}" for item in caught]
+    return FittedHead(
+        name=name,
+        head=head,
+        seconds=seconds,
+        iterations=int(np.max(estimator.n_iter_)) if hasattr(estimator, "n_iter_") else None,
+        converged=_converged(estimator, caught),
+        history=getattr(estimator, "history_", {}),
+        warnings=tuple(dict.fromkeys(messages)),
+        parameters=parameters,
+        jobs=jobs,
+    )
+
+
+def _check_rows_for_folds(name: str, train: FeatureRows) -> None:
     counts = np.bincount(train.y, minlength=len(train.class_names))
     if name in FOLDED and counts.min() < FOLDS:
         raise HeadError(
             f"{name} is fitted in {FOLDS} folds and needs {FOLDS} training images of each class; "
             f"{train.class_names[counts.argmin()]} has {counts.min()}; use more (a larger --train-size) or another head"
         )
-    parameters = {}
-    if isinstance(train, FeatureBlocks):
-        parameters["blocks"] = len(train.blocks)
-        logger.info(
-            "a matrix of %s x %s is larger than memory allows: %s is fitted in %s blocks of rows",
-            *(f"{number:,}" for number in (len(train.y), train.dim)), name, f"{len(train.blocks):,}",
-        )  # fmt: skip
-    with threadpool_limits(jobs), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        began = time.perf_counter()
-        try:
-            if isinstance(train, FeatureBlocks):
-                from classify.large.fits import fit_in_blocks
-
-                fit_in_blocks(head, train, jobs)
-            else:
-                head.fit(train.x, train.y)
-        except (ValueError, FloatingPointError) as error:
-            raise HeadError(f"{name} cannot be fitted on these features: {error}") from error
-        seconds = time.perf_counter() - began
-    last = head[-1]
-    machine = getattr(last, "estimator_", last)
-    stopped_early = any(issubclass(item.category, ConvergenceWarning) for item in caught)
-    iterative = hasattr(machine, "max_iter") and hasattr(machine, "n_iter_")
-    return FittedHead(
-        name=name,
-        head=head,
-        seconds=seconds,
-        iterations=int(np.max(machine.n_iter_)) if hasattr(machine, "n_iter_") else None,
-        converged=not stopped_early if iterative or stopped_early else None,
-        history=getattr(machine, "history_", {}),
-        warnings=tuple(dict.fromkeys(f"{item.category.__name__}: {item.message}" for item in caught)),
-        parameters=plain_parameters(last) | parameters,
-        jobs=jobs,
-    )
 
 
-def evaluate_head(fitted: FittedHead, test: Features | FeatureBlocks) -> Evaluation:
-    """Measure a fitted head, block by block where the test features come in blocks.
+def _converged(estimator: Any, caught: list[warnings.WarningMessage]) -> bool | None:
+    """Whether a fitted estimator's solver converged; None if it has a fixed budget instead of a criterion."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    if any(issubclass(item.category, ConvergenceWarning) for item in caught):
+        return False
+    has_criterion = hasattr(estimator, "max_iter") and hasattr(estimator, "n_iter_")
+    return True if has_criterion else None
+
+
+def evaluate_head(fitted: FittedHead, test: FeatureRows) -> Evaluation:
+    """Measure a fitted head, block by block if the test features come in blocks.
 
     Raises:
-        HeadError: its probabilities cannot be used.
+        HeadError: its probabilities are unusable.
     """
     from threadpoolctl import threadpool_limits
 
-    matrices = (block.read() for block in test.blocks) if isinstance(test, FeatureBlocks) else (test.x,)
     parts, seconds = [], 0.0
     with threadpool_limits(fitted.jobs):
-        for x in matrices:
+        for x in test.matrices():
             began = time.perf_counter()
             parts.append(np.asarray(fitted.head.predict_proba(x), np.float32))
             seconds += time.perf_counter() - began
@@ -171,7 +189,7 @@ def evaluate_head(fitted: FittedHead, test: Features | FeatureBlocks) -> Evaluat
 
 
 def plain_parameters(estimator: Any) -> dict[str, Any]:
-    """The settings of an estimator, and of those inside it, that are numbers, texts or truth values."""
+    """The parameters of an estimator, and of those inside it, that are numbers, strings or booleans."""
     return {
         name: value
         for name, value in estimator.get_params().items()

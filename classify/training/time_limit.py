@@ -1,4 +1,4 @@
-"""Run a function for so long and no longer."""
+"""Run a function with a time limit."""
 
 import logging
 import multiprocessing
@@ -16,40 +16,38 @@ from typing import Any
 from featurize.core.errors import HeadError, UsageError
 
 logger = logging.getLogger("frozenbench")
-# How long a child that has given its result may take to leave, and how often a silent one is looked at.
-SECONDS_TO_LEAVE = 2.0
-SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_TO_LEAVE = 2.0  # for a child that has sent its result
+SECONDS_BETWEEN_CHECKS = 1.0  # that a silent child is still alive
 
 
 class HeadTimeoutError(HeadError):
-    """A head was stopped because it took longer than it was given."""
+    """A head was stopped at its time limit."""
 
 
-def within(seconds: float | None, function: Callable[..., Any], *args: Any, what: str = "the fit") -> Any:
-    """Call `function(*args)`, for at most so many seconds.
+def run_with_limit(seconds: float | None, function: Callable[..., Any], *args: Any, what: str = "the fit") -> Any:
+    """Call `function(*args)` and stop it after a number of seconds.
 
-    With a limit it runs in a child process, which is ended by force when the time is over, together
-    with all processes that it started: nothing that it does, a signal handler or a C library that
-    never returns, holds it up. The clock runs from the start of the child, so the second or two
-    that it takes to import what it needs count. The child begins as a new interpreter (a fork would
-    inherit the locks of TensorFlow's and OpenMP's threads, but not the threads), so a script that
-    calls this needs the usual `if __name__ == "__main__":`.
+    With a limit, the function runs in a child process, which is killed when the time is over together with
+    all processes that it started. Nothing that it does, such as a signal handler or a C library that never
+    returns, can prevent that. The clock runs from the start of the child, so the second or two of its
+    imports count. The child is a new interpreter, because a fork would inherit the locks of TensorFlow's
+    and OpenMP's threads but not the threads. A script that calls this needs `if __name__ == "__main__":`.
 
     Args:
-        seconds: the limit; None to call the function here.
+        seconds: the limit; None to call the function in this process.
         function: at the top level of a module.
-        args: what it takes; they are pickled, so the path of a feature cache is better than its arrays.
-        what: the work, as the error message calls it.
+        args: its arguments, which are pickled: pass the path of a feature cache rather than its arrays.
+        what: names the work in error messages.
 
     Returns:
-        What the function returned, pickled in the child and unpickled here. What it logs to the
-        logger "frozenbench" is logged here.
+        The function's result, pickled in the child and unpickled here. The lines that it logs to the
+        logger "frozenbench" are logged here.
 
     Raises:
         HeadTimeoutError: the time was over.
-        HeadError: the child ended without a result, such as when memory ran out.
-        UsageError: the limit is no time.
-        Exception: what the function raised, as it is, with the child's traceback as its cause.
+        HeadError: the child ended without a result, for example because memory ran out.
+        UsageError: the limit is not a positive number.
+        Exception: an exception of the function, unchanged, with the child's traceback as its cause.
     """
     if seconds is None:
         return function(*args)
@@ -63,14 +61,14 @@ def within(seconds: float | None, function: Callable[..., Any], *args: Any, what
     childs_end.close()
     try:
         connection.send((function, args))
-        succeeded, value = _outcome(connection, child, began + seconds)
+        succeeded, value = _receive(connection, child, began + seconds)
         wait([child.sentinel], SECONDS_TO_LEAVE)
     except TimeoutError:
         raise HeadTimeoutError(
             f"{what} was stopped after {seconds:g} seconds, before it was done; "
             "give it more time (a larger --time-limit) or less to do (a smaller --train-size)"
         ) from None
-    except (EOFError, OSError):  # nothing more to read, or a message cut short
+    except (EOFError, OSError):  # no message, or half of one
         child.join(SECONDS_TO_LEAVE)
         raise HeadError(_how_it_ended(what, child.exitcode, time.monotonic() - began)) from None
     finally:
@@ -81,30 +79,30 @@ def within(seconds: float | None, function: Callable[..., Any], *args: Any, what
     return value
 
 
-def _outcome(connection: Connection, child: Any, deadline: float) -> tuple[bool, Any]:
-    """Whether the function returned, and what it returned or raised; log what it logs meanwhile.
+def _receive(connection: Connection, child: Any, deadline: float) -> tuple[bool, Any]:
+    """Whether the function returned, and its result or its exception; its log records are logged meanwhile.
 
     Raises:
-        TimeoutError: the deadline passed first.
-        EOFError: the child ended without either.
+        TimeoutError: the deadline passed.
+        EOFError: the child ended without a result.
     """
     while True:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
-        if connection.poll(min(remaining, SECONDS_BETWEEN_LOOKS)):
+        if connection.poll(min(remaining, SECONDS_BETWEEN_CHECKS)):
             kind, value = connection.recv()
             if kind != "log":
                 return kind == "result", value
             logger.handle(value)
-        # A process that the child forked may hold the connection open after it.
+        # If the child forked, the connection stays open after the child's end.
         elif child.exitcode is not None and not connection.poll():
             raise EOFError
 
 
 def _end(child: Any) -> None:
-    """Kill a process and all of its group, and take it off the process table."""
-    with suppress(ProcessLookupError, PermissionError):  # it has left, or has not made its group yet
+    """Kill a process and all of its group, and remove it from the process table."""
+    with suppress(ProcessLookupError, PermissionError):  # it has ended, or has no group of its own yet
         os.killpg(child.pid, signal.SIGKILL)
     child.kill()
     child.join()
@@ -124,8 +122,8 @@ def _how_it_ended(what: str, exitcode: int | None, seconds: float) -> str:
 
 
 def _work(connection: Any, level: int) -> None:
-    """What the child does: receive a function with its arguments, call it, send what came of it."""
-    os.setsid()  # a group of its own, which can be killed whole; Ctrl-C is the parent's affair
+    """The child: receive a function with its arguments, call it, send its result or its exception."""
+    os.setsid()  # a process group, which can be killed as a whole, and which Ctrl-C does not reach
     threading.Thread(target=_die_with_parent, daemon=True).start()
     handler = _Sender(connection)
     logger.addHandler(handler)
@@ -136,7 +134,7 @@ def _work(connection: Any, level: int) -> None:
         outcome = "result", function(*args)
     except Exception as error:
         outcome = "error", ExceptionWithTraceback(error, error.__traceback__)
-    handler.acquire()  # a thread that the function left behind may be logging
+    handler.acquire()  # the function may have left a thread that logs
     connection.send(outcome)
     handler.release()
 

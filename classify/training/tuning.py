@@ -1,12 +1,11 @@
-"""Search for a head's settings inside the training split; the test split never comes in here.
+"""Search for a head's settings inside the training split; the test split is never used here.
 
-Tree-structured Parzen estimator (Bergstra et al., Algorithms for hyper-parameter optimization, 2011)
-with median pruning (Golovin et al., Google Vizier, 2017), both Optuna's (Akiba et al., 2019).
+The search is Optuna's (Akiba et al., 2019): a tree-structured Parzen estimator (Bergstra et al.,
+Algorithms for hyper-parameter optimization, 2011) with median pruning (Golovin et al., Google Vizier, 2017).
 """
 
 import copy
 import dataclasses
-import fcntl
 import hashlib
 import json
 import logging
@@ -22,6 +21,7 @@ import numpy as np
 from classify.heads import Task, make_head
 from featurize.cache import Features
 from featurize.core.errors import DataError, HeadError, UsageError
+from featurize.core.files import locked
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -34,88 +34,84 @@ FOLDS = 3
 RANDOM_TRIALS = 5
 
 Settings = dict[str, Any]
+Range = Callable[[Any], "BaseDistribution"]
+"""A parameter's distribution, from the head's default; it always contains the default."""
+Measure = Callable[[list["Trial"]], Iterable["FrozenTrial"]]
+"""Runs the trials of a wave, each on a copy of its study, and returns them in order; see `run_trial`."""
 
 
-@dataclass(frozen=True)
-class Around:
-    """From the head's default / factor to default * factor, on a log scale."""
-
-    factor: float
+def by_factor(factor: float) -> Range:
+    """From default / factor to default * factor, on a log scale."""
+    return lambda default: _numeric(default, default / factor, default * factor, log=True)
 
 
-@dataclass(frozen=True)
-class Between:
+def between(low: float, high: float, log: bool = False) -> Range:
     """From low to high, both included."""
-
-    low: float
-    high: float
-    log: bool = False
+    return lambda default: _numeric(default, low, high, log)
 
 
-@dataclass(frozen=True)
-class OneOf:
+def one_of(*values: Any) -> Range:
     """One of a few values."""
 
-    values: tuple[Any, ...]
+    def choices(default: Any) -> "BaseDistribution":
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(tuple(dict.fromkeys([*values, default])))
+
+    return choices
 
 
-# What is searched: parameters of a pipeline's last step, or of the one estimator in it that has a parameter of this
-# name. Each range is widened to hold the head's default.
-SPACES: dict[str, dict[str, Around | Between | OneOf]] = {
-    "logreg": {"C": Around(30)},
-    "svm": {"C": Around(10), "width": Around(8)},
-    "linear-svm": {"C": Around(30)},
+def _numeric(default: float, low: float, high: float, log: bool) -> "BaseDistribution":
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    low, high = min(low, default), max(high, default)
+    if isinstance(default, int):
+        return IntDistribution(round(low), round(high), log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+# The parameters that are searched: of a pipeline's last step, or of an estimator inside it.
+SPACES: dict[str, dict[str, Range]] = {
+    "logreg": {"C": by_factor(30)},
+    "svm": {"C": by_factor(10), "width": by_factor(8)},
+    "linear-svm": {"C": by_factor(30)},
     "xgboost": {
-        "n_estimators": Around(2),
-        "learning_rate": Around(3),
-        "max_depth": Between(2, 8),
-        "subsample": Between(0.5, 1),
-        "colsample_bynode": Between(0.03, 1, log=True),
-        "reg_lambda": Between(0.1, 30, log=True),
+        "n_estimators": by_factor(2),
+        "learning_rate": by_factor(3),
+        "max_depth": between(2, 8),
+        "subsample": between(0.5, 1),
+        "colsample_bynode": between(0.03, 1, log=True),
+        "reg_lambda": between(0.1, 30, log=True),
     },
     "mlp": {
-        "hidden": OneOf((512, 1024, 2048)),
-        "input_dropout": Between(0, 0.5),
-        "dropout": Between(0.2, 0.7),
-        "label_smoothing": Between(0, 0.2),
-        "learning_rate": Around(4),
-        "weight_decay": Around(10),
-        "epochs": Around(2),
+        "hidden": one_of(512, 1024, 2048),
+        "input_dropout": between(0, 0.5),
+        "dropout": between(0.2, 0.7),
+        "label_smoothing": between(0, 0.2),
+        "learning_rate": by_factor(4),
+        "weight_decay": by_factor(10),
+        "epochs": by_factor(2),
     },
-    "knn": {"n_neighbors": Around(5)},
+    "knn": {"n_neighbors": by_factor(5)},
 }
 
 
 @dataclass(frozen=True)
 class TuningResult:
-    """What a search found.
+    """The result of a search.
 
     Attributes:
         settings: for `head.set_params`; empty for a head with nothing to tune.
-        score: their accuracy over the held-out folds, 0..1. It is the best of many, so it flatters
-            them: only the test split says how good they are.
-        log_loss: theirs over the same rows.
-        default_score: the accuracy of the head's own defaults; None where they failed.
-        trials_done: trials looked at, those of earlier runs included.
-        pruned: how many of them were given up after a fold.
-        failed: how many of them could not be fitted.
-        seconds: spent in those trials, whenever they ran.
-        study: the file that keeps them.
+        score: their accuracy on the held-out folds, 0..1. As the best of many it is too high: only the
+            test split shows how good they are.
+        log_loss: on the same rows.
+        study: the journal of the search.
     """
 
     settings: Settings
     score: float | None = None
     log_loss: float | None = None
-    default_score: float | None = None
-    trials_done: int = 0
-    pruned: int = 0
-    failed: int = 0
-    seconds: float = 0.0
     study: Path | None = None
-
-
-Measure = Callable[[list["Trial"]], Iterable["FrozenTrial"]]
-"""Runs trials, each on a copy of its study, and returns them in their order; see `run_trial`."""
 
 
 def tune(
@@ -131,39 +127,37 @@ def tune(
 ) -> TuningResult:
     """Search the settings of the head `name` with the best accuracy in stratified folds of `train`.
 
-    The whole pipeline, scaler and PCA included, is fitted anew in each fold. The first trial is the
-    head's defaults, so the result is never worse than them in these folds. Of equally many rows
-    right, the lower log loss counts, then the earlier trial. After each fold but the last, a trial
-    below the median of the full ones so far is given up.
+    The whole pipeline, scaler and PCA included, is fitted anew in each fold. The first trial is the head's
+    defaults, so the result is never worse than them in these folds. Ties are broken by the lower log loss,
+    then by the earlier trial. After each fold but the last, a trial below the median of the full ones so
+    far is pruned.
 
-    Trials that are looked at side by side, a wave, know those of earlier waves only, and what settings
-    the others of their own wave have: they keep away from them, and are given up by the medians of
-    earlier waves.
+    The trials of a wave run side by side. They know the scores of earlier waves only, and keep away from
+    each other's settings.
 
-    Every finished trial is one line of an Optuna journal in `folder`, named after everything that
-    the trials depend on. A process that is killed loses its current trial only, or of the current wave
-    those from the first unfinished one on. The next call goes on from there to what it would have found
-    without the interruption, since a trial depends only on the seed and the trials before it; of a
-    longer study it looks at the first `trials`.
+    Every finished trial is stored in an Optuna journal in `folder`, whose name stands for everything that
+    the trials depend on. An interrupted search resumes and loses only its unfinished trials. It finds what
+    it would have found without the interruption, because a trial depends only on the seed and the waves
+    before it. Of a longer study, only the first `trials` count.
 
     Args:
         name: a key of `HEADS`.
         train: the training split (n, d), or a subset of it.
-        trials: how many, finished ones of earlier calls included.
-        task: as for `make_head`; its seed also draws the folds and the trials. The number of jobs
-            is no part of the study: other sums of floats may move a score in its last digit.
-        folder: where the journal is kept.
-        folds: how many, at least 2.
-        wave: trials in a wave; other waves make another study, and other settings.
+        trials: their number, finished ones of earlier calls included.
+        task: as for `make_head`; its seed also draws the folds and the trials. Its number of jobs is no
+            part of the study, although it may change the last digit of a score.
+        folder: of the journal.
+        folds: their number, at least 2.
+        wave: number of trials in a wave; another number makes another study, with other settings.
         measure: runs the trials of a wave; None to run them here, one after another.
 
     Raises:
-        UsageError: no such head, fewer than one trial or two folds, or Optuna is not installed.
+        UsageError: there is no such head, fewer than one trial or two folds, or Optuna is not installed.
         HeadError: a class has fewer rows than there are folds, or no trial could be fitted.
         DataError: the journal is damaged.
-        OSError: the journal cannot be written to.
+        OSError: the journal cannot be written.
     """
-    # One job: how many there are must not show in the settings that name the study.
+    # With one job, so that their number is not among the settings that name the study.
     head = make_head(name, dataclasses.replace(task, jobs=1))
     if name not in SPACES:
         logger.info("%s: nothing to tune", name)
@@ -176,41 +170,34 @@ def tune(
     except ImportError as error:
         raise UsageError("--tune needs Optuna, which is not installed; pip install 'frozenbench[tune]'") from error
 
+    def measure_here(asked: list["Trial"]) -> Iterator["FrozenTrial"]:
+        for trial in asked:
+            yield run_trial(copy.deepcopy(trial), name, train, task, folds)
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, defaults = _search_space(name, head)
     identity = _identity(name, head, train, task, folds, space, wave)
     path = folder / f"{name}-{identity[:8]}.study"
-    if measure is None:
-
-        def measure(wave: list["Trial"]) -> Iterator["FrozenTrial"]:
-            return (run_trial(copy.deepcopy(trial), name, train, task, folds) for trial in wave)
-
-    with _opened(path, identity) as journal:
+    with _journal(path, identity) as journal:
         done = len(journal.trials)
         if done:
             logger.info("%s: %d of %d trials are in %s", name, min(done, trials), trials, path)
         for first in range(done - done % wave, trials, wave):
-            # Drawn whole and in a study of their own: a trial does not depend on where a search was interrupted, and
-            # the file only ever holds finished ones.
-            asked = _asked(journal.trials[:first], min(first + wave, trials), space, defaults, task.seed, wave > 1)
-            for finished in measure(asked[len(journal.trials) - first :]):
-                journal.add_trial(finished)
-                _log_trial(name, finished, journal.trials, trials, folds)
+            last = min(first + wave, trials)
+            # The journal holds finished trials only. A wave that was cut short is drawn again as a whole, by the same
+            # seeds from the same earlier waves, and the trials of it that are in the journal are skipped.
+            asked = _ask(journal.trials[:first], last, space, defaults, task.seed, side_by_side=wave > 1)
+            for trial in (measure or measure_here)(asked[len(journal.trials) - first :]):
+                journal.add_trial(trial)
+                _log_trial(name, trial, journal.trials, trials, folds)
         return _best(name, journal.trials[:trials], path)
 
 
 def run_trial(trial: "Trial", name: str, train: Features, task: Task, folds: int = FOLDS) -> "FrozenTrial":
-    """Measure one trial's settings and tell its study.
-
-    Args:
-        trial: of the study, with its settings.
-        name: as for `tune`.
-        train: as for `tune`.
-        task: as for `tune`.
-        folds: as for `tune`.
+    """Measure the settings of a trial, and tell its study; the other arguments are those of `tune`.
 
     Returns:
-        The trial, done: given up and failed ones too.
+        The finished trial, whose state may be pruned or failed.
     """
     from optuna.trial import TrialState
     from sklearn.model_selection import StratifiedKFold
@@ -231,37 +218,6 @@ def run_trial(trial: "Trial", name: str, train: Features, task: Task, folds: int
     return trial.study.tell(trial, accuracy)
 
 
-def _asked(
-    before: list["FrozenTrial"],
-    stop: int,
-    space: dict[str, "BaseDistribution"],
-    defaults: Settings,
-    seed: int,
-    side_by_side: bool,
-) -> list["Trial"]:
-    """The trials that come after others, up to number `stop`, not run yet."""
-    import optuna
-
-    study = optuna.create_study(
-        direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=RANDOM_TRIALS)
-    )
-    study.add_trials(before)
-    if not before:
-        study.enqueue_trial(defaults)
-    asked = []
-    for number in range(len(before), stop):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of constant_liar, in Optuna 4
-            study.sampler = optuna.samplers.TPESampler(
-                seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]),
-                n_startup_trials=RANDOM_TRIALS,
-                multivariate=False,
-                constant_liar=side_by_side,
-            )
-        asked.append(study.ask(space))
-    return asked
-
-
 def fold_scores(
     name: str, settings: Settings, train: Features, parts: list[tuple[np.ndarray, np.ndarray]], task: Task
 ) -> Iterator[tuple[float, float]]:
@@ -271,33 +227,65 @@ def fold_scores(
         name: a key of `HEADS`.
         settings: for `set_params` of the head.
         train: features (n, d).
-        parts: of each fold, the rows to fit on and the rows to measure on.
-        task: as for `make_head`; the rows are those of the fold.
+        parts: the rows to fit on and the rows to measure on, for each fold.
+        task: as for `make_head`; its number of rows becomes that of the fold.
 
     Yields:
         Accuracy, 0..1, and log loss over all rows measured so far.
 
     Raises:
         ValueError: the head cannot be fitted on a fold.
-        FloatingPointError: it gives probabilities that are no numbers.
+        FloatingPointError: its probabilities are not finite.
     """
-    right, loss, rows = 0, 0.0, 0
-    for fitted, held in parts:
+    correct, loss, rows = 0, 0.0, 0
+    for fitted, held_out in parts:
         head = make_head(name, dataclasses.replace(task, rows=len(fitted))).set_params(**settings)
         with warnings.catch_warnings():
-            # What settings off the mark bring up, such as a solver that needs more steps, is not the
-            # user's concern; the fit with the chosen ones tells its own.
+            # Poor settings cause warnings, such as of a solver that needs more steps, which do not concern the user;
+            # those of the chosen settings appear in the final fit.
             warnings.simplefilter("ignore")
             head.fit(train.x[fitted], train.y[fitted])
-            probabilities = np.asarray(head.predict_proba(train.x[held]), np.float64)  # (held rows, K)
+            probabilities = np.asarray(head.predict_proba(train.x[held_out]), np.float64)  # (rows, K)
         if not np.isfinite(probabilities).all():
             raise FloatingPointError("its probabilities are not finite")
-        columns = np.searchsorted(head.classes_, train.y[held])
-        right += int((probabilities.argmax(axis=1) == columns).sum())
-        likelihood = probabilities[np.arange(len(held)), columns]
+        columns = np.searchsorted(head.classes_, train.y[held_out])
+        likelihood = probabilities[np.arange(len(held_out)), columns]
+        correct += int((probabilities.argmax(axis=1) == columns).sum())
         loss -= float(np.log(np.maximum(likelihood, np.finfo(np.float64).eps)).sum())
-        rows += len(held)
-        yield right / rows, loss / rows
+        rows += len(held_out)
+        yield correct / rows, loss / rows
+
+
+def _ask(
+    finished: list["FrozenTrial"],
+    stop: int,
+    space: dict[str, "BaseDistribution"],
+    defaults: Settings,
+    seed: int,
+    *,
+    side_by_side: bool,
+) -> list["Trial"]:
+    """The trials that follow the finished ones, up to number `stop`, in a study in memory."""
+    import optuna
+
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=RANDOM_TRIALS)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    study.add_trials(finished)
+    if not finished:
+        study.enqueue_trial(defaults)
+    asked = []
+    for number in range(len(finished), stop):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of constant_liar, in Optuna 4
+            # A seed of its own makes each trial independent of where the search was interrupted.
+            study.sampler = optuna.samplers.TPESampler(
+                seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]),
+                n_startup_trials=RANDOM_TRIALS,
+                multivariate=False,
+                constant_liar=side_by_side,
+            )
+        asked.append(study.ask(space))
+    return asked
 
 
 def _check_rows(name: str, train: Features, folds: int) -> None:
@@ -312,145 +300,99 @@ def _check_rows(name: str, train: Features, folds: int) -> None:
 
 
 def _search_space(name: str, head: Any) -> tuple[dict[str, "BaseDistribution"], Settings]:
-    """The distribution and the default of each parameter searched, by its name in the pipeline."""
+    """The distribution and the default of each parameter that is searched, by its name in the pipeline."""
     last = head.steps[-1][0]
     parameters = head[-1].get_params()
     space, defaults = {}, {}
-    for parameter, values in SPACES[name].items():
-        (place,) = (key for key in parameters if key.rpartition("__")[2] == parameter)
-        defaults[f"{last}__{place}"] = parameters[place]
-        space[f"{last}__{place}"] = _distribution(values, parameters[place])
+    for parameter, distribution in SPACES[name].items():
+        (key,) = (key for key in parameters if key.rpartition("__")[2] == parameter)
+        defaults[f"{last}__{key}"] = parameters[key]
+        space[f"{last}__{key}"] = distribution(parameters[key])
     return space, defaults
-
-
-def _distribution(values: Around | Between | OneOf, default: Any) -> "BaseDistribution":
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(values, OneOf):
-        return CategoricalDistribution(tuple(dict.fromkeys([*values.values, default])))
-    if isinstance(values, Around):
-        values = Between(default / values.factor, default * values.factor, log=True)
-    low, high = min(values.low, default), max(values.high, default)
-    if isinstance(default, int):
-        return IntDistribution(round(low), round(high), log=values.log)
-    return FloatDistribution(low, high, log=values.log)
 
 
 def _identity(
     name: str, head: Any, train: Features, task: Task, folds: int, space: dict[str, "BaseDistribution"], wave: int
 ) -> str:
-    """64 hexadecimal digits that stand for all that a trial's score depends on, but for libraries and threads.
-
-    The mirror's columns and the images' shape are the features' own.
-    """
+    """64 hexadecimal digits that stand for everything that a score depends on, except libraries and threads."""
     from optuna.distributions import distribution_to_json
 
     content = {
         "head": name,
         "settings": {key: value for key, value in head.get_params().items() if np.isscalar(value) or value is None},
-        "features": train.fingerprint,
+        "features": train.fingerprint,  # with it, the mirror's columns and the images' shape
         "layers": [columns.name for columns in train.layers],
         "rows": hashlib.sha256(train.ids.tobytes() + train.y.tobytes()).hexdigest(),
         "task": [task.rows, task.dim, task.seed, task.class_weight],
         "folds": folds,
         "space": {key: distribution_to_json(distribution) for key, distribution in space.items()},
-        **({"wave": wave} if wave > 1 else {}),
+        "wave": wave,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @contextmanager
-def _opened(path: Path, identity: str) -> Iterator["Study"]:
-    """The study of this name in a journal, for this process alone; wait while another process has it."""
+def _journal(path: Path, identity: str) -> Iterator["Study"]:
+    """The study of this name in a journal, for this process alone."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("another process is at work on %s; waiting for it to end", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # Left by a process that died while it wrote: Optuna's own lock, and the beginning of a line.
+    with locked(path) as file:
+        # A process that died while it wrote leaves Optuna's own lock and an unfinished line.
         Path(f"{path}.lock").unlink(missing_ok=True)
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
         try:
             storage = JournalStorage(JournalFileBackend(str(path)))
             if identity in optuna.get_all_study_names(storage):
-                journal = optuna.load_study(study_name=identity, storage=storage)
+                study = optuna.load_study(study_name=identity, storage=storage)
             else:
-                journal = optuna.create_study(study_name=identity, storage=storage, direction="maximize")
+                study = optuna.create_study(study_name=identity, storage=storage, direction="maximize")
         except OSError:
             raise
-        except Exception as error:  # whatever a parser may raise on damaged lines
+        except Exception as error:  # a parser may raise anything on damaged lines
             raise DataError(f"{path} is no readable study: {error!r}; delete it and search anew") from error
-        yield journal
+        yield study
 
 
-def _log_trial(name: str, trial: "FrozenTrial", done: list["FrozenTrial"], trials: int, folds: int) -> None:
+def _log_trial(name: str, trial: "FrozenTrial", finished: list["FrozenTrial"], trials: int, folds: int) -> None:
     from optuna.trial import TrialState
 
     if trial.state == TrialState.FAIL:
         outcome = f"failed ({trial.user_attrs['error']})"
     elif trial.state == TrialState.PRUNED:
-        outcome = f"{_percent(trial)} after {len(trial.intermediate_values)} of {folds} folds, given up"
+        outcome = f"{trial.value:.2%} after {len(trial.intermediate_values)} of {folds} folds, pruned"
     else:
-        outcome = _percent(trial)
-    complete = [other for other in done if other.state == TrialState.COMPLETE]
-    settings = ", ".join(
-        f"{key.rpartition('__')[2]}={value:.3g}" if isinstance(value, float) else f"{key.rpartition('__')[2]}={value}"
-        for key, value in trial.params.items()
-    )
+        outcome = f"{trial.value:.2%}"
+    complete = [other for other in finished if other.state == TrialState.COMPLETE]
+    best = f"{min(complete, key=_rank).value:.2%}" if complete else "none"
+    settings = []
+    for key, value in trial.params.items():
+        parameter = key.rpartition("__")[2]
+        settings.append(f"{parameter}={value:.3g}" if isinstance(value, float) else f"{parameter}={value}")
+    assert trial.duration is not None
     logger.info(
         "%s: trial %d of %d: %s, best %s, %.1f s: %s",
-        name,
-        trial.number + 1,
-        trials,
-        outcome,
-        _percent(min(complete, key=_rank)) if complete else "none",
-        _seconds(trial),
-        settings,
-    )
+        name, trial.number + 1, trials, outcome, best, trial.duration.total_seconds(), ", ".join(settings),
+    )  # fmt: skip
 
 
 def _best(name: str, trials: list["FrozenTrial"], path: Path) -> TuningResult:
     from optuna.trial import TrialState
 
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     if not complete:
+        failed = [trial for trial in trials if trial.state == TrialState.FAIL]
         raise HeadError(
             f"{name} cannot be tuned: all {len(trials)} trials failed, "
             f"the last with: {failed[-1].user_attrs['error']}; delete {path} to search anew, or leave out --tune"
         )
     best = min(complete, key=_rank)
-    return TuningResult(
-        settings=best.params,
-        score=best.value,
-        log_loss=best.user_attrs["log_loss"],
-        default_score=complete[0].value if complete[0].number == 0 else None,
-        trials_done=len(trials),
-        pruned=len(trials) - len(complete) - len(failed),
-        failed=len(failed),
-        seconds=sum(map(_seconds, trials)),
-        study=path,
-    )
+    return TuningResult(best.params, best.value, best.user_attrs["log_loss"], path)
 
 
 def _rank(trial: "FrozenTrial") -> tuple[float, float, int]:
     """Smaller is better: accuracy, then log loss, then the earlier trial."""
     assert trial.value is not None
     return -trial.value, trial.user_attrs["log_loss"], trial.number
-
-
-def _percent(trial: "FrozenTrial") -> str:
-    assert trial.value is not None
-    return f"{100 * trial.value:.2f}%"
-
-
-def _seconds(trial: "FrozenTrial") -> float:
-    assert trial.duration is not None
-    return trial.duration.total_seconds()

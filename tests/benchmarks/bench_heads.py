@@ -20,7 +20,7 @@ from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
 
 from classify.heads.registry import HEADS, Task, make_head
-from classify.training.train import stratified_subset
+from classify.training.rows import stratified_subset
 from classify.training.tuning import fold_scores
 from featurize.cache.cache import Features, load_features
 

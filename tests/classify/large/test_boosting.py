@@ -6,11 +6,9 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import psutil
 import pytest
@@ -18,37 +16,28 @@ from tiny_blocks import FEW_TREES, make_cache, make_wide_cache, set_block_rows
 
 from classify.heads.registry import HEADS_IN_BLOCKS
 from classify.heads.trees import BoostedTrees
-from classify.large import blocks
-from classify.large import boosting as dask_trees
-from classify.large.blocks import FeatureBlocks, Workers, memory_needed
+from classify.large import boosting, memory
+from classify.large.blocks import FeatureBlocks
+from classify.large.memory import memory_needed
+from classify.large.workers import Workers
 from classify.runs.persist import HEAD, load_head, save_head
 from classify.training import train
 from classify.training.evaluate import FittedHead, evaluate_head, fit_head
-from classify.training.train import Job, train_heads
+from classify.training.job import Job
+from classify.training.train import train_heads
 from featurize.cache.cache import load_features, read_info
 from featurize.core.cluster import connected
 from featurize.core.environment import library_versions
 from featurize.core.errors import ClusterError, HeadError
 
 distributed = pytest.importorskip("distributed")
-VERSIONS = functools.partial(library_versions, ("frozenbench", "numpy", "scikit-learn", "xgboost"))
-
-
-@pytest.fixture(scope="module")
-def shared_client() -> Iterator[Any]:
-    """Of two workers with a thread each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "cpu_count", lambda: 2)
-        with connected("local:2", VERSIONS) as client:
-            yield client
 
 
 @pytest.fixture
-def client(shared_client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Of a cluster that passes for one of many machines."""
+def client(client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A cluster that passes for one of many machines."""
     monkeypatch.setattr(Workers, "on_loopback", False)
-    shared_client.wait_for_workers(2, timeout=60)
-    return shared_client
+    return client
 
 
 @pytest.fixture
@@ -63,10 +52,7 @@ def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fit(path: Path, client: Any = None, **options: Any) -> FittedHead:
     rows = FeatureBlocks.of(read_info(path), "train")
     options = {"settings": FEW_TREES, "class_weight": "balanced", "seed": 3, **options}
-    if client is None:
-        return fit_head("xgboost", rows, **options)
-    with joblib.parallel_config("dask", client=client):
-        return fit_head("xgboost", rows, **options)
+    return fit_head("xgboost", rows, client=client, **options)
 
 
 TREES = next(iter(FEW_TREES)).removesuffix("n_estimators")
@@ -149,7 +135,7 @@ def gathered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_the_rows_stay_where_they_are(client: Any, wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matrices = []
-    boost = dask_trees._boost
+    boost = boosting._boost
 
     async def spy(client: Any, parameters: Any, rounds: int, data: Any, *more: Any) -> Any:
         assert data.shape == (600, 12)
@@ -160,7 +146,7 @@ def test_the_rows_stay_where_they_are(client: Any, wide: Path, monkeypatch: pyte
         matrices.append(await client.who_has(client.futures_of(persisted)))
         return await boost(client, parameters, rounds, data, *more)
 
-    monkeypatch.setattr(dask_trees, "_boost", spy)
+    monkeypatch.setattr(boosting, "_boost", spy)
     found = gathered(monkeypatch)
     fit(wide, client)
     shapes = {each.shape for each in found if isinstance(each, np.ndarray)}
@@ -169,7 +155,7 @@ def test_the_rows_stay_where_they_are(client: Any, wide: Path, monkeypatch: pyte
     places = [sorted(address for [address] in matrix.values()) for matrix in matrices]
     assert places[0] == sorted(client.nthreads())
     assert places[1] == places[0]
-    assert set(client.run(lambda: len(blocks._kept)).values()) == {0}
+    assert set(client.run(lambda: len(memory._blocks)).values()) == {0}
     # Where the cluster is this machine's own, they come here.
     monkeypatch.setattr(Workers, "on_loopback", True)
     fit(wide, client)
@@ -202,17 +188,18 @@ def test_nobody_else_reaches_a_cluster_of_this_machine(shared_client: Any, wide:
 @pytest.mark.slow
 def test_a_worker_that_is_killed(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Workers, "on_loopback", False)
-    monkeypatch.setattr(blocks, "PATIENCE", 0.5)
-    boost = dask_trees._boost
+    monkeypatch.setattr(boosting, "PATIENCE", 0.5)
+    boost = boosting._boost
 
     async def spy(client: Any, *args: Any) -> Any:
         pid = min((await client.run(os.getpid)).values())
         asyncio.get_running_loop().call_later(3, os.kill, pid, signal.SIGKILL)
         return await boost(client, *args)
 
-    monkeypatch.setattr(dask_trees, "_boost", spy)
+    monkeypatch.setattr(boosting, "_boost", spy)
     message = r"^the workers could not boost the trees together \(.+\): all of them are needed to the end, and one was "
-    with connected("local:2", VERSIONS) as client, pytest.raises(ClusterError, match=message) as caught:
+    versions = functools.partial(library_versions, ("frozenbench",))
+    with connected("local:2", versions) as client, pytest.raises(ClusterError, match=message) as caught:
         fit(wide, client, settings={next(iter(FEW_TREES)): 1_000_000})
     assert "\n" not in str(caught.value)
 

@@ -1,33 +1,20 @@
-import dataclasses
-import functools
-import logging
-import os
-import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from slow_cases import mark_slow
 from tiny_blocks import FEW_TREES, make_cache, make_wide_cache, set_block_rows
-from tiny_data import make_dataset, write_tiny_cache
 
 from classify.heads.registry import HEADS_IN_BLOCKS, Task, make_head
 from classify.heads.trees import BoostedTrees
-from classify.large import blocks
-from classify.large.blocks import Block, FeatureBlocks, Share, memory_limit, memory_needed, shares, team
+from classify.large import blocks, memory
+from classify.large.blocks import Block, FeatureBlocks
 from classify.runs.persist import load_head, save_head
-from classify.training import checks, train
 from classify.training.evaluate import FittedHead, evaluate_head, fit_head
-from classify.training.train import Job, stratified_subset, train_heads, training_rows
-from featurize.cache.cache import Features, load_features, read_info
-from featurize.core.cluster import connected
-from featurize.core.environment import library_versions
-from featurize.core.errors import CacheError, ClusterError, HeadError
+from featurize.cache.cache import load_features, read_info
 
 LINEAR = ("logreg", "linear-svm")
 SETTINGS = {
@@ -214,338 +201,24 @@ class TestTrees:
         assert seen[0][0].dtype == np.float32
 
 
-class TestRows:
-    @pytest.mark.parametrize("rows", [1, 7, 120, 500])
-    def test_all_of_them(self, rows: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        set_block_rows(monkeypatch, rows)
-        whole = load_features(cache, "train", ("late",))
-        found = FeatureBlocks.of(read_info(cache), "train", ("late",))
-        assert [len(block) for block in found.blocks[:-1]] == [rows] * (len(found.blocks) - 1)
-        assert sum(len(block) for block in found.blocks) == 120
-        assert found.dim == 6
-        check_same_features(found.load(), whole)
-
-    def test_some_of_them(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        set_block_rows(monkeypatch, 10)
-        whole, chosen = load_features(cache, "train"), np.array([0, 9, 10, 45, 119])
-        found = FeatureBlocks.of(read_info(cache), "train", rows=chosen)
-        assert [len(block) for block in found.blocks] == [2, 1, 1, 1]  # nothing else is read
-        np.testing.assert_array_equal(found.load().x, whole.x[chosen])
-        np.testing.assert_array_equal(found.y, whole.y[chosen])
-        np.testing.assert_array_equal(found.ids, whole.ids[chosen])
-
-    def test_workers_may_have_another_working_directory(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(cache.parent)
-        found = FeatureBlocks.of(read_info(Path(cache.name)), "train")
-        monkeypatch.chdir("/")
-        assert found.load().x.shape == (120, 16)
-
-    def test_another_cache_in_its_place(self, cache: Path) -> None:
-        found = FeatureBlocks.of(read_info(cache), "train")
-        cache.unlink()
-        write_tiny_cache(cache, dataset=make_dataset(seed=5))
-        with pytest.raises(CacheError, match="has been replaced while it was read: it has the fingerprint .* expected"):
-            found.load()
-
-    @pytest.mark.parametrize("most", [1, 4, 64])
-    def test_shares(self, most: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        set_block_rows(monkeypatch, 13)
-        monkeypatch.setattr(blocks, "SHARES", most)
-        whole, found = load_features(cache, "train"), FeatureBlocks.of(read_info(cache), "train")
-        parts = shares(found, found.y, np.arange(120))
-        assert len(parts) == min(most, 10)
-        read = [(block.read(), labels, numbers) for share in parts for block, labels, numbers in share]
-        for place, expected in enumerate((whole.x, whole.y, np.arange(120))):
-            np.testing.assert_array_equal(np.concatenate([each[place] for each in read]), expected)
-
-
-def check_same_features(ours: Features, expected: Features) -> None:
-    for field in dataclasses.fields(Features):
-        np.testing.assert_array_equal(getattr(ours, field.name), getattr(expected, field.name), err_msg=field.name)
-
-
-class TestMemory:
-    def reads(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        found: list[int] = []
-        read = Block.read
-        monkeypatch.setattr(Block, "read", lambda block: found.append(block.start) or read(block))
-        return found
-
-    @pytest.mark.parametrize("name", mark_slow(LINEAR, "linear-svm"))
-    def test_the_matrix_is_never_there(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Of 6,000 x 512 numbers, in blocks of 100 rows, of which none is kept."""
-        set_block_rows(monkeypatch, 100, dim=512)
-        monkeypatch.setattr(blocks, "SHARE_KEPT", 0)
-        info = read_info(make_wide_cache(tmp_path / "wide.h5", 6000, 512))
-        matrix, found, test = 6000 * 512 * 4, FeatureBlocks.of(info, "train"), FeatureBlocks.of(info, "test")
-        fit_head(name, FeatureBlocks.of(info, "train", rows=np.arange(100)))  # imports
-        for work in (
-            lambda: checks.survey(found, "training"),
-            lambda: evaluate_head(fit_head(name, found), test),
-        ):
-            tracemalloc.start()
-            work()
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-            assert peak < 0.25 * matrix
-
-    def test_with_room_enough_no_block_is_read_in_every_pass(
-        self, cache: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        set_block_rows(monkeypatch, 50)
-        found = self.reads(monkeypatch)
-        fitted = fit_head("linear-svm", FeatureBlocks.of(read_info(cache), "train"))
-        assert fitted.iterations > 2
-        assert found == [0, 50, 100] * 2  # for the scaling, and to be scaled
-        assert blocks._kept == {}
-
-    def test_what_is_kept_is_bounded(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        set_block_rows(monkeypatch, 30)
-        monkeypatch.setattr(blocks, "memory_limit", lambda: 2 * 2 * 30 * 16 * 4 + 100)
-        found, most = self.reads(monkeypatch), []
-        scaled = blocks.kept
-        monkeypatch.setattr(
-            "classify.large.fits.kept", lambda *args: (scaled(*args), most.append(len(blocks._kept)))[0]
-        )
-        fitted = fit_head("logreg", FeatureBlocks.of(read_info(cache), "train"))
-        assert max(most) == 2
-        assert found[:8] == [0, 30, 60, 90] * 2
-        assert set(found[8:]) == {60, 90}  # the first two are there, in every pass
-        assert len(found[8:]) >= 2 * fitted.iterations
-
-    def test_what_serves_another_purpose_makes_room(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        set_block_rows(monkeypatch, 60)
-        one, two = FeatureBlocks.of(read_info(cache), "train").blocks
-        monkeypatch.setattr(blocks, "memory_limit", lambda: 2 * one.read().nbytes)
-        for purpose, block in (("old", one), ("old", two), ("new", one), ("new", two)):
-            np.testing.assert_array_equal(blocks.kept(purpose, block, Block.read), block.read())
-        assert list(blocks._kept) == [("new", 0)]
-        blocks.forget("new")
-        assert blocks._kept == {}
-
-    def test_nothing_is_kept_after_a_failure(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(*args: object) -> None:
-            assert blocks._kept
-            raise MemoryError
-
-        monkeypatch.setattr("classify.large.fits.logistic_loss", fail)
-        with pytest.raises(MemoryError):
-            fit_head("logreg", FeatureBlocks.of(read_info(cache), "train"))
-        assert blocks._kept == {}
-
-    def test_the_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        limits = [tmp_path / "new", tmp_path / "old"]
-        monkeypatch.setattr(blocks, "CONTROL_GROUP_LIMITS", limits)
-        everything = memory_limit()
-        assert everything == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        limits[0].write_text("max\n")
-        limits[1].write_text("9223372036854771712\n")
-        assert memory_limit() == everything
-        limits[0].write_text("1000000\n")
-        assert memory_limit() == 1_000_000
-
-
-@pytest.mark.parametrize("rows", [7, 60])
-def test_an_evaluation_in_blocks_is_that_of_the_whole(rows: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_block_rows(monkeypatch, rows)
-    fitted = fit_head("linear-svm", load_features(cache, "train"))
-    whole = evaluate_head(fitted, load_features(cache, "test"))
-    parts = evaluate_head(fitted, FeatureBlocks.of(read_info(cache), "test"))
-    np.testing.assert_allclose(parts.probabilities, whole.probabilities, atol=1e-6)
-    np.testing.assert_array_equal(parts.predicted, whole.predicted)
-    assert parts.metrics.accuracy == whole.metrics.accuracy
-    assert parts.predict_ms_per_image > 0
-
-
-def test_the_checks_see_the_same_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", mark_slow(LINEAR, "linear-svm"))
+def test_a_cluster_gives_the_same(name: str, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_block_rows(monkeypatch, 7)
-    path = make_cache(tmp_path / "tiny.h5", lopsided=True)
-    whole = checks.survey(load_features(path, "train"), "training")
-    parts = checks.survey(FeatureBlocks.of(read_info(path), "train"), "training", threads=2)
-    for field in dataclasses.fields(checks.Survey):
-        np.testing.assert_array_equal(getattr(parts, field.name), getattr(whole, field.name), err_msg=field.name)
-    assert [warning[:20] for warning in checks.check_train(parts)] == ["classes are unequal:"]
-    assert "120 of 120 test vectors are training vectors too, 0" in checks.check_overlap(parts, whole)[0]
-    with pytest.raises(HeadError, match="there are no training rows"):
-        checks.survey(FeatureBlocks.of(read_info(path), "train", rows=np.arange(0)), "training")
+    reads: list[Block] = []
+    monkeypatch.setattr(Block, "read", reads.append)
+    ours = fit_head(name, FeatureBlocks.of(read_info(cache), "train"), settings=SETTINGS[name], client=client)
+    assert reads == []  # by this process
+    monkeypatch.undo()
+    set_block_rows(monkeypatch, 7)
+    check_same(ours, both(name, cache)[1], load_features(cache, "test").x, atol=1e-6)
+    assert set(client.run(lambda: len(memory._blocks)).values()) == {0}
 
 
-class TestRuns:
-    @pytest.fixture
-    def job(self, cache: Path) -> Job:
-        return Job("logreg", read_info(cache))
-
-    @pytest.fixture
-    def little_memory(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """For 50 rows."""
-        monkeypatch.setattr(train, "memory_limit", lambda: memory_needed(50, 16))
-        set_block_rows(monkeypatch, 13)
-
-    @pytest.mark.usefixtures("little_memory")
-    def test_a_run_in_blocks(
-        self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        caplog.set_level(logging.INFO)
-        monkeypatch.setattr(train, "load_features", None)
-        [(ours_dir, ours)] = train_heads([job], tmp_path / "blocks")[0].items()
-        assert (
-            caplog.text.count("a matrix of 120 x 16 is larger than memory allows: logreg is fitted in 10 blocks") == 1
-        )
-        monkeypatch.undo()
-        [(whole_dir, whole)] = train_heads([job], tmp_path / "whole")[0].items()
-        assert (ours.parameters["blocks"], "blocks" in whole.parameters) == (10, False)
-        assert (ours.train_rows, ours.test_rows, ours.dim) == (120, 60, 16)
-        assert ours.accuracy == pytest.approx(whole.accuracy, abs=1 / 60)
-        assert ours_dir.name == whole_dir.name
-        assert sorted(os.listdir(ours_dir)) == sorted(os.listdir(whole_dir))
-        assert "| blocks | 10 |" in (ours_dir / "README.md").read_text()
-
-    @pytest.mark.parametrize(
-        ("limit_rows", "rows", "kind"),
-        [(120, None, Features), (119, None, FeatureBlocks), (119, 119, Features), (100, 101, FeatureBlocks)],
-    )
-    def test_what_is_larger_than_memory(
-        self, job: Job, limit_rows: int, rows: int | None, kind: type, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        expected = load_features(job.info.path, "train")
-        if rows:
-            expected = stratified_subset(expected, rows, 0)
-        monkeypatch.setattr(train, "memory_limit", lambda: memory_needed(limit_rows, 16))
-        found = training_rows(dataclasses.replace(job, rows=rows))
-        assert type(found) is kind
-        check_same_features(found.load() if isinstance(found, FeatureBlocks) else found, expected)
-
-    @pytest.mark.usefixtures("little_memory")
-    def test_few_rows_of_many_are_read_block_by_block(self, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-        expected = stratified_subset(load_features(job.info.path, "train"), 30, 0)
-        monkeypatch.setattr(train, "load_features", None)
-        found = training_rows(dataclasses.replace(job, rows=30, model="svm"))
-        assert isinstance(found, Features)
-        check_same_features(found, expected)
-
-    @pytest.mark.usefixtures("little_memory")
-    def test_few_columns_of_many_fit(self, job: Job) -> None:
-        assert isinstance(training_rows(dataclasses.replace(job, layers=("late",))), Features)
-
-    @pytest.mark.usefixtures("little_memory")
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (
-                {"model": "svm"},
-                "tiny-net: 120 training vectors of 16 numbers take about 0.0 GB of memory while a head is fitted, and "
-                "there are 0.0 GB; svm cannot be fitted in blocks of rows: use --model logreg,linear-svm,xgboost, "
-                "which can, or use --train-size N, N up to 50",
-            ),
-            (
-                {"model": "xgboost"},
-                "there are 0.0 GB; xgboost in blocks of rows takes about 0.0 GB: use --model logreg,linear-svm, or "
-                "use --train-size N, N up to 50",
-            ),
-            ({"trials": 3}, "--tune cannot search in blocks of rows: leave it out, or use --train-size N, N up to 50"),
-        ],
-    )
-    def test_what_needs_the_whole_matrix(self, job: Job, change: dict, message: str, tmp_path: Path) -> None:
-        with pytest.raises(HeadError, match=message):
-            train_heads([dataclasses.replace(job, **change)], tmp_path)
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[Any]:
-    pytest.importorskip("distributed")
-    with connected("local:2", functools.partial(library_versions, ("frozenbench", "numpy", "scikit-learn"))) as client:
-        yield client
-
-
-def _where(share: Share) -> int:
-    return os.getpid()
-
-
-def _where_or_die(share: Share, dying: int) -> int:
-    """A worker that is lost; 0 for all of them."""
-    if dying in (0, os.getpid()):
-        os._exit(1)
-    return os.getpid()
-
-
-def _fit_in_a_task(rows: FeatureBlocks) -> np.ndarray:
-    with joblib.parallel_config("dask"):
-        return fit_head("logreg", rows).head[-1].coef_
-
-
-class TestCluster:
-    @pytest.mark.parametrize("name", mark_slow(LINEAR, "linear-svm"))
-    def test_it_gives_the_same(self, name: str, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        set_block_rows(monkeypatch, 7)
-        reads: list[Block] = []
-        monkeypatch.setattr(Block, "read", reads.append)
-        with joblib.parallel_config("dask", client=client):
-            ours = fit_head(name, FeatureBlocks.of(read_info(cache), "train"), settings=SETTINGS[name])
-        assert reads == []  # by this process
-        monkeypatch.undo()
-        set_block_rows(monkeypatch, 7)
-        check_same(ours, both(name, cache)[1], load_features(cache, "test").x, atol=1e-6)
-        assert set(client.run(lambda: len(blocks._kept)).values()) == {0}
-
-    def test_trees(self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        set_block_rows(monkeypatch, 7)
-        rows = FeatureBlocks.of(read_info(cache), "train")
-        expected = fit_head("xgboost", rows, settings=FEW_TREES).head
-        with joblib.parallel_config("dask", client=client):
-            ours = fit_head("xgboost", rows, settings=FEW_TREES).head
-        x = load_features(cache, "test").x
-        np.testing.assert_allclose(ours[:3].transform(x), expected[:3].transform(x), atol=1e-4)
-        np.testing.assert_allclose(ours.predict_proba(x), expected.predict_proba(x), atol=0.05)
-
-    def test_a_share_is_always_the_same_workers(
-        self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        set_block_rows(monkeypatch, 7)
-        parts = shares(FeatureBlocks.of(read_info(cache), "train"))
-        with joblib.parallel_config("dask", client=client), team(1) as workers:
-            passes = [list(workers.each(_where, parts)) for _ in range(3)]
-        assert passes[0] == passes[1] == passes[2]
-        assert len(set(passes[0])) == 2
-        assert os.getpid() not in passes[0]
-
-    def test_the_checks(self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        set_block_rows(monkeypatch, 7)
-        rows = FeatureBlocks.of(read_info(cache), "train")
-        with joblib.parallel_config("dask", client=client):
-            found = checks.survey(rows, "training")
-        np.testing.assert_array_equal(found.digests, checks.survey(rows.load(), "training").digests)
-
-    def test_within_tasks_that_take_up_every_worker(
-        self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        set_block_rows(monkeypatch, 7)
-        rows = FeatureBlocks.of(read_info(cache), "train")
-        tasks = [client.submit(_fit_in_a_task, rows, workers=[address], pure=False) for address in client.nthreads()]
-        expected = fit_head("logreg", rows).head[-1].coef_
-        for task in tasks:
-            np.testing.assert_allclose(task.result(timeout=120), expected, atol=1e-6)
-
-    def test_a_worker_knows_its_own_limit(self, client: Any) -> None:
-        limits = {worker["memory_limit"] for worker in client.scheduler_info()["workers"].values()}
-        assert client.submit(memory_limit).result() in limits
-        assert client.submit(memory_limit, pure=False).result() <= memory_limit()
-
-    def test_another_worker_takes_over(self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        set_block_rows(monkeypatch, 7)
-        parts = shares(FeatureBlocks.of(read_info(cache), "train"))
-        with joblib.parallel_config("dask", client=client), team(1) as workers:
-            before = list(workers.each(_where, parts))
-            after = list(workers.each(_where_or_die, parts, before[0]))
-        assert set(before) - {before[0]} <= set(after)
-        assert before[0] not in after
-        assert len(after) == len(parts)
-
-    def test_all_workers_are_lost(self, client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(blocks, "PATIENCE", 0.5)
-        parts = shares(FeatureBlocks.of(read_info(cache), "train"))
-        with (
-            pytest.raises(ClusterError, match="lost|gave up"),
-            joblib.parallel_config("dask", client=client),
-            team(1) as workers,
-        ):
-            list(workers.each(_where_or_die, parts, 0))
+def test_trees_on_a_cluster(client: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_block_rows(monkeypatch, 7)
+    rows = FeatureBlocks.of(read_info(cache), "train")
+    expected = fit_head("xgboost", rows, settings=FEW_TREES).head
+    ours = fit_head("xgboost", rows, settings=FEW_TREES, client=client).head
+    x = load_features(cache, "test").x
+    np.testing.assert_allclose(ours[:3].transform(x), expected[:3].transform(x), atol=1e-4)
+    np.testing.assert_allclose(ours.predict_proba(x), expected.predict_proba(x), atol=0.05)

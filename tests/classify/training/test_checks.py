@@ -3,10 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_blocks import make_cache, set_block_rows
 
+from classify.large.blocks import FeatureBlocks
 from classify.training import checks
 from classify.training.checks import survey
-from featurize.cache.cache import Features, load_features
+from featurize.cache.cache import Features, load_features, read_info
 from featurize.core.errors import HeadError
 
 
@@ -147,3 +149,16 @@ def test_columns_of_some_layers_only(train: Features, test: Features) -> None:
     some = [changed(features, x=features.x[:, 4:]) for features in (train, leaked)]
     assert "5 of 60 test vectors" in check_overlap(*some)[0]
     assert "5 of 60 test vectors" in check_overlap(changed(train, x=np.asfortranarray(some[0].x)), some[1])[0]
+
+
+def test_the_checks_see_the_same_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_block_rows(monkeypatch, 7)
+    path = make_cache(tmp_path / "tiny.h5", lopsided=True)
+    whole = checks.survey(load_features(path, "train"), "training")
+    parts = checks.survey(FeatureBlocks.of(read_info(path), "train"), "training", threads=2)
+    for field in dataclasses.fields(checks.Survey):
+        np.testing.assert_array_equal(getattr(parts, field.name), getattr(whole, field.name), err_msg=field.name)
+    assert [warning[:20] for warning in checks.check_train(parts)] == ["classes are unequal:"]
+    assert "120 of 120 test vectors are training vectors too, 0" in checks.check_overlap(parts, whole)[0]
+    with pytest.raises(HeadError, match="there are no training rows"):
+        checks.survey(FeatureBlocks.of(read_info(path), "train", rows=np.arange(0)), "training")

@@ -22,9 +22,11 @@ import pytest
 from tiny_data import make_dataset, write_tiny_cache
 
 from classify.runs.results import RunResult, read_predictions
-from classify.training import distributed as spread
+from classify.training import distributed as on_workers
 from classify.training import train
-from classify.training.train import VERSIONS_OF, Job, train_heads
+from classify.training.distributed import run_on_workers
+from classify.training.job import VERSIONS_OF, Job
+from classify.training.train import train_heads
 from featurize.cache.cache import read_info
 from featurize.core.cluster import check_workers, connected
 from featurize.core.environment import library_versions
@@ -80,18 +82,18 @@ def test_the_same_runs_as_without_a_cluster(
     caplog.set_level(logging.INFO, "frozenbench")
     monkeypatch.chdir(tmp_path)  # where the workers are not
     info = dataclasses.replace(job.info, path=Path(os.path.relpath(job.info.path)))
-    jobs = [dataclasses.replace(job, model=model, info=info) for model in ("xgboost", "logreg", "dummy")]
+    jobs = [dataclasses.replace(job, model=model, info=info) for model in ("svm", "logreg", "dummy")]
     here, _ = train_heads(jobs, Path("here"))
     caplog.clear()
     with distributed.get_task_stream(client) as tasks:
         there, stopped = train_heads(jobs, Path("there"), client=client)
     same_runs(here, there)
     assert stopped == []
-    # A task each: what joblib does inside of a head stays there, with the features.
+    # One task per head: what joblib does inside a head stays there, with the features.
     assert len(tasks.data) == len(jobs)
     assert sorted(result.test_opened for result in there.values()) == [1, 2, 3]
     assert sorted(record.getMessage() for record in caplog.records if record.name == "frozenbench") == [
-        f"{model} on tiny-net: 120 x 16" for model in ("dummy", "logreg", "xgboost")
+        f"{model} on tiny-net: 120 x 16" for model in ("dummy", "logreg", "svm")
     ]
     caplog.clear()
     assert train_heads(jobs, Path("there"), client=client)[0] == there
@@ -117,6 +119,7 @@ def test_no_features_are_sent(client: Any, tmp_path: Path, monkeypatch: pytest.M
 class Nap:
     seconds: float
     threads: int = 1
+    title: str = "a nap"
 
 
 def nap(nap: Nap) -> tuple[int, int, float, float]:
@@ -132,7 +135,7 @@ def overlap(naps: list[tuple[int, int, float, float]]) -> bool:
 
 def test_a_head_at_a_time_on_each_worker_with_its_threads(client: Any) -> None:
     calls = {number: (Nap(2.0 if number == 0 else 0.1),) for number in range(8)}
-    naps = dict(spread.spread(client, nap, calls, what=str, packages=()))
+    naps = dict(run_on_workers(client, nap, calls))
     assert {threads for _, threads, _, _ in naps.values()} == {THREADS}
     slow = naps[0][0]
     others = {pid for number, (pid, *_) in naps.items() if number}
@@ -143,20 +146,19 @@ def test_a_head_at_a_time_on_each_worker_with_its_threads(client: Any) -> None:
     # The worker that is free takes the rest, however many threads the other one has.
     assert [pid for pid, *_ in naps.values()].count(slow) == 1
     assert list(naps)[-1] == 0  # what is done first comes first
-    assert list(dict(spread.spread(client, nap, calls, what=str, packages=(), ordered=True))) == list(range(8))
 
 
 def test_two_heads_that_meet_on_a_worker_take_turns(client: Any) -> None:
     worker = min(client.nthreads())
     futures = [
-        client.submit(spread._on_worker, number, logging.INFO, library_versions(()), nap, Nap(0.3), workers=[worker])
-        for number in range(3)
+        client.submit(on_workers._on_worker, nap, logging.INFO, VERSIONS(), Nap(0.3), workers=[worker], pure=False)
+        for _ in range(3)
     ]
-    assert not overlap([value for _, value, _ in client.gather(futures)])
+    assert not overlap(client.gather(futures))
 
 
 def test_nothing_to_do(client: Any) -> None:
-    assert dict(spread.spread(client, nap, {}, what=str, packages=())) == {}
+    assert dict(run_on_workers(client, nap, {})) == {}
 
 
 def die_once(job: Job, run_dir: Path, **more: Any) -> RunResult | str:
@@ -170,9 +172,9 @@ def die_once(job: Job, run_dir: Path, **more: Any) -> RunResult | str:
 
 
 def test_a_worker_that_has_come_with_other_versions(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spread, "library_versions", lambda packages: {"python": "3", "numpy": "9.9"})
+    monkeypatch.setattr(on_workers, "library_versions", lambda packages: {"python": "3", "numpy": "9.9"})
     with pytest.raises(ClusterError, match=r"the worker tcp.* has python 3\.\d+\.\d+, expected 3 as here"):
-        dict(spread.spread(client, nap, {0: (Nap(0),)}, what=str, packages=("numpy",)))
+        dict(run_on_workers(client, nap, {0: (Nap(0),)}))
 
 
 def test_a_head_whose_worker_was_killed_is_trained_again(
@@ -233,7 +235,7 @@ def test_an_error_of_a_worker_is_the_same_as_here(client: Any, job: Job, tmp_pat
 def test_a_cache_that_is_not_on_the_workers(
     client: Any, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spread, "_beginning", lambda path: b"another")  # here only
+    monkeypatch.setattr(on_workers, "_seal", lambda path: b"another")  # here only
     with pytest.raises(ClusterError, match=r"^the worker tcp://\S+ has another file under the name /.*tiny-net.h5; .*"):
         train_heads([job], tmp_path / "runs", client=client)
     job.info.path.unlink()
@@ -246,13 +248,13 @@ def test_runs_that_are_not_shared(client: Any, job: Job, tmp_path: Path, monkeyp
     def here_only(**more: Any) -> Iterator[str]:
         yield str(tmp_path / "runs" / "made-here-only")
 
-    monkeypatch.setattr(spread.tempfile, "TemporaryDirectory", here_only)
+    monkeypatch.setattr(on_workers.tempfile, "TemporaryDirectory", here_only)
     with pytest.raises(ClusterError, match=r"cannot write to /.*/runs \(No such file or directory\); .* see .* --runs"):
         train_heads([job], tmp_path / "runs", client=client)
 
 
 def test_nothing_is_left_in_the_folder_of_runs(client: Any, tmp_path: Path) -> None:
-    spread.check_shared(client, [], tmp_path / "runs", children=True)
+    on_workers.check_shared(client, [], tmp_path / "runs", children=True)
     assert os.listdir(tmp_path / "runs") == []
 
 
@@ -286,7 +288,7 @@ def yes() -> bool:
 def test_workers_that_may_start_no_process(
     client: Any, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spread, "_is_daemonic", yes)
+    monkeypatch.setattr(on_workers, "_is_daemonic", yes)
     train_heads([job], tmp_path, client=client)
     with pytest.raises(UsageError, match=r"^--time-limit: the worker tcp://\S+ may not start the process"):
         train_heads([job], tmp_path, client=client, time_limit=120)
@@ -300,20 +302,20 @@ def test_trials_on_a_cluster(
 
     caplog.set_level(logging.INFO, "frozenbench")
     search = dataclasses.replace(job, trials=9)
-    pids = []
-    tell = train._trials_on
+    numbers = []
+    measure = train._measure_on_workers
 
     def spy(*args: Any) -> Iterator[Any]:
-        for trial in tell(*args):
-            pids.append(trial.number)
+        for trial in measure(*args):
+            numbers.append(trial.number)
             yield trial
 
-    monkeypatch.setattr(train, "_trials_on", spy)
+    monkeypatch.setattr(train, "_measure_on_workers", spy)
     there, _ = train_heads([search], tmp_path / "there", client=client)
-    assert pids == list(range(9))
+    assert numbers == list(range(9))
     lines = [record.getMessage() for record in caplog.records if "trial" in record.getMessage()]
     assert [line.split(":")[1] for line in lines] == [f" trial {number} of 9" for number in range(1, 10)]
-    # The same as the same waves here, and as an interrupted search that is gone on with.
+    # The same as the same waves here, and as an interrupted search that resumes.
     here, _ = train_heads([dataclasses.replace(search, wave=WORKERS)], tmp_path / "here")
     same_runs(here, there)
     train_heads([dataclasses.replace(search, trials=5)], tmp_path / "again", client=client)
@@ -340,7 +342,7 @@ def test_a_single_worker_with_a_single_thread(job: Job, tmp_path: Path) -> None:
     search = dataclasses.replace(job, trials=8)
     here, _ = train_heads([search], tmp_path / "here")
     with cluster(1, 1) as client:
-        assert dict(spread.spread(client, where, {0: (Nap(0),)}, what=str, packages=()))[0] != os.getpid()
+        assert dict(run_on_workers(client, where, {0: (Nap(0),)}))[0] != os.getpid()
         there, _ = train_heads([search], tmp_path / "there", client=client)
     same_runs(here, there)
     studies = [sorted((tmp_path / name / "tiny-net").glob("*.study")) for name in ("here", "there")]
@@ -387,7 +389,7 @@ def test_a_cluster_that_was_there_before(
             monkeypatch.setattr(train, "train_head", functools.partial(napping))
             thread = threading.Thread(target=stop)
             thread.start()
-            with pytest.raises(ClusterError, match=r"^the cluster's scheduler is gone; what is finished is kept: "):
+            with pytest.raises(ClusterError, match=r"^the cluster's scheduler is gone; finished runs are saved"):
                 train_heads([job], tmp_path / "lost", client=client)
             thread.join()
     assert capfd.readouterr().err == ""

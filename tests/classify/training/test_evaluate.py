@@ -4,11 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from slow_cases import mark_slow
+from tiny_blocks import set_block_rows
 
 from classify.heads.registry import HEADS
+from classify.large.blocks import FeatureBlocks
 from classify.training import evaluate
 from classify.training.evaluate import evaluate_head, fit_and_evaluate, fit_head
-from featurize.cache.cache import Features, load_features
+from featurize.cache.cache import Features, load_features, read_info
 from featurize.core.errors import HeadError, UsageError
 
 pytestmark = pytest.mark.usefixtures("one_fold")
@@ -104,3 +106,15 @@ def test_a_head_that_cannot_be_fitted(splits: tuple[Features, Features]) -> None
     bad = dataclasses.replace(splits[0], x=np.full_like(splits[0].x, np.nan))
     with pytest.raises(HeadError, match="logreg cannot be fitted on these features: Input X contains NaN"):
         fit_and_evaluate("logreg", bad, splits[1])
+
+
+@pytest.mark.parametrize("rows", [7, 60])
+def test_an_evaluation_in_blocks_is_that_of_the_whole(rows: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_block_rows(monkeypatch, rows)
+    fitted = fit_head("linear-svm", load_features(cache, "train"))
+    whole = evaluate_head(fitted, load_features(cache, "test"))
+    parts = evaluate_head(fitted, FeatureBlocks.of(read_info(cache), "test"))
+    np.testing.assert_allclose(parts.probabilities, whole.probabilities, atol=1e-6)
+    np.testing.assert_array_equal(parts.predicted, whole.predicted)
+    assert parts.metrics.accuracy == whole.metrics.accuracy
+    assert parts.predict_ms_per_image > 0

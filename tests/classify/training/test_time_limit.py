@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from slow_cases import mark_slow
 
-from classify.training.time_limit import HeadTimeoutError, within
+from classify.training.time_limit import HeadTimeoutError, run_with_limit
 from featurize.core.errors import HeadError, UsageError
 
 LONG = 300.0  # more than any of this takes on a busy machine
@@ -107,7 +107,7 @@ def test_an_endless_fit_is_really_ended(
         with pytest.raises(
             HeadTimeoutError, match=r"^svm was stopped after \d+ seconds.*a larger --time-limit"
         ) as caught:
-            within(limit, endless, path, what="svm")
+            run_with_limit(limit, endless, path, what="svm")
         assert limit <= time.monotonic() - began < limit + 3
         assert "\n" not in str(caught.value)
         pids = pids_in(path)
@@ -121,7 +121,7 @@ def test_an_endless_fit_is_really_ended(
 def test_a_limit_shorter_than_the_start_of_the_child() -> None:
     began = time.monotonic()
     with pytest.raises(HeadTimeoutError, match=r"stopped after 0.01 seconds"):
-        within(0.01, time.sleep, 0)
+        run_with_limit(0.01, time.sleep, 0)
     assert time.monotonic() - began < 2
 
 
@@ -132,7 +132,7 @@ def leave_a_child(path: Path) -> str:
 
 
 def test_what_the_function_leaves_behind_is_ended_too(tmp_path: Path) -> None:
-    assert within(LONG, leave_a_child, tmp_path / "pids") == "done"
+    assert run_with_limit(LONG, leave_a_child, tmp_path / "pids") == "done"
     assert all(ended(pid) for pid in pids_in(tmp_path / "pids"))
 
 
@@ -142,7 +142,7 @@ def promise(path: Path) -> None:
 
 
 def test_a_child_that_is_done_may_tidy_up(tmp_path: Path) -> None:
-    within(LONG, promise, tmp_path / "kept")
+    run_with_limit(LONG, promise, tmp_path / "kept")
     assert (tmp_path / "kept").exists()
 
 
@@ -151,8 +151,8 @@ def where() -> tuple[int, int]:
 
 
 def test_without_a_limit_the_function_runs_here() -> None:
-    assert within(None, where) == where()
-    pid, group = within(LONG, where)
+    assert run_with_limit(None, where) == where()
+    pid, group = run_with_limit(LONG, where)
     assert pid == group != os.getpid()
 
 
@@ -162,7 +162,7 @@ def twice(x: np.ndarray) -> np.ndarray:
 
 def test_large_arguments_and_results_pass() -> None:
     x = np.arange(12_000_000, dtype=np.float64)  # 96 MB
-    np.testing.assert_array_equal(within(LONG, twice, x), 2 * x)
+    np.testing.assert_array_equal(run_with_limit(LONG, twice, x), 2 * x)
 
 
 def fail(error: Exception) -> None:
@@ -174,7 +174,7 @@ def fail(error: Exception) -> None:
 )
 def test_errors_come_back_as_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
-        within(LONG, fail, error)
+        run_with_limit(LONG, fail, error)
     assert type(caught.value) is type(error)
     assert caught.value.args == error.args
     assert "in fail" in str(caught.value.__cause__)  # where it happened
@@ -190,7 +190,7 @@ def log() -> None:
 def test_what_the_child_logs_is_logged_here(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "frozenbench"):
         caplog.handler.setLevel(logging.NOTSET)  # the child is to know what is wanted
-        within(LONG, log)
+        run_with_limit(LONG, log)
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
     assert caplog.records[0].getMessage() == "epoch 1 of 20"
     assert "an object: <unlocked _thread.lock" in caplog.records[1].getMessage()
@@ -227,7 +227,7 @@ def end_within_the_result(number: int) -> None:
 )
 def test_a_child_that_ends_without_a_result(function: Callable, argument: object, message: str) -> None:
     with pytest.raises(HeadError, match=message) as caught:
-        within(LONG, function, argument, what="svm")
+        run_with_limit(LONG, function, argument, what="svm")
     assert not isinstance(caught.value, HeadTimeoutError)
     assert "\n" not in str(caught.value)
 
@@ -239,23 +239,23 @@ def die_at_once(connection: object, level: int) -> None:
 def test_a_child_that_dies_before_it_takes_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("classify.training.time_limit._work", die_at_once)
     with pytest.raises(HeadError, match="the fit ended .* exit code 1"):
-        within(LONG, print, b"x" * 10_000_000)
+        run_with_limit(LONG, print, b"x" * 10_000_000)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan")])
 def test_a_limit_that_is_no_time(seconds: float) -> None:
     with pytest.raises(UsageError, match="expected more than 0 seconds"):
-        within(seconds, where)
+        run_with_limit(seconds, where)
 
 
 SCRIPT = """
 import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
-from classify.training.time_limit import within
+from classify.training.time_limit import run_with_limit
 from test_time_limit import refuse_to_end
 if __name__ == "__main__":
-    within(500, refuse_to_end, Path({pids!r}))
+    run_with_limit(500, refuse_to_end, Path({pids!r}))
 else:  # the child, before it does anything
     Path({pids!r}).touch()
     time.sleep({start})

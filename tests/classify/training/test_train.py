@@ -4,7 +4,6 @@ import logging
 import os
 import time
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,11 @@ from tiny_data import make_dataset, write_tiny_cache
 
 from classify.runs.persist import HEAD, load_head
 from classify.runs.results import RunResult, read_predictions
-from classify.training import train
-from classify.training.train import Job, open_test_split, stratified_order, train_heads, training_rows
+from classify.training import rows, train
+from classify.training.job import Job
+from classify.training.train import train_heads
 from featurize.cache.cache import load_features, read_info
-from featurize.cache.spec import ExtractionSpec
 from featurize.core.errors import HeadError, UsageError
-
-
-@pytest.fixture
-def job(cache: Path) -> Job:
-    return Job("logreg", read_info(cache))
 
 
 def test_a_run(job: Job, tmp_path: Path) -> None:
@@ -50,54 +44,16 @@ def test_what_is_there_is_reused(job: Job, tmp_path: Path) -> None:
     assert [result.test_opened for result in again.values()] == [2]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"seed": 1}, {"class_weight": "balanced"}, {"rows": 60}, {"trials": 2}, {"layers": ("late",)}, {"model": "knn"}],
-)
-def test_whatever_changes_a_run_changes_its_name(job: Job, change: dict) -> None:
-    assert dataclasses.replace(job, **change).name != job.name
-
-
-def test_the_name_is_made_of_the_head_that_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The MLP is another one where the vectors of mirrored images are known."""
-    infos = [read_info(write_tiny_cache(tmp_path / f"{flip}.h5", flip=flip)) for flip in (False, True)]
-    monkeypatch.setattr(ExtractionSpec, "fingerprint", "f" * 64)
-    assert len({Job("mlp", info).name for info in infos}) == 2
-    assert len({Job("logreg", info).name for info in infos}) == 1
-
-
-def test_threads_and_all_layers_by_name_are_the_same_run(job: Job) -> None:
-    assert dataclasses.replace(job, threads=7, layers=("early", "late")).name == job.name
-
-
-def test_every_opening_of_the_test_split_is_counted(job: Job, tmp_path: Path) -> None:
-    jobs = [dataclasses.replace(job, model=model) for model in ("logreg", "knn", "dummy")]
-    results, _ = train_heads(jobs, tmp_path)
-    assert [result.test_opened for result in results.values()] == [1, 2, 3]
-    _, opened = open_test_split(job, tmp_path / "tiny-net")
-    assert opened == 4
-    other = write_tiny_cache(tmp_path / "tiny-net.h5", dataset=make_dataset(seed=5))
-    _, opened = open_test_split(Job("logreg", read_info(other)), tmp_path / "tiny-net")
-    assert opened == 1  # other features in the same folder of runs
-
-
-def test_openings_by_many_at_once_are_all_counted(job: Job, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        counts = list(pool.map(lambda _: open_test_split(job, tmp_path)[1], range(200)))
-    assert sorted(counts) == list(range(1, 201))
-    assert len((tmp_path / train.OPENINGS).read_text().splitlines()) == 200
-
-
 def test_the_test_split_is_opened_after_the_fit_and_nowhere_else(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = []
     monkeypatch.setattr(
-        train, "load_features", lambda path, split, layers: events.append(split) or load_features(path, split, layers)
+        rows, "load_features", lambda path, split, layers: events.append(split) or load_features(path, split, layers)
     )
     fit = train.fit_head
     monkeypatch.setattr(train, "fit_head", lambda *args, **kwargs: events.append("fit") or fit(*args, **kwargs))
-    train._split.cache_clear()
+    rows._split.cache_clear()
     train_heads([job], tmp_path)
     assert events == ["train", "fit", "test"]
 
@@ -130,31 +86,6 @@ def test_heads_need_not_be_kept(job: Job, tmp_path: Path) -> None:
     assert not (run_dir / HEAD).exists()
 
 
-def test_subsets_are_stratified_and_nested(job: Job) -> None:
-    last: set[int] = set()
-    for rows in (6, 30, 31, 120):
-        subset = training_rows(dataclasses.replace(job, rows=rows))
-        assert len(subset.y) == len(subset.x) == len(subset.ids) == rows
-        assert np.ptp(np.bincount(subset.y, minlength=3)) <= 1
-        assert last <= set(subset.ids.tolist())
-        last = set(subset.ids.tolist())
-    whole = training_rows(job)
-    row = int(np.flatnonzero(whole.ids == subset.ids[5])[0])
-    np.testing.assert_array_equal(subset.x[5], whole.x[row])
-    assert set(training_rows(dataclasses.replace(job, rows=30, seed=1)).ids) != set(
-        training_rows(dataclasses.replace(job, rows=30)).ids
-    )
-
-
-def test_a_stratified_order_keeps_unequal_proportions() -> None:
-    labels = np.repeat([0, 1, 2], [700, 200, 100])
-    order = stratified_order(labels, seed=0)
-    assert sorted(order) == list(range(1000))
-    for rows in (10, 37, 500):
-        counts = np.bincount(labels[order[:rows]], minlength=3)
-        assert np.abs(counts - rows * np.array([0.7, 0.2, 0.1])).max() <= 1
-
-
 def test_more_rows_than_there_are(job: Job, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--train-size 121: .* holds 120 training images"):
         train_heads([dataclasses.replace(job, rows=121)], tmp_path / "runs")
@@ -171,14 +102,14 @@ def _endless(*args: object, **kwargs: object) -> None:
 def test_a_head_that_takes_too_long_is_stopped_and_the_others_go_on(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    work = train.searched_and_fitted
+    limit = train.run_with_limit
 
-    def within(seconds: float | None, function: object, *args: Job, what: str) -> object:
-        endless = args[0].model == "knn"
-        return limit(1 if endless else None, _endless if endless else work, *args, what=what)
+    def endless_knn(seconds: float | None, function: object, job: Job, *args: object, what: str) -> object:
+        if job.model == "knn":
+            return limit(1, _endless, job, *args, what=what)
+        return limit(None, function, job, *args, what=what)
 
-    limit = train.within
-    monkeypatch.setattr(train, "within", within)
+    monkeypatch.setattr(train, "run_with_limit", endless_knn)
     results, stopped = train_heads([dataclasses.replace(job, model="knn"), job], tmp_path, time_limit=1)
     assert [result.model for result in results.values()] == ["logreg"]
     assert len(stopped) == 1

@@ -1,0 +1,86 @@
+"""A job: one head to train on one feature cache."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from classify.heads import Task, make_head
+from classify.large import memory_limit, memory_needed
+from classify.training.evaluate import plain_parameters
+from featurize.cache import CacheInfo
+
+VERSIONS_OF = ("frozenbench", "scikit-learn", "scikit-learn-intelex", "xgboost", "keras", "tensorflow", "numpy")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One head on one cache.
+
+    Attributes:
+        model: a key of `HEADS`.
+        info: the cache, from `read_info`.
+        layers: use only the columns of these layers; empty for all.
+        rows: train on a stratified subset of this many rows; None for all.
+        seed: for everything random: the head, the subset of rows, the search.
+        class_weight: `balanced`, or None.
+        trials: of the search for settings; 0 for the head's defaults.
+        threads: number of threads.
+        wave: trials of the search that run side by side.
+        memory: bytes that a fit may take; None for what this process may use.
+        workers: processes with this memory each, which together fit a head that exceeds the memory of one.
+    """
+
+    model: str
+    info: CacheInfo
+    layers: tuple[str, ...] = ()
+    rows: int | None = None
+    seed: int = 0
+    class_weight: str | None = None
+    trials: int = 0
+    threads: int = 1
+    wave: int = 1
+    memory: int | None = None
+    workers: int = 1
+
+    @property
+    def train_rows(self) -> int:
+        """Number of training rows."""
+        return self.rows or self.info.rows["train"]
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.info.columns(self.layers)[-1].stop
+
+    @property
+    def available_memory(self) -> int:
+        """Bytes that a fit may take."""
+        return self.memory or memory_limit()
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is memory for a fit on all its rows at once."""
+        return memory_needed(self.train_rows, self.dim) <= self.available_memory
+
+    @property
+    def title(self) -> str:
+        """The head and the cache, for messages."""
+        return f"{self.model} on {self.info.path.stem}"
+
+    @property
+    def name(self) -> str:
+        """The run directory's name: the head, and eight digits that stand for everything that determines the run."""
+        info = self.info
+        mirror = info.mirror(self.layers)
+        task = Task(self.train_rows, info.dim, self.seed, 1, self.class_weight, mirror, info.image)
+        steps = [[type(step).__name__, plain_parameters(step)] for _, step in make_head(self.model, task).steps]
+        layers = self.layers or [columns.name for columns in info.layers]
+        search = [self.trials, self.wave] if self.wave > 1 else self.trials
+        content = [info.spec.fingerprint, layers, self.model, self.rows, self.seed, search, steps, self.class_weight]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return f"{self.model}-{digest[:8]}"
+
+    def run_dir(self, runs: Path) -> Path:
+        """The run directory in the folder of all runs."""
+        return runs / self.info.path.stem / self.name
