@@ -265,7 +265,11 @@ else:  # the child, before it does anything
 def start(tmp_path: Path, seconds_to_start: float) -> tuple[subprocess.Popen, Path]:
     """A script that waits for an endless child, and the file with the processes below it."""
     script, pids = tmp_path / "script.py", tmp_path / "pids"
-    script.write_text(SCRIPT.format(path=[str(Path(__file__).parent)], pids=str(pids), start=seconds_to_start))
+    script.write_text(
+        SCRIPT.format(
+            path=[str(Path(__file__).parent), str(Path(__file__).parents[2])], pids=str(pids), start=seconds_to_start
+        )
+    )
     process = subprocess.Popen(
         [sys.executable, script],
         stderr=subprocess.PIPE,
