@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("frozenbench")
 FOLDS = 3
-# Random trials before the search learns from them, and full trials before it stops bad ones early.
-RANDOM_TRIALS = 5
+RANDOM_TRIALS = 5  # before the search learns from earlier trials, and prunes by their median
 
 Settings = dict[str, Any]
 Range = Callable[[Any], "BaseDistribution"]
@@ -98,12 +97,11 @@ SPACES: dict[str, dict[str, Range]] = {
 
 @dataclass(frozen=True)
 class TuningResult:
-    """The result of a search.
+    """The best settings, for `head.set_params`; none for a head with nothing to tune.
 
     Attributes:
-        settings: for `head.set_params`; empty for a head with nothing to tune.
-        score: their accuracy on the held-out folds, 0..1. As the best of many it is too high: only the
-            test split shows how good they are.
+        settings: by their names in the pipeline.
+        score: accuracy on the held-out folds, 0..1; as the best of many, it is too high.
         log_loss: on the same rows.
         study: the journal of the search.
     """
@@ -120,7 +118,6 @@ def tune(
     trials: int,
     task: Task,
     folder: Path,
-    folds: int = FOLDS,
     *,
     wave: int = 1,
     measure: Measure | None = None,
@@ -129,16 +126,13 @@ def tune(
 
     The whole pipeline, scaler and PCA included, is fitted anew in each fold. The first trial is the head's
     defaults, so the result is never worse than them in these folds. Ties are broken by the lower log loss,
-    then by the earlier trial. After each fold but the last, a trial below the median of the full ones so
-    far is pruned.
-
-    The trials of a wave run side by side. They know the scores of earlier waves only, and keep away from
-    each other's settings.
+    then by the earlier trial. The trials of a wave run side by side: they know the scores of earlier waves
+    only, and keep away from each other's settings.
 
     Every finished trial is stored in an Optuna journal in `folder`, whose name stands for everything that
-    the trials depend on. An interrupted search resumes and loses only its unfinished trials. It finds what
-    it would have found without the interruption, because a trial depends only on the seed and the waves
-    before it. Of a longer study, only the first `trials` count.
+    the trials depend on. An interrupted search resumes and finds what it would have found otherwise, because
+    a trial depends only on the seed and the waves before it. If the journal holds more trials, only the
+    first `trials` count.
 
     Args:
         name: a key of `HEADS`.
@@ -147,12 +141,11 @@ def tune(
         task: as for `make_head`; its seed also draws the folds and the trials. Its number of jobs is no
             part of the study, although it may change the last digit of a score.
         folder: of the journal.
-        folds: their number, at least 2.
         wave: number of trials in a wave; another number makes another study, with other settings.
         measure: runs the trials of a wave; None to run them here, one after another.
 
     Raises:
-        UsageError: there is no such head, fewer than one trial or two folds, or Optuna is not installed.
+        UsageError: there is no such head, fewer than one trial, or Optuna is not installed.
         HeadError: a class has fewer rows than there are folds, or no trial could be fitted.
         DataError: the journal is damaged.
         OSError: the journal cannot be written.
@@ -162,9 +155,9 @@ def tune(
     if name not in SPACES:
         logger.info("%s: nothing to tune", name)
         return TuningResult({})
-    if trials < 1 or folds < 2:
-        raise UsageError(f"--tune {trials} in {folds} folds: expected at least 1 trial and 2 folds")
-    _check_rows(name, train, folds)
+    if trials < 1:
+        raise UsageError(f"--tune {trials}: expected at least 1 trial")
+    _check_rows(name, train)
     try:
         import optuna
     except ImportError as error:
@@ -172,11 +165,11 @@ def tune(
 
     def measure_here(asked: list["Trial"]) -> Iterator["FrozenTrial"]:
         for trial in asked:
-            yield run_trial(copy.deepcopy(trial), name, train, task, folds)
+            yield run_trial(copy.deepcopy(trial), name, train, task)
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, defaults = _search_space(name, head)
-    identity = _identity(name, head, train, task, folds, space, wave)
+    identity = _identity(name, head, train, task, space, wave)
     path = folder / f"{name}-{identity[:8]}.study"
     with _journal(path, identity) as journal:
         done = len(journal.trials)
@@ -189,11 +182,11 @@ def tune(
             asked = _ask(journal.trials[:first], last, space, defaults, task.seed, side_by_side=wave > 1)
             for trial in (measure or measure_here)(asked[len(journal.trials) - first :]):
                 journal.add_trial(trial)
-                _log_trial(name, trial, journal.trials, trials, folds)
+                _log_trial(name, trial, journal.trials, trials)
         return _best(name, journal.trials[:trials], path)
 
 
-def run_trial(trial: "Trial", name: str, train: Features, task: Task, folds: int = FOLDS) -> "FrozenTrial":
+def run_trial(trial: "Trial", name: str, train: Features, task: Task) -> "FrozenTrial":
     """Measure the settings of a trial, and tell its study; the other arguments are those of `tune`.
 
     Returns:
@@ -203,14 +196,14 @@ def run_trial(trial: "Trial", name: str, train: Features, task: Task, folds: int
     from sklearn.model_selection import StratifiedKFold
     from threadpoolctl import threadpool_limits
 
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=task.seed)
+    splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=task.seed)
     parts = list(splitter.split(np.zeros(len(train.y)), train.y))
     try:
         with threadpool_limits(task.jobs):
             for step, (accuracy, loss) in enumerate(fold_scores(name, trial.params, train, parts, task), start=1):
                 trial.report(accuracy, step)
                 trial.set_user_attr("log_loss", loss)
-                if step < folds and trial.should_prune():
+                if step < FOLDS and trial.should_prune():
                     return trial.study.tell(trial, state=TrialState.PRUNED)
     except (ValueError, FloatingPointError, HeadError) as error:
         trial.set_user_attr("error", str(error))
@@ -288,13 +281,13 @@ def _ask(
     return asked
 
 
-def _check_rows(name: str, train: Features, folds: int) -> None:
+def _check_rows(name: str, train: Features) -> None:
     counts = np.bincount(train.y, minlength=len(train.class_names))
     fewest = int(counts.argmin())
-    if counts[fewest] < folds:
+    if counts[fewest] < FOLDS:
         raise HeadError(
             f"{name} cannot be tuned: class {train.class_names[fewest]} has {counts[fewest]} training rows, "
-            f"expected at least one for each of the {folds} folds; use more images (a larger --train-size, or "
+            f"expected at least one for each of the {FOLDS} folds; use more images (a larger --train-size, or "
             "python -m featurize with a larger --train), or leave out --tune"
         )
 
@@ -312,7 +305,7 @@ def _search_space(name: str, head: Any) -> tuple[dict[str, "BaseDistribution"], 
 
 
 def _identity(
-    name: str, head: Any, train: Features, task: Task, folds: int, space: dict[str, "BaseDistribution"], wave: int
+    name: str, head: Any, train: Features, task: Task, space: dict[str, "BaseDistribution"], wave: int
 ) -> str:
     """64 hexadecimal digits that stand for everything that a score depends on, except libraries and threads."""
     from optuna.distributions import distribution_to_json
@@ -324,7 +317,7 @@ def _identity(
         "layers": [columns.name for columns in train.layers],
         "rows": hashlib.sha256(train.ids.tobytes() + train.y.tobytes()).hexdigest(),
         "task": [task.rows, task.dim, task.seed, task.class_weight],
-        "folds": folds,
+        "folds": FOLDS,
         "space": {key: distribution_to_json(distribution) for key, distribution in space.items()},
         "wave": wave,
     }
@@ -356,13 +349,13 @@ def _journal(path: Path, identity: str) -> Iterator["Study"]:
         yield study
 
 
-def _log_trial(name: str, trial: "FrozenTrial", finished: list["FrozenTrial"], trials: int, folds: int) -> None:
+def _log_trial(name: str, trial: "FrozenTrial", finished: list["FrozenTrial"], trials: int) -> None:
     from optuna.trial import TrialState
 
     if trial.state == TrialState.FAIL:
         outcome = f"failed ({trial.user_attrs['error']})"
     elif trial.state == TrialState.PRUNED:
-        outcome = f"{trial.value:.2%} after {len(trial.intermediate_values)} of {folds} folds, pruned"
+        outcome = f"{trial.value:.2%} after {len(trial.intermediate_values)} of {FOLDS} folds, pruned"
     else:
         outcome = f"{trial.value:.2%}"
     complete = [other for other in finished if other.state == TrialState.COMPLETE]

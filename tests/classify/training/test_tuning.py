@@ -74,7 +74,8 @@ def test_every_head_with_a_space_can_be_searched(name: str, folder: Path, monkey
     monkeypatch.setitem(HEADS, name, quick)
     split = make_dataset(240).splits["train"]
     train = Features(make_vectors(split), split.labels, split.ids, CLASSES, "f" * 64, ())
-    result = tune(name, train, 2, task_of(train), folder, folds=2)
+    monkeypatch.setattr(tuning, "FOLDS", 2)
+    result = tune(name, train, 2, task_of(train), folder)
     first, second = trials_in(result.study)
     assert result.score >= first.value > 0.5
     assert "FAIL" not in states_in(result.study)
@@ -244,7 +245,6 @@ def test_another_problem_has_another_study(train: Features, folder: Path) -> Non
         ("knn", dataclasses.replace(train, ids=train.ids[::-1].copy()), {}),
         ("knn", dataclasses.replace(train, fingerprint="0" * 64), {}),
         ("knn", dataclasses.replace(train, layers=train.layers[:1]), {}),
-        ("knn", train, {"folds": 4}),
         ("knn", train, {"wave": 2}),
         ("knn", train, {"wave": 3}),
     ]
@@ -417,14 +417,17 @@ def test_interrupting_a_trial_loses_it_only(train: Features, folder: Path, monke
 
 
 @pytest.mark.parametrize(("label", "rows", "folds"), [(1, 2, 3), (1, 0, 3), (2, 0, 3), (0, 4, 5)])
-def test_fewer_rows_of_a_class_than_folds(label: int, rows: int, folds: int, train: Features, folder: Path) -> None:
+def test_fewer_rows_of_a_class_than_folds(
+    label: int, rows: int, folds: int, train: Features, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "FOLDS", folds)
     kept = np.concatenate([np.flatnonzero(train.y != label), np.flatnonzero(train.y == label)[:rows]])
     few = dataclasses.replace(train, x=train.x[kept], y=train.y[kept], ids=train.ids[kept])
     message = (
         rf"logreg cannot be tuned: class {CLASSES[label]} has {rows} training rows, .* the {folds} folds; use more"
     )
     with pytest.raises(HeadError, match=message) as caught:
-        tune("logreg", few, 2, task_of(few), folder, folds)
+        tune("logreg", few, 2, task_of(few), folder)
     assert "\n" not in str(caught.value)
     assert not folder.exists()
 
@@ -435,10 +438,9 @@ def test_features_that_are_no_numbers(train: Features, folder: Path) -> None:
         tune("logreg", train, 2, task_of(train), folder)
 
 
-@pytest.mark.parametrize(("trials", "folds"), [(0, 3), (5, 1)])
-def test_wrong_numbers(trials: int, folds: int, train: Features, folder: Path) -> None:
-    with pytest.raises(UsageError, match="expected at least 1 trial and 2 folds"):
-        tune("logreg", train, trials, task_of(train), folder, folds)
+def test_no_trials(train: Features, folder: Path) -> None:
+    with pytest.raises(UsageError, match="--tune 0: expected at least 1 trial"):
+        tune("logreg", train, 0, task_of(train), folder)
 
 
 def test_without_optuna(train: Features, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
