@@ -46,7 +46,7 @@ PACKAGES = ("frozenbench", "tensorflow", "keras", "mnn", "numba", "numpy", "pill
 """What must be the same on all machines, for the vectors' and the messages' sake."""
 
 TASK_SECONDS = 5.0
-"""What a kill may cost; at this length the cluster's own work is some thousandths (measured: SCALING.md)."""
+"""What a kill may cost; at this length the cluster's own work is some thousandths (measured: docs/scaling.md)."""
 LEAST_SHARE = 0.25  # of that, for the last tasks
 MOST_TASKS = 200_000  # in one extraction, which is as many shards: above, tasks take longer
 TASK_BYTES = 1 << 26  # of pixels on their way, or of vectors in a worker's memory

@@ -168,7 +168,7 @@ def simulate(workers: int, given: Circumstances, seed: int = 0) -> tuple[float, 
 
 
 def show_simulation() -> None:
-    """Print a table for 100 million images, by the rates of README and SCALING.md."""
+    """Print a table for 100 million images, by the rates of docs/speed.md and docs/scaling.md."""
     print("| images a second of a worker | workers | hours | efficiency | tasks | lost to deaths |")
     for rate, batch in ((13.5, 8), (262.0, 128), (2000.0, 256)):
         for workers in (8, 64, 256, 1024):
