@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m featurize --data sample --layers block3_pool --pool grid2 --image-size 64 --out data/demo/vgg16.h5
@@ -22,10 +22,14 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A warning, such as a dead reference, fails.
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --quiet docs docs/_build/html
+
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info analysis/output
+	rm -rf $(VENV) build *.egg-info analysis/output docs/_build docs/_generated
