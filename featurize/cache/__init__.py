@@ -1,46 +1,44 @@
 """The feature cache: one sealed HDF5 file of vectors, labels and ids, and its unfinished shards.
 
+`spec` is the fingerprint, `format` the bytes, `features` what a cache holds; `reader` and `writer` do what they
+say, `shards` are unfinished extractions, `linked` large caches, `header` the parsed description.
+
 May import: core.
 """
 
-from featurize.cache.cache import (
-    CacheInfo,
-    Columns,
-    FeatureRows,
-    Features,
-    began_with,
+from featurize.cache.features import CacheInfo, Columns, FeatureRows, Features
+from featurize.cache.reader import features_folder, load_features, read_info, read_labels, read_rows
+from featurize.cache.shards import PLAN, Shard, Shards
+from featurize.cache.spec import ExtractionSpec
+from featurize.cache.writer import (
+    CacheContent,
+    CacheWriter,
+    SplitRecords,
     check_same,
     discard_leftovers,
-    features_folder,
-    finish,
-    load_features,
-    new_cache,
-    read_info,
-    read_labels,
-    read_rows,
+    open_writer,
+    recorded_spec,
 )
-from featurize.cache.shards import PLAN, SHARD_BYTES, SHARD_SECONDS, Shard, Shards
-from featurize.cache.spec import ExtractionSpec
 
 __all__ = [
     "PLAN",
-    "SHARD_BYTES",
-    "SHARD_SECONDS",
+    "CacheContent",
     "CacheInfo",
+    "CacheWriter",
     "Columns",
     "ExtractionSpec",
     "FeatureRows",
     "Features",
     "Shard",
     "Shards",
-    "began_with",
+    "SplitRecords",
     "check_same",
     "discard_leftovers",
     "features_folder",
-    "finish",
     "load_features",
-    "new_cache",
+    "open_writer",
     "read_info",
     "read_labels",
     "read_rows",
+    "recorded_spec",
 ]

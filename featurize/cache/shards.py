@@ -1,101 +1,63 @@
-"""Unfinished extractions: sealed shards of finished rows, until the cache is assembled.
+"""Shards: the finished rows of an unfinished extraction, each file sealed.
 
-The folder `<cache>.parts/` holds `lock`, `plan.json` (what is being made) and, for every few seconds
-of work, `<split>-<first row>.h5`: a line with the SHA-256 of the shard's place and of everything
-behind the line, a line with the offset and the number of its rows, and, from byte 512 on, HDF5 with
-the rows as `/features`. Each file is written whole or not at all. A large cache links to its shards
-instead of copying them.
+The folder `<cache>.parts/` holds `lock`, `plan.json` (the specification) and, for every few seconds of work,
+`<split>-<first row>.h5`. Such a shard has a line with its seal, a line with the offset and the number of its
+rows, and, from byte 512 on, HDF5 content with the rows as `/features`. The seal is the SHA-256 of the plan, the
+split, the first row and everything behind the seal, so a shard is never taken for another one. Each file is
+written whole or not at all. A large cache links to its shards instead of copying them.
 """
 
-import fcntl
 import functools
 import hashlib
 import io
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import h5py
 import numpy as np
 
-from featurize.cache.hdf5 import LIBVER, room_for
+from featurize.cache.format import LIBVER, SEAL_BYTES, create_contiguous
 from featurize.core.errors import CacheError
 from featurize.core.files import write_whole
 
 logger = logging.getLogger("frozenbench")
-LOCK_POLL_SECONDS = 0.2
-SHARD_SECONDS = 2.0
-SHARD_BYTES = 1 << 24
 PLAN = "plan.json"
-SEAL_BYTES = 65  # 64 hexadecimal digits and a line feed
+LOCK = "lock"
+SHARD_SECONDS = 2.0  # what a kill may cost
+SHARD_BYTES = 1 << 24  # a shard is written earlier when its rows take this much memory
 BLOCK_BYTES = 512  # HDF5's smallest user block
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process alone; wait while another process has it.
-
-    The lock is flock's: it ends with the process that holds it, however that ends. HDF5's own lock
-    is not used, because the environment can switch it off.
-    """
-    waiting = False
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "lock"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not waiting:
-                    logger.info("another process is at work in %s; waiting for it to end", folder)
-                    waiting = True
-                time.sleep(LOCK_POLL_SECONDS)
-                continue
-            # The process before us may have finished and removed the folder, this lock with it.
-            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
-                yield
-                return
-        finally:
-            os.close(handle)
-
-
-def discard(folder: Path) -> None:
-    """Remove an unfinished extraction whose lock is held, the plan last, so that the rest never lacks it."""
-    for path in sorted(folder.iterdir(), key=lambda path: (path.name == "lock", path.name == PLAN)):
-        path.unlink()
-    with suppress(OSError):  # a process that waited has begun anew in it
-        folder.rmdir()
+RUN_AGAIN = "run the same command again"
 
 
 class Shard(NamedTuple):
-    """A shard that is there: how many rows it has, the SHA-256 in front of it, and which rows begin with NaN.
+    """A shard on disk: its number of rows, its seal, and the rows of the split whose images were skipped.
 
-    These are rows of the split, of images that could not be read.
+    The vector of a skipped image is NaN.
     """
 
     rows: int
     seal: str
-    not_numbers: tuple[int, ...]
+    skipped: tuple[int, ...]
 
 
 @dataclass
 class Shards:
-    """The rows of one extraction that are safe on the disk, in shards of any size, in any order.
+    """The shards of one extraction, of any size and in any order.
 
     Attributes:
-        folder: where they lie; maybe one that fsspec reaches, as a `UPath` of universal_pathlib.
-        plan: a text that stands for what is being made; rows of another plan are never taken.
-        rows: rows of each split when the extraction is finished.
+        folder: of the shards; a `UPath` of universal_pathlib for a store that fsspec reaches.
+        plan: fingerprint of the extraction; shards of another plan are never taken.
+        rows: number of rows of each split in the finished extraction.
         dim: numbers in a row.
-        dtype: their type.
-        held: of each split the shards, by their first row.
+        dtype: of the numbers.
+        held: the shards of each split by their first row.
     """
 
     folder: Path
@@ -107,30 +69,48 @@ class Shards:
 
     @property
     def done(self) -> dict[str, int]:
-        """How many rows of each split are there."""
+        """The number of finished rows of each split."""
         return {split: sum(shard.rows for shard in shards.values()) for split, shards in self.held.items()}
 
-    def gaps(self, split: str) -> list[tuple[int, int]]:
-        """The rows of a split that are not there: from, to (exclusive)."""
-        found, end = [], 0
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.dim * np.dtype(self.dtype).itemsize
+
+    @property
+    def stored_dtype(self) -> np.dtype:
+        """The little-endian dtype in the files."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    def missing(self, split: str) -> list[tuple[int, int]]:
+        """The row ranges of a split that no shard holds: start, stop (exclusive)."""
+        ranges = []
+        end = 0
         for start, shard in sorted(self.held[split].items()):
             if start > end:
-                found.append((end, start))
+                ranges.append((end, start))
             end = start + shard.rows
-        return found if end == self.rows[split] else [*found, (end, self.rows[split])]
+        if end < self.rows[split]:
+            ranges.append((end, self.rows[split]))
+        return ranges
 
     def resume(self) -> int:
-        """Find what is there; returns the number of rows. Damaged shards are removed, and those that overlap others."""
-        for leftover in self.folder.glob(".*.tmp"):
+        """Find the shards on disk, and remove damaged ones and those that overlap others.
+
+        Returns:
+            The number of finished rows.
+        """
+        for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink()
         for split in self.rows:
-            self.held[split], end = {}, 0
+            self.held[split] = {}
+            end = 0
             for path in sorted(self.folder.glob(f"{split}-*.h5")):
                 try:
-                    start = self._start(path)
+                    start = self._first_row(path)
                     if start >= end:
                         rows, seal = self.read_shard(split, start)
-                        self.held[split][start] = Shard(len(rows), seal, _not_numbers(rows, start))
+                        self.held[split][start] = Shard(len(rows), seal, _skipped(rows, start))
                         end = start + len(rows)
                         continue
                 except CacheError as error:
@@ -139,30 +119,35 @@ class Shards:
         return sum(self.done.values())
 
     def clear(self) -> None:
-        """Remove every row."""
+        """Remove every shard."""
         for path in self.folder.glob("*.h5"):
             path.unlink()
 
     def path(self, split: str, start: int) -> Path:
-        """The shard whose first row is `start`."""
+        """The path of the shard whose first row is `start`."""
         return self.folder / f"{split}-{start:012d}.h5"
 
     def add(self, split: str, start: int, block: np.ndarray) -> None:
-        """Put the rows (m, dim) from `start` on into a shard, which then is one of `held`."""
+        """Write the rows (m, dim) from `start` on as a shard, and hold it."""
         self.held[split][start] = self.write(split, start, block)
 
     def write(self, split: str, start: int, block: np.ndarray) -> Shard:
-        """Put the rows (m, dim) from `start` on into a shard; whoever has `held` is to take it up there."""
-        rows = np.ascontiguousarray(block, np.dtype(self.dtype).newbyteorder("<"))
+        """Write the rows (m, dim) from `start` on as a shard; the caller adds it to `held`."""
+        rows = np.ascontiguousarray(block, self.stored_dtype)
         before, behind = _structure(rows.shape, rows.dtype)
-        place = f"{BLOCK_BYTES + len(before)} {len(rows)}\n".encode().ljust(BLOCK_BYTES - SEAL_BYTES, b"\n")
-        content = (place, before, rows.data.cast("B"), behind)
+        offset_line = f"{BLOCK_BYTES + len(before)} {len(rows)}\n".encode()
+        content = (
+            offset_line.ljust(BLOCK_BYTES - SEAL_BYTES, b"\n"),
+            before,
+            rows.data.cast("B"),
+            behind,
+        )
         seal = self._seal(split, start, *content)
         write_whole(self.path(split, start), seal.encode() + b"\n", *content)
-        return Shard(len(rows), seal, _not_numbers(rows, start))
+        return Shard(len(rows), seal, _skipped(rows, start))
 
     def read(self, split: str) -> Iterator[np.ndarray]:
-        """The rows of a split (m, dim) in order, a shard at a time.
+        """Yield the rows of a split in order, (m, dim), one shard at a time.
 
         Raises:
             CacheError: a shard is damaged; it has been removed.
@@ -174,38 +159,42 @@ class Shards:
                 self.path(split, start).unlink(missing_ok=True)
                 raise
 
-    def not_numbers(self, split: str) -> np.ndarray:
-        """The rows of a split that begin with NaN, int64 (m,): of images that could not be read."""
-        return np.array([row for _, shard in sorted(self.held[split].items()) for row in shard.not_numbers], np.int64)
+    def skipped(self, split: str) -> np.ndarray:
+        """The rows of a split whose images were skipped, int64 (m,)."""
+        rows = [row for _, shard in sorted(self.held[split].items()) for row in shard.skipped]
+        return np.array(rows, np.int64)
 
     def read_shard(
-        self, split: str, start: int, seal: str | None = None, remedy: str = "run the same command again"
+        self, split: str, start: int, seal: str | None = None, remedy: str = RUN_AGAIN
     ) -> tuple[np.ndarray, str]:
-        """The rows (m, dim) of one shard, and its seal.
+        """Read one shard.
 
         Args:
             split: of the rows.
-            start: the first one.
-            seal: the one that it must have, if that is known.
-            remedy: what an error tells to do.
+            start: the first row.
+            seal: the seal that the shard must have, if it is known.
+            remedy: the end of an error message.
+
+        Returns:
+            The rows (m, dim), and the shard's seal.
 
         Raises:
-            CacheError: it is damaged or not there.
+            CacheError: the shard is missing or damaged.
         """
         path = self.path(split, start)
         try:
             content = path.read_bytes()
         except FileNotFoundError as error:
-            raise CacheError(f"{path} is not there; {remedy}") from error
-        behind, width = memoryview(content)[SEAL_BYTES:], self.dim * np.dtype(self.dtype).itemsize
-        found = self._seal(split, start, behind)
+            raise CacheError(f"{path} is missing; {remedy}") from error
+        behind_seal = memoryview(content)[SEAL_BYTES:]
+        found = self._seal(split, start, behind_seal)
         if content[:SEAL_BYTES] != found.encode() + b"\n" or seal not in (None, found):
-            raise CacheError(f"{path} is damaged: its content does not belong to its seal; {remedy}")
-        words = bytes(behind[: BLOCK_BYTES - SEAL_BYTES]).split()
-        offset, count = (int(word) for word in words) if len(words) == 2 and b"".join(words).isdigit() else (0, 0)
-        if not count or not BLOCK_BYTES <= offset <= len(content) - count * width or start + count > self.rows[split]:
-            raise CacheError(f"{path} is sealed, but no shard of this extraction; {remedy}")
-        rows = np.frombuffer(content, np.dtype(self.dtype).newbyteorder("<"), count * self.dim, offset)
+            raise CacheError(f"{path} is damaged: its content does not match its seal; {remedy}")
+        offset, count = _parse_offset(bytes(behind_seal[: BLOCK_BYTES - SEAL_BYTES]))
+        last_offset = len(content) - count * self.row_bytes
+        if not count or not BLOCK_BYTES <= offset <= last_offset or start + count > self.rows[split]:
+            raise CacheError(f"{path} is sealed, but is not a shard of this extraction; {remedy}")
+        rows = np.frombuffer(content, self.stored_dtype, count * self.dim, offset)
         return rows.reshape(count, self.dim), found
 
     def _seal(self, split: str, start: int, *content: bytes | memoryview) -> str:
@@ -214,25 +203,101 @@ class Shards:
             digest.update(part)
         return digest.hexdigest()
 
-    def _start(self, path: Path) -> int:
+    def _first_row(self, path: Path) -> int:
+        """The first row of a shard, from its file name."""
+        split, _, digits = path.stem.rpartition("-")
         try:
-            start = int(path.stem.rpartition("-")[2])
+            start = int(digits)
         except ValueError:
             start = -1
-        if start < 0 or path.name != self.path(path.stem.rpartition("-")[0], start).name:
-            raise CacheError(f"{path} is no shard")
+        if start < 0 or path.name != self.path(split, start).name:
+            raise CacheError(f"{path} is not a shard")
         return start
 
 
-def _not_numbers(rows: np.ndarray, start: int) -> tuple[int, ...]:
+class RowAppender:
+    """Adds consecutive rows to shards; a background thread writes them every few seconds.
+
+    Use it as a context manager: leaving the block writes the rest, also after an error, so that finished
+    rows are never lost. At most one write is under way. Its error is raised by the next write or at the end.
+
+    Args:
+        shards: that take the rows.
+        split: of the rows.
+        start: the first row.
+    """
+
+    def __init__(self, shards: Shards, split: str, start: int) -> None:
+        self.shards = shards
+        self.split = split
+        self.start = start
+        self._waiting: list[np.ndarray] = []
+        self._since = time.monotonic()
+        self._pool = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._write()
+            self._wait()
+        finally:
+            self._pool.shutdown()
+
+    def add(self, block: np.ndarray) -> None:
+        """Add the next rows, (m, dim)."""
+        self._waiting.append(block)
+        waiting_bytes = sum(each.nbytes for each in self._waiting)
+        if time.monotonic() - self._since >= SHARD_SECONDS or waiting_bytes >= SHARD_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        """Hand the waiting rows to the background thread, as soon as it is free."""
+        self._wait()
+        if self._waiting:
+            block = np.concatenate(self._waiting)
+            self._writing = self._pool.submit(self.shards.add, self.split, self.start, block)
+            self._waiting.clear()
+            self.start += len(block)
+        self._since = time.monotonic()
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+
+
+def discard(folder: Path) -> None:
+    """Remove an unfinished extraction whose lock this process holds.
+
+    The plan goes after the shards and the lock last: a kill in between leaves no shard without its plan.
+    """
+    for path in sorted(folder.iterdir(), key=lambda path: (path.name == LOCK, path.name == PLAN)):
+        path.unlink()
+    with suppress(OSError):  # a process that waited for the lock may have begun anew in the folder
+        folder.rmdir()
+
+
+def _parse_offset(line: bytes) -> tuple[int, int]:
+    """The offset and the number of the rows; zeros for a line that is neither."""
+    words = line.split()
+    if len(words) != 2 or not b"".join(words).isdigit():
+        return 0, 0
+    return int(words[0]), int(words[1])
+
+
+def _skipped(rows: np.ndarray, start: int) -> tuple[int, ...]:
+    """The rows of the split that are NaN: those of skipped images."""
     return tuple((start + np.flatnonzero(np.isnan(rows[:, 0]))).tolist())
 
 
 @functools.lru_cache(4)
 def _structure(shape: tuple[int, int], dtype: np.dtype) -> tuple[bytes, bytes]:
-    """What HDF5 has before and behind the rows of a file that holds them as `/features`; without the user block."""
+    """The HDF5 bytes before and behind the rows of a file that holds them as `/features`, without the user block."""
     file = io.BytesIO()
     with h5py.File(file, "w", libver=LIBVER, userblock_size=BLOCK_BYTES) as opened:
-        offset = room_for(opened, "features", shape, dtype)
-    content, size = file.getbuffer(), shape[0] * shape[1] * dtype.itemsize
-    return bytes(content[BLOCK_BYTES:offset]), bytes(content[offset + size :])
+        offset = create_contiguous(opened, "features", shape, dtype)
+    content = file.getbuffer()
+    end = offset + shape[0] * shape[1] * dtype.itemsize
+    return bytes(content[BLOCK_BYTES:offset]), bytes(content[end:])

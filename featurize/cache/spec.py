@@ -1,4 +1,4 @@
-"""Every choice that changes a feature's value, and the fingerprint made of them."""
+"""Every choice that changes a feature's value, and the fingerprint of these choices."""
 
 import dataclasses
 import hashlib
@@ -12,8 +12,8 @@ SCHEMA_VERSION = 3
 class ExtractionSpec:
     """What determines the values in a feature cache, and nothing else.
 
-    Two extractions with equal specifications give the same features (up to the last bits that an
-    engine leaves open); paths, batch sizes and the number of threads are therefore not part of it.
+    Two extractions with equal specifications give the same features, except for the last bits in some
+    engines. Paths, batch sizes and the number of threads are therefore not part of it.
 
     Attributes:
         dataset_digest: SHA-256 over the pixels (or the image files' content), labels, ids and class names.
@@ -23,13 +23,13 @@ class ExtractionSpec:
         pool: `avg`, `max`, `grid2`, `grid4` or `flatten`.
         image_size: images are resized to this many pixels squared.
         resize: `bicubic`, `lanczos`, `bilinear` or `nearest` (Pillow's kernels).
-        aspect: what is done with images that are not square: `crop`, `stretch` or `pad`.
-        flip: whether vectors are averaged over an image and its mirror image.
+        aspect: how images become square: `crop`, `stretch` or `pad`.
+        flip: whether a vector is the mean over an image and its mirror image.
         preprocess: `caffe`, `tf`, `torch` or `none`.
         dtype: stored type, `float32` or `float16`.
-        engine: what ran the network; empty for `pixels`.
-        engine_version: its version; empty for `pixels`.
-        schema_version: version of the cache's layout.
+        engine: the engine that ran the network; empty for `pixels`.
+        engine_version: of the engine; empty for `pixels`.
+        schema_version: of the cache's layout.
     """
 
     dataset_digest: str
@@ -71,7 +71,28 @@ class ExtractionSpec:
 
     def differences(self, other: Self) -> list[tuple[str, Any, Any]]:
         """The fields whose values differ: (name, value here, value in `other`)."""
-        pairs = [
-            (field.name, getattr(self, field.name), getattr(other, field.name)) for field in dataclasses.fields(self)
-        ]
-        return [(name, mine, theirs) for name, mine, theirs in pairs if mine != theirs]
+        found = []
+        for field in dataclasses.fields(self):
+            ours, theirs = getattr(self, field.name), getattr(other, field.name)
+            if ours != theirs:
+                found.append((field.name, ours, theirs))
+        return found
+
+
+def explain_difference(what: str, recorded: ExtractionSpec, asked: ExtractionSpec) -> str:
+    """The error message for `what`, which was made with another specification than the one asked for."""
+    (name, old, new), *others = recorded.differences(asked)
+    more = ""
+    if others:
+        more = f" (and {len(others)} more: {', '.join(field for field, _, _ in others)})"
+    return (
+        f"{what} was made with {name} {_shown(old)}, asked for {_shown(new)}{more}; "
+        "keep it and write elsewhere with --out PATH, or replace it with --overwrite"
+    )
+
+
+def _shown(value: Any) -> str:
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    if len(text) == 64:  # a digest
+        return text[:12] + "..."
+    return text or "(none)"

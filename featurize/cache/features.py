@@ -1,0 +1,213 @@
+"""What a cache holds: its description, and the features of a split."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from featurize.cache.spec import ExtractionSpec
+from featurize.core.errors import UsageError, suggestion
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns `start` to `stop` (exclusive) hold the vector of the layer `name`.
+
+    `shape` is (rows, columns, channels) of the grid that the activation was pooled to, or (d,) for a
+    vector without positions.
+    """
+
+    name: str
+    start: int
+    shape: tuple[int, ...]
+
+    @property
+    def stop(self) -> int:
+        """The column after the last one."""
+        return self.start + math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """The description of a cache, without its features.
+
+    `skipped` lists the image files that could not be read, each with the reason; `digests` are those of
+    the splits before they were skipped. `shards` is the folder that holds the features of a large cache.
+    """
+
+    path: Path
+    spec: ExtractionSpec
+    dataset: str
+    weights: str
+    class_names: tuple[str, ...]
+    layers: tuple[Columns, ...]
+    rows: dict[str, int]
+    digests: dict[str, str]
+    skipped: dict[str, list[tuple[str, str]]]
+    shards: Path | None
+    source: dict[str, Any]
+    seconds: float
+    images_per_second: float
+    versions: dict[str, str]
+    device: str
+    engine_choice: str
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector, all layers together."""
+        return self.layers[-1].stop
+
+    @property
+    def image(self) -> tuple[int, ...] | None:
+        """The shape (rows, columns, channels) of the images in a `pixels` cache; None for a network's vectors."""
+        return None if self.spec.weights_digest else self.layers[0].shape
+
+    def stored_columns(self, layers: Sequence[str] = ()) -> list[Columns]:
+        """The columns of these layers, or of all, as they are stored.
+
+        Raises:
+            UsageError: the cache has no such layer.
+        """
+        known = [columns.name for columns in self.layers]
+        for layer in layers:
+            if layer not in known:
+                raise UsageError(f"--layers {layer}: not in {self.path}; {suggestion(layer, known)}")
+        return [columns for columns in self.layers if not layers or columns.name in layers]
+
+    def columns(self, layers: Sequence[str] = ()) -> tuple[Columns, ...]:
+        """The columns of these layers, or of all, side by side from column 0.
+
+        Raises:
+            UsageError: the cache has no such layer.
+        """
+        result: list[Columns] = []
+        start = 0
+        for stored in self.stored_columns(layers):
+            result.append(Columns(stored.name, start, stored.shape))
+            start = result[-1].stop
+        return tuple(result)
+
+    def mirror(self, layers: Sequence[str] = ()) -> np.ndarray | None:
+        """The column order, int64 (d,), that turns an image's vector into the mirrored image's vector.
+
+        Mirror averaging makes this possible: the vector is the mean over an image and its mirror image, so
+        mirroring the image only moves the cells of the grid from left to right. None if the vectors are not
+        mirror-averaged, or if the order changes nothing.
+        """
+        if not self.spec.flip:
+            return None
+        parts = self.columns(layers)
+        order = np.arange(parts[-1].stop)
+        mirrored = []
+        for part in parts:
+            cells = order[part.start : part.stop].reshape(part.shape)
+            if cells.ndim == 3:
+                cells = cells[:, ::-1]
+            mirrored.append(cells.ravel())
+        new_order = np.concatenate(mirrored)
+        return new_order if (new_order != order).any() else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The facts that `--json` prints."""
+        return {
+            "path": str(self.path),
+            "fingerprint": self.spec.fingerprint,
+            "engine": self.spec.engine,
+            "backbone": self.spec.backbone,
+            "weights": self.weights,
+            "dataset": self.dataset,
+            "image_size": self.spec.image_size,
+            "layers": [asdict(columns) for columns in self.layers],
+            "dim": self.dim,
+            "splits": {name: {"rows": rows} for name, rows in self.rows.items()},
+            "skipped": self.skipped,
+            "shards": str(self.shards) if self.shards else None,
+            "class_names": list(self.class_names),
+            "spec": asdict(self.spec),
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+            "versions": self.versions,
+            "device": self.device,
+            "engine_choice": self.engine_choice,
+        }
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of one split.
+
+    Attributes:
+        x: float32 (n, d).
+        y: int64 (n,), 0..K-1.
+        ids: int64 (n,).
+        class_names: K names.
+        fingerprint: of the cache.
+        layers: which columns belong to which layer.
+        mirror: int64 (d,); `x[:, mirror]` are the vectors of the mirrored images. None if they are unknown
+            or equal to `x`.
+        image: the shape (rows, columns, channels) of the images in a `pixels` cache; None for a network's vectors.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    ids: np.ndarray
+    class_names: tuple[str, ...]
+    fingerprint: str
+    layers: tuple[Columns, ...]
+    mirror: np.ndarray | None = None
+    image: tuple[int, ...] | None = None
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.x.shape[1]
+
+    def matrices(self) -> Iterator[np.ndarray]:
+        """Yield all vectors at once, float32 (n, d)."""
+        yield self.x
+
+
+class FeatureRows(Protocol):
+    """Features of a split, in memory (`Features`) or read in blocks; the attributes are those of `Features`."""
+
+    @property
+    def y(self) -> np.ndarray:
+        """Labels, int64 (n,)."""
+        ...
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Ids, int64 (n,)."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names."""
+        ...
+
+    @property
+    def layers(self) -> tuple[Columns, ...]:
+        """Which columns belong to which layer."""
+        ...
+
+    @property
+    def mirror(self) -> np.ndarray | None:
+        """The column order of mirrored images, int64 (d,)."""
+        ...
+
+    @property
+    def image(self) -> tuple[int, ...] | None:
+        """The shape of an image in a `pixels` cache."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        ...
+
+    def matrices(self) -> Iterator[np.ndarray]:
+        """Yield the vectors in order, float32 (b, d), one block of rows at a time."""
+        ...

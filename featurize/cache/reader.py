@@ -1,0 +1,149 @@
+"""Reading a cache: the seal first, then the numbers."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from featurize.cache.features import CacheInfo, Features
+from featurize.cache.format import REMAKE, read_array, read_seal
+from featurize.cache.header import Header, parse_header
+from featurize.core.errors import CacheError, UsageError
+from featurize.core.files import data_root
+
+
+def features_folder() -> Path:
+    """The default folder of feature caches."""
+    return data_root() / "features"
+
+
+def read_info(path: Path) -> CacheInfo:
+    """The description of a cache, after its seal has been checked.
+
+    Raises:
+        CacheError: the file does not exist, is damaged, or is not a feature cache of this version.
+    """
+    with _opened(path) as (header, _):
+        return header.info
+
+
+def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Features:
+    """The features of one split as float32, with all columns or those of some layers.
+
+    Raises:
+        CacheError: the file is damaged, is not a feature cache, or holds values that are not finite.
+        UsageError: it has no such split or layer.
+    """
+    with _opened(path) as (header, file):
+        return _rows(header, file, split, layers, 0, None)
+
+
+def read_rows(path: Path, split: str, start: int, stop: int, layers: Sequence[str] = ()) -> Features:
+    """The rows `start` to `stop` (exclusive) of a split, for features that exceed memory.
+
+    A process checks the seal of a file once, and again when the file's size, time of change or inode differs.
+
+    Raises:
+        CacheError: the file is damaged, is not a feature cache, or these rows hold values that are not finite.
+        UsageError: it has no such split or layer.
+    """
+    header = _checked_header(path)
+    with path.open("rb") as file:
+        return _rows(header, file, split, layers, start, stop)
+
+
+def read_labels(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The labels and the ids of a split, int64 (n,) each, without its features; the seal as in `read_rows`.
+
+    Raises:
+        CacheError: the file is damaged or is not a feature cache.
+        UsageError: it has no such split.
+    """
+    header = _checked_header(path)
+    with path.open("rb") as file:
+        return _labels(header, file, split, 0, None)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Header, BinaryIO]]:
+    """The parsed header and the open file, both checked."""
+    if not path.is_file():
+        raise CacheError(f"{path}: no such feature cache; make one with python -m featurize --out {path}")
+    with path.open("rb") as file:
+        try:
+            header = parse_header(path, read_seal(path, file), path.stat().st_size)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+            raise CacheError(
+                f"{path} is sealed, but is not a feature cache of frozenbench ({error}); {REMAKE}"
+            ) from error
+        yield header, file
+
+
+def _checked_header(path: Path) -> Header:
+    """The header, whose seal this process may have checked before."""
+    try:
+        found = path.stat()
+    except OSError:
+        with _opened(path) as (header, _):  # raises the error that says what is wrong
+            return header
+    return _header_of_version(path.absolute(), found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+@functools.lru_cache(8)
+def _header_of_version(path: Path, size: int, changed: int, inode: int) -> Header:
+    """The header; the other arguments tell one version of the file from the next."""
+    with _opened(path) as (header, _):
+        return header
+
+
+def _rows(
+    header: Header, file: BinaryIO, split: str, layers: Sequence[str], start: int, stop: int | None
+) -> Features:
+    """Rows of an open cache, up to the last one if `stop` is None."""
+    info = header.info
+    labels, ids = _labels(header, file, split, start, stop)
+    start, stop, _ = slice(start, stop).indices(info.rows[split])
+    if header.linked:
+        stored = header.linked[split].read(start, stop)
+    else:
+        dtype = np.dtype(info.spec.dtype).newbyteorder("<")
+        flat = read_array(file, header.arrays[split]["features"], start, stop, info.dim, dtype)
+        stored = flat.reshape(-1, info.dim)
+    parts = [stored[:, columns.start : columns.stop] for columns in info.stored_columns(layers)]
+    x = np.concatenate(parts, axis=1, dtype=np.float32)
+    finite = np.isfinite(x).all(axis=1)
+    if not finite.all():
+        bad = ids[int(np.argmin(finite))]
+        raise CacheError(f"{info.path}: the {split} vector of image {bad} holds a value that is not finite; {REMAKE}")
+    return Features(
+        x=x,
+        y=labels,
+        ids=ids,
+        class_names=info.class_names,
+        fingerprint=info.spec.fingerprint,
+        layers=info.columns(layers),
+        mirror=info.mirror(layers),
+        image=info.image,
+    )
+
+
+def _labels(
+    header: Header, file: BinaryIO, split: str, start: int, stop: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The labels and ids of rows of an open cache."""
+    info = header.info
+    if split not in info.rows:
+        raise UsageError(f"{info.path} has no split {split}; it has {', '.join(info.rows)}")
+    start, stop, _ = slice(start, stop).indices(info.rows[split])
+    offsets = header.arrays[split]
+    labels = read_array(file, offsets["labels"], start, stop, 1, np.dtype("<i8"))
+    ids = read_array(file, offsets["ids"], start, stop, 1, np.dtype("<i8"))
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(info.class_names):
+        raise CacheError(
+            f"{info.path}: /{split}/labels run from {labels.min()} to {labels.max()}, expected 0 to "
+            f"{len(info.class_names) - 1}; {REMAKE}"
+        )
+    return labels, ids
