@@ -20,7 +20,7 @@ from featurize.cache import ExtractionSpec
 from featurize.core.errors import BackboneError, DataError, FrozenbenchError
 from featurize.engines import CHECKED_IMAGES, REFERENCE, default_batch_size
 from featurize.extraction import Extractor, recorded_backbone, recorded_extractor
-from featurize.extraction.saved_networks import keep_extractor, kept_extractor
+from featurize.extraction.saved_networks import save_extractor, saved_extractor
 from featurize.images import read_image
 
 logger = logging.getLogger("frozenbench")
@@ -222,8 +222,8 @@ def _recorded(run_dir: Path, result: RunResult) -> tuple[ExtractionSpec, int, in
 
 def _extractor(spec: ExtractionSpec, result: RunResult, images: np.ndarray) -> Extractor:
     """The recorded extractor, or the same in TensorFlow if its engine does not work on these images."""
-    if kept := kept_extractor(spec):
-        return kept
+    if saved := saved_extractor(spec):
+        return saved
     backbone = recorded_backbone(spec, result.source)
     try:
         extractor = recorded_extractor(backbone, spec)
@@ -234,7 +234,7 @@ def _extractor(spec: ExtractionSpec, result: RunResult, images: np.ndarray) -> E
         logger.warning("the engine %s cannot be used here, using %s instead (%s)", spec.engine, REFERENCE, error)
         return recorded_extractor(backbone, spec, REFERENCE)
     try:
-        keep_extractor(extractor)
+        save_extractor(extractor)
     except OSError as error:
         logger.warning("the network could not be saved for next time: %s", error)
     return extractor

@@ -69,13 +69,11 @@ def run(
         return
     # Imported here so that --help does not wait for numpy, h5py and Pillow's friends.
     from featurize.engines import check_engine
-    from featurize.extraction import carry_out, plan_extraction
-    from featurize.images import check_aspect, check_kernel, class_counts, load_dataset
-    from featurize.networks import PIXELS, check_pool, load_backbone
+    from featurize.extraction import ExtractionOptions, carry_out, plan_extraction
+    from featurize.images import class_counts, load_dataset
+    from featurize.networks import PIXELS, load_backbone
 
-    check_pool(pool)
-    check_kernel(resize)
-    check_aspect(aspect)
+    options = ExtractionOptions(pool, resize, aspect, flip, engine, dtype, batch_size)
     check_engine(engine)
     if backbone == PIXELS and (layers or pool != "avg"):
         logger.info("pixels has no layers: --layers and --pool do not apply, the vector is the image itself")
@@ -92,18 +90,7 @@ def run(
         preprocess=preprocess,
         seed=seed,
     )
-    plan = plan_extraction(
-        dataset,
-        network,
-        pool=pool,
-        resize=resize,
-        aspect=aspect,
-        flip=flip,
-        engine=engine,
-        dtype=dtype,
-        batch_size=batch_size,
-        out=out,
-    )
+    plan = plan_extraction(dataset, network, options, out=out)
     if plan.engine.name:
         logger.info("engine %s %s: %s", plan.engine.name, plan.engine.version, plan.engine.why)
     if dry_run:
@@ -204,9 +191,9 @@ def cluster_of(address: str) -> "Compute | None":
     from featurize.core.cluster import check_address
 
     check_address(address)
-    from featurize.extraction.distributed import over
+    from featurize.extraction.distributed import on_cluster
 
-    return over(address)
+    return on_cluster(address)
 
 
 def shards_folder(name: str) -> Path | None:

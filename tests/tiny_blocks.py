@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_data import CLASSES, FACTS, make_dataset, make_spec, write_tiny_cache
+from tiny_data import CLASSES, FACTS, content_of, make_dataset, make_spec, write_tiny_cache
 
 from classify.large import blocks
-from featurize.cache.cache import Columns, Features, finish, new_cache
-from featurize.images.datasets import ImageDataset, Split
+from featurize.cache import Columns, Features, open_writer
+from featurize.images import ImageDataset, Split
 
 
 def set_block_rows(monkeypatch: pytest.MonkeyPatch, rows: int, dim: int = 16) -> None:
@@ -36,12 +36,12 @@ def make_wide_cache(path: Path, rows: int, dim: int) -> Path:
     splits = {name: dataclasses.replace(split, labels=labels) for name, split in plain.splits.items()}
     dataset = dataclasses.replace(plain, splits=splits)
     spec, layers = make_spec(dataset, layers=("wide",)), (Columns("wide", 0, (dim,)),)
-    with new_cache(path, spec, dataset, layers) as parts:
+    with open_writer(path, spec, content_of(dataset, layers)) as writer:
         for name, split in dataset.splits.items():
             x = np.random.default_rng(len(name)).normal(size=(rows, dim)).astype(np.float32)
             x[:, 0] += split.labels
-            parts.add(name, 0, x)
-        finish(path, parts, spec, dataset, "imagenet", layers, **FACTS)
+            writer.shards.add(name, 0, x)
+        writer.commit(**FACTS)
     return path
 
 

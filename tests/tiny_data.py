@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from featurize.cache.cache import Columns, finish, new_cache
+from featurize.cache import CacheContent, Columns, SplitRecords, open_writer
 from featurize.cache.spec import ExtractionSpec
-from featurize.images.datasets import CIFAR10_RECORD, ImageDataset, Split
+from featurize.images import ImageDataset, Split
+from featurize.images.cifar10 import RECORD
 
 FACTS = {"seconds": 1.0, "images_per_second": 180.0, "device": "CPU", "source": {}}
 CLASSES = ("ant", "bee", "cow")
@@ -43,6 +44,12 @@ def make_spec(dataset: ImageDataset, **changes: object) -> ExtractionSpec:
     return ExtractionSpec(**{**values, **changes})  # type: ignore[arg-type]
 
 
+def content_of(dataset: ImageDataset, layers: tuple[Columns, ...] = LAYERS) -> CacheContent:
+    """Everything in a cache of this data set but the features."""
+    splits = {name: SplitRecords(split.labels, split.ids, split.digest) for name, split in dataset.splits.items()}
+    return CacheContent(dataset.name, dataset.class_names, "imagenet", layers, splits)
+
+
 def make_vectors(split: Split, noise: float = 1.3, seed: int = 0) -> np.ndarray:
     """Vectors (n, 16), float32, that separate the three classes fairly well."""
     centres = np.random.default_rng(99).normal(size=(len(CLASSES), 16))
@@ -54,11 +61,11 @@ def write_tiny_cache(path: Path, noise: float = 1.3, dataset: ImageDataset | Non
     """Write a feature cache in the real format, without a network; returns its path."""
     dataset = dataset or make_dataset()
     spec = make_spec(dataset, **changes)
-    with new_cache(path, spec, dataset, LAYERS) as shards:
+    with open_writer(path, spec, content_of(dataset)) as writer:
         for number, (name, split) in enumerate(dataset.splits.items()):
-            for start, stop in shards.gaps(name):
-                shards.add(name, start, make_vectors(split, noise, seed=number)[start:stop])
-        finish(path, shards, spec, dataset, "imagenet", LAYERS, **FACTS)
+            for start, stop in writer.missing(name):
+                writer.shards.add(name, start, make_vectors(split, noise, seed=number)[start:stop])
+        writer.commit(**FACTS)
     return path
 
 
@@ -74,7 +81,7 @@ def save_npz(path: Path, dataset: ImageDataset, **changes: np.ndarray) -> Path:
 
 def write_batch(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
     """CIFAR-10's binary records: a label byte, then the red, green and blue plane."""
-    records = np.empty((len(labels), CIFAR10_RECORD), np.uint8)
+    records = np.empty((len(labels), RECORD), np.uint8)
     records[:, 0] = labels
     records[:, 1:] = images.transpose(0, 3, 1, 2).reshape(len(labels), -1)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from classify.runs import RunResult
 from featurize.cache import Features, load_features, read_info
 from featurize.core.errors import DataError, FrozenbenchError
 from featurize.core.files import data_root
-from featurize.images import ImageDataset, ImageFiles, Split, load_dataset
+from featurize.images import ImageDataset, Split, load_dataset
 
 MAP_ROWS = 2000
 COMPONENTS = 50
@@ -151,13 +151,14 @@ def _images(result: RunResult, split: str, rows: int, digest: str, ids: np.ndarr
 
 
 def _pixels(result: RunResult, split: Split) -> np.ndarray:
-    """Images in memory as they are, and image files as the network saw them."""
-    if not isinstance(split.images, ImageFiles):
+    """Images of one shape as they are, and image files as the network saw them."""
+    if split.images.shape is not None:
         return np.asarray(split.images)
     size = min(SHOWN_SIZE, int(result.spec["image_size"]))
     pixels, problems = split.images.read(size, str(result.spec["resize"]), str(result.spec["aspect"]))
     for row, problem in problems.items():
-        raise DataError(f"{split.images.root}/{os.fsdecode(split.images.paths[row])}: {problem}")
+        path = "" if split.images.paths is None else os.fsdecode(split.images.paths[row])
+        raise DataError(f"{split.images.root}/{path}: {problem}")
     return pixels
 
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from classify.large import Share, blocks_of, shares, work_pool
 from featurize.cache import FeatureRows
+from featurize.core.balance import is_imbalanced
 from featurize.core.errors import HeadError
 
 if TYPE_CHECKING:
     from distributed import Client
 
-IMBALANCE = 3  # largest class over smallest, above which accuracy alone misleads
 REMAKE = "make the features again with python -m featurize ... --overwrite"
 Summary = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Of vectors (n, d): their digests, uint64 (n,), and the smallest and the largest value of each feature, (d,)."""
@@ -81,7 +81,7 @@ def check_train(train: Survey) -> list[str]:
     counts = _class_counts(train)
     warnings = []
     largest, smallest = int(counts.argmax()), int(counts.argmin())
-    if counts[largest] > IMBALANCE * counts[smallest]:
+    if is_imbalanced(counts):
         warnings.append(
             f"classes are unequal: {counts[largest]:,} training images of {train.class_names[largest]}, "
             f"{counts[smallest]:,} of {train.class_names[smallest]}; macro F1 says more than accuracy here, and "

@@ -6,6 +6,7 @@ say, `shards` are unfinished extractions, `linked` large caches, `header` the pa
 May import: core.
 """
 
+from featurize.cache.existing import discard_leftovers, finished_cache, recorded_spec
 from featurize.cache.features import CacheInfo, Columns, FeatureRows, Features
 from featurize.cache.reader import features_folder, load_features, read_info, read_labels, read_rows
 from featurize.cache.shards import PLAN, Shard, Shards
@@ -14,10 +15,7 @@ from featurize.cache.writer import (
     CacheContent,
     CacheWriter,
     SplitRecords,
-    check_same,
-    discard_leftovers,
     open_writer,
-    recorded_spec,
 )
 
 __all__ = [
@@ -32,9 +30,9 @@ __all__ = [
     "Shard",
     "Shards",
     "SplitRecords",
-    "check_same",
     "discard_leftovers",
     "features_folder",
+    "finished_cache",
     "load_features",
     "open_writer",
     "read_info",

@@ -119,6 +119,7 @@ class PatientFile(io.FileIO):
     error: OSError | None = None
 
     def write(self, data: Any) -> int:
+        """Write all of `data`; returns its size in bytes, also after a failure."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         try:
@@ -130,6 +131,7 @@ class PatientFile(io.FileIO):
         return size
 
     def truncate(self, size: int | None = None) -> int:
+        """Set the size of the file, unless a write has failed."""
         try:
             if self.error is None:
                 super().truncate(size)

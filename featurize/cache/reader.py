@@ -99,9 +99,7 @@ def _header_of_version(path: Path, size: int, changed: int, inode: int) -> Heade
         return header
 
 
-def _rows(
-    header: Header, file: BinaryIO, split: str, layers: Sequence[str], start: int, stop: int | None
-) -> Features:
+def _rows(header: Header, file: BinaryIO, split: str, layers: Sequence[str], start: int, stop: int | None) -> Features:
     """Rows of an open cache, up to the last one if `stop` is None."""
     info = header.info
     labels, ids = _labels(header, file, split, start, stop)
@@ -130,9 +128,7 @@ def _rows(
     )
 
 
-def _labels(
-    header: Header, file: BinaryIO, split: str, start: int, stop: int | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _labels(header: Header, file: BinaryIO, split: str, start: int, stop: int | None) -> tuple[np.ndarray, np.ndarray]:
     """The labels and ids of rows of an open cache."""
     info = header.info
     if split not in info.rows:

@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from featurize.cache import linked
+from featurize.cache.existing import parts_folder, read_plan
 from featurize.cache.features import CacheInfo, Columns
 from featurize.cache.format import LIBVER, PatientFile, block_size, create_contiguous, read_seal, write_seal
 from featurize.cache.header import parse_header
@@ -99,15 +100,33 @@ class CacheWriter:
         self.content = content
         self.shards = shards
 
+    @property
+    def total_rows(self) -> int:
+        """The number of rows of all splits."""
+        return sum(self.shards.rows.values())
+
+    @property
+    def finished_rows(self) -> int:
+        """The number of rows that shards hold."""
+        return sum(self.shards.done.values())
+
     def missing(self, split: str) -> list[tuple[int, int]]:
         """The row ranges that are still missing: start, stop (exclusive)."""
         return self.shards.missing(split)
+
+    def skipped(self, split: str) -> np.ndarray:
+        """The rows whose images were skipped, int64 (m,)."""
+        return self.shards.skipped(split)
 
     def append(self, split: str, start: int) -> RowAppender:
         """A context manager that takes the rows from `start` on, block by block."""
         return RowAppender(self.shards, split, start)
 
-    def commit(self, skipped: Mapping[str, Mapping[int, str]] | None = None, **facts: Any) -> None:
+    def discard(self) -> None:
+        """Remove the finished rows."""
+        self.shards.clear()
+
+    def commit(self, skipped: Mapping[str, Mapping[int, str]] | None = None, **facts: Any) -> CacheInfo:
         """Make the cache from its shards, seal it, name it, and remove the shards.
 
         A cache of `linked.LINKED_FROM` bytes or more links to its shards, in a folder beside it.
@@ -115,6 +134,9 @@ class CacheWriter:
         Args:
             skipped: the rows of each split whose images were skipped, and why.
             facts: `seconds`, `images_per_second`, `device`, `engine_choice` and `source`.
+
+        Returns:
+            The description of the finished cache.
 
         Raises:
             CacheError: rows are missing, or a shard is damaged.
@@ -147,7 +169,8 @@ class CacheWriter:
                         file.write(values.tobytes())
                 write_seal(file, block, header)
         self.shards.clear()
-        self._remove_old_shards(None if not links else folder)
+        self._remove_old_shards(folder if links else None)
+        return read_info(self.path)
 
     def _header(
         self,
@@ -278,43 +301,9 @@ def open_writer(
         ) from error
 
 
-def parts_folder(path: Path) -> Path:
-    """The folder of the unfinished extraction of the cache at `path`."""
-    return path.with_name(path.name + ".parts")
-
-
-def discard_leftovers(path: Path, spec: ExtractionSpec) -> None:
-    """Remove the shards of a process that was killed between naming its cache and removing them."""
-    folder = parts_folder(path)
-    if folder.exists() and (_read_plan(folder) == spec or not any(folder.glob("*.h5"))):
-        with locked(folder / LOCK):
-            discard(folder)
-
-
-def recorded_spec(path: Path) -> ExtractionSpec | None:
-    """The specification of the cache at `path`, or of its unfinished extraction; None if neither exists."""
-    try:
-        return read_info(path).spec if path.exists() else _read_plan(parts_folder(path))
-    except (CacheError, OSError):  # reported when the cache is used
-        return None
-
-
-def check_same(path: Path, spec: ExtractionSpec) -> CacheInfo:
-    """The description of the cache at `path`, if it has this specification.
-
-    Raises:
-        CacheMismatchError: it has another one; the message names the first field that differs.
-        CacheError: it is not a feature cache.
-    """
-    info = read_info(path)
-    if info.spec != spec:
-        raise CacheMismatchError(explain_difference(str(path), info.spec, spec))
-    return info
-
-
 def _take_over(folder: Path, spec: ExtractionSpec, overwrite: bool) -> None:
     """Make the folder one of this specification: keep its shards if they match, or begin anew."""
-    recorded = _read_plan(folder)
+    recorded = read_plan(folder)
     if recorded == spec:
         return
     if recorded is not None and not overwrite:
@@ -322,18 +311,6 @@ def _take_over(folder: Path, spec: ExtractionSpec, overwrite: bool) -> None:
     for leftover in folder.glob("*.h5"):
         leftover.unlink()
     write_whole(folder / PLAN, spec.to_json().encode())
-
-
-def _read_plan(folder: Path) -> ExtractionSpec | None:
-    """The specification of the unfinished extraction in a folder; None if there is nothing to resume."""
-    plan = folder / PLAN
-    try:
-        return ExtractionSpec.from_json(plan.read_text("utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        logger.warning("%s is damaged or from another version; the unfinished extraction starts again", plan)
-        return None
 
 
 def _recover_linked_shards(path: Path, spec: ExtractionSpec, shards: Shards) -> None:

@@ -1,27 +1,26 @@
-"""Stage 1 itself: images through a network into a cache.
+"""Stage 1 itself: images go through a network into a cache.
+
+`plan` settles what will happen, `loop` does it here and `distributed` on a cluster, `extractor` turns images into
+vectors, `recorded` loads what made a cache, `verify` checks a cache, `transformer` is the step of a scikit-learn
+pipeline, and `saved_networks` starts quickly for predictions.
 
 May import: cache, engines, networks, images, core.
 """
 
-from featurize.extraction.extract import (
-    Compute,
-    Extraction,
-    Extractor,
-    Plan,
-    carry_out,
-    estimate,
-    extract_features,
-    plan_extraction,
-    recorded_backbone,
-    recorded_extractor,
-)
+from featurize.extraction.extractor import Extractor
+from featurize.extraction.loop import Compute, Extraction, carry_out, compute_here, extract_features
+from featurize.extraction.plan import Estimate, ExtractionOptions, Plan, estimate, plan_extraction
+from featurize.extraction.recorded import recorded_backbone, recorded_extractor
 
 __all__ = [
     "Compute",
+    "Estimate",
     "Extraction",
+    "ExtractionOptions",
     "Extractor",
     "Plan",
     "carry_out",
+    "compute_here",
     "estimate",
     "extract_features",
     "plan_extraction",

@@ -1,8 +1,8 @@
-"""Networks kept in the form that an engine runs, so that `predict` need not wait for TensorFlow.
+"""Networks saved in the form that an engine runs, so that predictions start without TensorFlow.
 
-A file in `data/engines` holds what the engine needs, a few images, and what TensorFlow made of them: before the
-engine is used, it has to agree with that. The name stands for all that determines the numbers, the digest of the
-weights first, and ends in the SHA-256 of the content.
+A file in `data/engines` holds what the engine needs, a few images, and TensorFlow's vectors of them. An engine
+is used only if it reproduces these. The file's name is a digest of everything that determines the numbers, the
+weights above all, and the SHA-256 of the content.
 """
 
 import io
@@ -17,57 +17,64 @@ import numpy as np
 from featurize.cache import ExtractionSpec
 from featurize.core.files import data_root, seal, sealed
 from featurize.engines import REFERENCE, Choice, Engine, agreement, tensorflow_engine
-from featurize.extraction.extract import Extractor
+from featurize.extraction.extractor import Extractor
 from featurize.images import resized
 from featurize.networks import Backbone
 
 logger = logging.getLogger("frozenbench")
-FORMAT = 1  # a change makes kept networks anew
-IMAGES = 2
+FORMAT = 1  # files of another format are not used
+TEST_IMAGES = 2
 Arrays = Mapping[str, np.ndarray]
 
 
-def kept_extractor(spec: ExtractionSpec) -> Extractor | None:
-    """The extractor of a specification, from what `keep_extractor` kept; no framework is loaded.
+def saved_extractor(spec: ExtractionSpec) -> Extractor | None:
+    """The extractor that `save_extractor` saved for a specification; no framework is loaded.
 
     Returns:
-        None where nothing was kept, or where it does not work here.
+        None if nothing was saved, or if the engine does not work on this machine.
     """
-    if spec.engine not in FORMS or not (found := sealed(data_root() / "engines", _made_of(spec), ".npz")):
+    if spec.engine not in FORMS:
+        return None
+    found = sealed(data_root() / "engines", _identity(spec), ".npz")
+    if found is None:
         return None
     path, content = found
     backbone = Backbone(spec.backbone, "", spec.weights_digest, spec.layers, spec.image_size, spec.preprocess)
-    _, make = FORMS[spec.engine]
+    _, make_engine = FORMS[spec.engine]
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            run = make(backbone, arrays)
-            expected = [arrays[f"expected_{place}"] for place in range(len(spec.layers))]
-            agreement(run(arrays["images"]), expected, spec.engine, spec.layers)
-    except Exception as error:  # packages, processor or content: whatever it is, Keras takes its place
+            engine = make_engine(backbone, arrays)
+            expected = [arrays[f"expected_{index}"] for index in range(len(spec.layers))]
+            agreement(engine(arrays["images"]), expected, spec.engine, spec.layers)
+    except Exception as error:  # packages, processor or content: whatever fails, Keras takes over
         logger.warning("%s cannot be used here (%s: %s)", path, type(error).__name__, error)
         return None
-    return Extractor(backbone, Choice(run, spec.engine, spec.engine_version, "as it was kept"), spec)
+    return Extractor(backbone, Choice(engine, spec.engine, spec.engine_version, "as saved"), spec)
 
 
-def keep_extractor(extractor: Extractor) -> None:
-    """Keep the network of an extractor, in the form that its engine runs, unless that needs a framework anyway.
+def save_extractor(extractor: Extractor) -> None:
+    """Save the network of an extractor in its engine's form. Does nothing if the engine needs TensorFlow anyway.
 
     Raises:
         OSError: the data folder cannot be written to, or the disk is full.
     """
-    spec, backbone = extractor.spec, extractor.backbone
+    spec = extractor.spec
+    backbone = extractor.backbone
     if extractor.engine.name not in FORMS:
         return
-    arrays_of, _ = FORMS[spec.engine]
-    coarse = np.random.default_rng(0).integers(0, 256, (IMAGES, 4, 4, 3), np.uint8)
-    images = resized(coarse, spec.image_size, "bicubic")  # smooth, as pictures are
-    expected = {f"expected_{place}": each for place, each in enumerate(tensorflow_engine(backbone)(images))}
+    to_arrays, _ = FORMS[spec.engine]
+    coarse = np.random.default_rng(0).integers(0, 256, (TEST_IMAGES, 4, 4, 3), np.uint8)
+    images = resized(coarse, spec.image_size, "bicubic")  # smooth, like photographs
+    arrays = dict(to_arrays(backbone))
+    for index, activation in enumerate(tensorflow_engine(backbone)(images)):
+        arrays[f"expected_{index}"] = activation
     content = io.BytesIO()
-    np.savez(content, allow_pickle=False, images=images, **expected, **arrays_of(backbone))
-    seal(data_root() / "engines", _made_of(spec), ".npz", content.getvalue())
+    np.savez(content, allow_pickle=False, images=images, **arrays)
+    seal(data_root() / "engines", _identity(spec), ".npz", content.getvalue())
 
 
-def _made_of(spec: ExtractionSpec) -> list[Any]:
+def _identity(spec: ExtractionSpec) -> list[Any]:
+    """Everything that determines the content of a file."""
     return [
         spec.weights_digest,
         spec.backbone,
@@ -82,36 +89,42 @@ def _made_of(spec: ExtractionSpec) -> list[Any]:
     ]
 
 
-def _arrays_of_chain(backbone: Backbone) -> dict[str, np.ndarray]:
-    """A chain of passes as arrays: kernels, biases, and the rest as JSON."""
+def _chain_to_arrays(backbone: Backbone) -> dict[str, np.ndarray]:
+    """The stages of a Winograd network as arrays: kernels, biases, and the rest as JSON."""
     from featurize.engines.winograd.network import stages
 
     chain = stages(backbone.model, backbone.layers)
-    arrays = {"chain": np.array(json.dumps([(stage.name, stage.relu, stage.pool) for stage in chain]))}
-    for place, stage in enumerate(chain):
+    description = [(stage.name, stage.relu, stage.pool) for stage in chain]
+    arrays = {"chain": np.array(json.dumps(description))}
+    for index, stage in enumerate(chain):
         if stage.kernel is not None and stage.bias is not None:
-            arrays |= {f"kernel_{place}": stage.kernel, f"bias_{place}": stage.bias}
+            arrays[f"kernel_{index}"] = stage.kernel
+            arrays[f"bias_{index}"] = stage.bias
     return arrays
 
 
-def _engine_of_chain(backbone: Backbone, arrays: Arrays) -> Engine:
+def _chain_from_arrays(backbone: Backbone, arrays: Arrays) -> Engine:
     from featurize.engines.winograd.network import Stage, chain_engine
 
-    chain = [
-        Stage(name, arrays.get(f"kernel_{place}"), arrays.get(f"bias_{place}"), relu, pool)
-        for place, (name, relu, pool) in enumerate(json.loads(str(arrays["chain"])))
-    ]
+    chain = []
+    for index, (name, relu, pool) in enumerate(json.loads(str(arrays["chain"]))):
+        chain.append(Stage(name, arrays.get(f"kernel_{index}"), arrays.get(f"bias_{index}"), relu, pool))
     return chain_engine(chain, backbone)
 
 
-def _mnn_of_file(backbone: Backbone, _: Arrays) -> Engine:
+def _no_arrays(_: Backbone) -> dict[str, np.ndarray]:
+    """MNN saves its network in a file of its own."""
+    return {}
+
+
+def _mnn_from_file(backbone: Backbone, _: Arrays) -> Engine:
     from featurize.engines.mnn import mnn_engine
 
     return mnn_engine(backbone)
 
 
 FORMS: dict[str, tuple[Callable[[Backbone], dict[str, np.ndarray]], Callable[[Backbone, Arrays], Engine]]] = {
-    "winograd": (_arrays_of_chain, _engine_of_chain),
-    "mnn": (lambda _: {}, _mnn_of_file),  # has a file of its own
+    "winograd": (_chain_to_arrays, _chain_from_arrays),
+    "mnn": (_no_arrays, _mnn_from_file),
 }
-"""Engine -> what turns its network into arrays, and what makes it of them."""
+"""Engine -> what turns its network into arrays, and what makes the engine from them."""

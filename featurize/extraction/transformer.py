@@ -1,12 +1,13 @@
-"""Frozen features as a step of scikit-learn's pipelines.
+"""Frozen features as a step of a scikit-learn pipeline.
 
-For data sets that are used more than once, `extract_features` is the better way: it computes each vector once and
-keeps it, where a pipeline in a cross-validation computes it again for every fold.
+For a data set that is used more than once, prefer `extract_features`: it computes each vector once, whereas a
+pipeline in a cross-validation computes it again for every fold.
 """
 
 import functools
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,21 +15,21 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from featurize.cache import ExtractionSpec
 from featurize.core.errors import BackboneError, DataError, UsageError, suggestion
 from featurize.engines import ENGINES, REFERENCE, choose_engine, default_batch_size
-from featurize.extraction.extract import Extractor
-from featurize.images import check_aspect, check_kernel, read_image
-from featurize.networks import check_pool, load_backbone
+from featurize.extraction.extractor import Extractor
+from featurize.extraction.plan import ExtractionOptions
+from featurize.images import read_image
+from featurize.networks import load_backbone
 
-ONE_AT_A_TIME = threading.Lock()  # engines share their work space between calls
+ONE_AT_A_TIME = threading.Lock()  # engines share their buffers between calls
 
 
 class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """A frozen network as a transformer: images, or the files they are in -> vectors.
+    """A frozen network as a transformer: images or image files -> vectors.
 
-    It has no state: `fit` checks the options and may be left out, a copy or a pickle holds the options alone. The
-    network is loaded for the first vectors, and kept in the process until other options are used.
+    It is stateless: `fit` only checks the options, and a copy or a pickle holds nothing else. The first
+    `transform` loads the network, which stays in memory until other options are used.
 
     Args:
         backbone: a name in `keras.applications`, a path to a `.keras` file, or `pixels`.
@@ -40,8 +41,8 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         aspect: one of `resize.ASPECTS`, for images that are not square.
         flip: average the vectors of each image and its mirror image.
         preprocess: `auto` (the backbone's own; `none` for a `.keras` file) or one of `backbone.PREPROCESSING`.
-        engine: one of `engine.ENGINES`. There is no `auto`, so that vectors do not depend on what was measured.
-        batch_size: images per forward pass; chosen by the image size when None.
+        engine: one of `choice.ENGINES`. There is no `auto`: vectors must not depend on a speed measurement.
+        batch_size: images per forward pass; None to choose it by the image size.
         seed: for `random` weights.
     """
 
@@ -75,36 +76,34 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.seed = seed
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Check the options; neither X nor y is looked at, and no network is loaded.
+        """Check the options; X and y are ignored, and no network is loaded.
 
         Raises:
             UsageError: an unknown pooling, kernel, aspect or engine.
         """
-        check_pool(self.pool)
-        check_kernel(self.resize)
-        check_aspect(self.aspect)
+        self._options()
         if self.engine not in ENGINES:
             raise UsageError(f"engine {self.engine}: {suggestion(self.engine, list(ENGINES))}")
         return self
 
     def transform(self, X: Any) -> np.ndarray:
-        """The vectors of images.
+        """Compute the vectors of images.
 
         Args:
-            X: paths of image files, (n,), str or Path; or images, uint8
-                RGB (n, h, w, 3).
+            X: paths of image files, (n,), str or Path; or images, uint8 RGB (n, h, w, 3).
 
         Returns:
             float32 (n, d), the layers' vectors side by side.
 
         Raises:
             DataError: X is neither, is empty, or a file cannot be read.
-            UsageError: an option that cannot be met.
+            UsageError: an unknown option or layer.
             BackboneError: the network cannot be loaded, or gives values that are not finite.
         """
         X = _checked(X)
         with ONE_AT_A_TIME:
-            extractor, blocks = self._extractor(), []
+            extractor = self._extractor()
+            blocks = []
             size = self.batch_size or default_batch_size(self.image_size)
             for start in range(0, len(X), size):
                 images = self._images(X[start : start + size])
@@ -115,16 +114,18 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return vectors
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """The name of each column, (d,): the layer's and the number in its vector. The network is loaded for it.
+        """The name of each column, (d,): its layer and its index in the layer's vector. Loads the network.
 
         Args:
-            input_features: not used: images have no names.
+            input_features: ignored: images have no names.
         """
         with ONE_AT_A_TIME:
             extractor = self._extractor()
             parts = extractor.vectors(np.zeros((1, self.image_size, self.image_size, 3), np.uint8))
-        columns = zip(extractor.spec.layers, parts, strict=True)
-        return np.array([f"{layer}_{place}" for layer, part in columns for place in range(part.shape[1])], dtype=object)
+        names = []
+        for layer, part in zip(extractor.spec.layers, parts, strict=True):
+            names += [f"{layer}_{index}" for index in range(part.shape[1])]
+        return np.array(names, dtype=object)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -136,59 +137,50 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags.requires_fit = False
         return tags
 
+    def _options(self) -> ExtractionOptions:
+        return ExtractionOptions(self.pool, self.resize, self.aspect, self.flip, self.engine)
+
     def _extractor(self) -> Extractor:
         self.fit(None)
-        options = {**self.get_params(deep=False), "layers": tuple(self.layers)}
-        del options["batch_size"]
-        return _loaded(**options, changed=(_changed(self.backbone), _changed(self.weights)))
+        return _load(
+            self._options(),
+            self.backbone,
+            self.weights,
+            tuple(self.layers),
+            self.image_size,
+            self.preprocess,
+            self.seed,
+            (_changed(self.backbone), _changed(self.weights)),
+        )
 
     def _images(self, X: np.ndarray) -> np.ndarray:
         """Some of X as images, uint8 (n, h, w, 3)."""
-        return (
-            X if X.ndim == 4 else np.stack([_read(Path(path), self.image_size, self.resize, self.aspect) for path in X])
-        )
+        if X.ndim == 4:
+            return X
+        return np.stack([_read(Path(path), self.image_size, self.resize, self.aspect) for path in X])
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(
-    *,
-    backbone: str,
+def _load(
+    options: ExtractionOptions,
+    name: str,
     weights: str,
     layers: tuple[str, ...],
-    pool: str,
     image_size: int,
-    resize: str,
-    aspect: str,
-    flip: bool,
     preprocess: str,
-    engine: str,
     seed: int,
-    changed: tuple[int, int],  # with a file that is another one now, it is loaded again
+    changed: tuple[int, int],  # a key of the cache alone: a changed file is loaded again
 ) -> Extractor:
-    network = load_backbone(
-        backbone, weights=weights, layers=layers, image_size=image_size, preprocess=preprocess, seed=seed
+    backbone = load_backbone(
+        name, weights=weights, layers=layers, image_size=image_size, preprocess=preprocess, seed=seed
     )
-    choice = choose_engine(network, engine, np.empty((0, image_size, image_size, 3), np.uint8))
-    spec = ExtractionSpec(
-        dataset_digest="",
-        backbone=network.name,
-        weights_digest=network.weights_digest,
-        layers=network.layers,
-        pool="flatten" if network.model is None else pool,
-        image_size=image_size,
-        resize=resize,
-        aspect=aspect,
-        flip=flip,
-        preprocess=network.preprocess,
-        dtype="float32",
-        engine=choice.name,
-        engine_version=choice.version,
-    )
-    return Extractor(network, choice, spec)
+    choice = choose_engine(backbone, options.engine, np.empty((0, image_size, image_size, 3), np.uint8))
+    spec = replace(options.spec(backbone), engine=choice.name, engine_version=choice.version)
+    return Extractor(backbone, choice, spec)
 
 
 def _changed(name: str) -> int:
-    """When the file of that name was changed, in nanoseconds; 0 where there is none."""
+    """When the file of that name was last changed, in nanoseconds; 0 if it does not exist."""
     return os.stat(name).st_mtime_ns if os.path.isfile(name) else 0  # noqa: PTH113, PTH116
 
 

@@ -1,4 +1,4 @@
-"""Is a finished cache still what it says, and would the images give the same vectors again?"""
+"""Check that a finished cache is intact, and that its images still give the same vectors."""
 
 from pathlib import Path
 
@@ -6,26 +6,28 @@ import numpy as np
 
 from featurize.cache import CacheInfo, load_features, read_info
 from featurize.core.errors import BackboneError, CacheError
-from featurize.extraction.extract import recorded_backbone, recorded_extractor
-from featurize.images import load_dataset
+from featurize.extraction.extractor import Extractor
+from featurize.extraction.recorded import recorded_backbone, recorded_extractor
+from featurize.images import Split, load_dataset
 
-TOLERANCE = {"float32": 1e-4, "float16": 2e-3}  # relative; engines leave the last bits to the batch size
+TOLERANCE = {"float32": 1e-4, "float16": 2e-3}  # relative: the last bits depend on the batch size
+MOST_REPORTED = 10  # wrong labels or ids of a split
 
 
 def verify(path: Path, recompute: int = 0, seed: int = 0) -> list[str]:
-    """What is wrong with a cache; nothing for a good one.
+    """The problems of a cache; an empty list for a good one.
 
-    Checks the seal, that every number is finite, labels and ids; with `recompute`, also that its
-    images and labels are still the ones at their source, and that so many random rows of each split
-    come out the same when they are computed again.
+    Checks the seal, that every number is finite, the labels and the ids. With `recompute`, also checks that
+    the images and labels at the source are still those of the cache, and that random rows give the same
+    vectors again.
 
     Args:
         path: of the cache.
-        recompute: rows of each split to compute again; 0 for none.
-        seed: of their choice.
+        recompute: number of rows of each split to compute again.
+        seed: for the choice of these rows.
 
     Raises:
-        FrozenbenchError: images or backbone can no longer be loaded from where they were.
+        FrozenbenchError: the images or the backbone cannot be loaded from their sources.
     """
     try:
         info = read_info(path)
@@ -36,12 +38,15 @@ def verify(path: Path, recompute: int = 0, seed: int = 0) -> list[str]:
     for name, features in splits.items():
         if len(np.unique(features.ids)) < len(features.ids):
             problems.append(f"{path}: /{name}/ids holds an id twice")
-    return problems + (_recomputed(info, recompute, seed) if recompute else [])
+    if recompute:
+        problems += _recompute(info, recompute, seed)
+    return problems
 
 
-def _recomputed(info: CacheInfo, count: int, seed: int) -> list[str]:
-    asked_for = {name: rows + len(info.skipped[name]) for name, rows in info.rows.items()}
-    dataset = load_dataset(str(info.source["data"])).first(**asked_for)
+def _recompute(info: CacheInfo, count: int, seed: int) -> list[str]:
+    """Compare the cache with its sources."""
+    all_rows = {name: rows + len(info.skipped[name]) for name, rows in info.rows.items()}
+    dataset = load_dataset(str(info.source["data"])).first(**all_rows)
     problems = [
         f"{info.path}: the {name} images, labels or ids at {info.source['data']} are no longer those of the cache"
         for name, digest in info.digests.items()
@@ -54,18 +59,27 @@ def _recomputed(info: CacheInfo, count: int, seed: int) -> list[str]:
     extractor = recorded_extractor(backbone, info.spec)
     random = np.random.default_rng(seed)
     for name, split in dataset.splits.items():
-        features = load_features(info.path, name)
-        split = split[np.isin(split.ids, features.ids)]  # without what was skipped
-        if len(split) != len(features.ids):
-            problems.append(f"{info.path}: {len(features.ids) - len(split):,} of the {name} images are gone")
-            continue
-        rows = np.sort(random.choice(len(split), min(count, len(split)), replace=False))
-        again = np.concatenate(extractor.vectors(split.images[rows]), axis=1).astype(np.float32)
-        error = np.linalg.norm(again - features.x[rows], axis=1)
-        wrong = error > TOLERANCE[info.spec.dtype] * np.maximum(np.linalg.norm(again, axis=1), 1e-30)
-        problems += [
-            f"{info.path}: the {name} vector of image {split.ids[row]} comes out otherwise" for row in rows[wrong]
-        ]
-        differing = np.flatnonzero((features.y != split.labels) | (features.ids != split.ids))
-        problems += [f"{info.path}: label or id of {name} image {split.ids[row]} differs" for row in differing[:10]]
+        problems += _compare_rows(info, name, split, extractor, count, random)
+    return problems
+
+
+def _compare_rows(
+    info: CacheInfo, name: str, split: Split, extractor: Extractor, count: int, random: np.random.Generator
+) -> list[str]:
+    """Compute random rows of a split again, and compare all its labels and ids."""
+    features = load_features(info.path, name)
+    split = split[np.isin(split.ids, features.ids)]  # without the skipped images
+    if len(split) != len(features.ids):
+        return [f"{info.path}: {len(features.ids) - len(split):,} of the {name} images are gone"]
+    problems = []
+    rows = np.sort(random.choice(len(split), min(count, len(split)), replace=False))
+    images, _ = extractor.read(split.images[rows])
+    again = np.concatenate(extractor.vectors(images), axis=1).astype(np.float32)
+    error = np.linalg.norm(again - features.x[rows], axis=1)
+    allowed = TOLERANCE[info.spec.dtype] * np.maximum(np.linalg.norm(again, axis=1), 1e-30)
+    for row in rows[error > allowed]:
+        problems.append(f"{info.path}: the {name} image {split.ids[row]} now gives a different vector")
+    differing = np.flatnonzero((features.y != split.labels) | (features.ids != split.ids))
+    for row in differing[:MOST_REPORTED]:
+        problems.append(f"{info.path}: the label or id of {name} image {split.ids[row]} differs")
     return problems

@@ -1,16 +1,20 @@
 """Labelled images: where they come from, how they are decoded and resized.
 
+`sources` finds a data set by its name: `cifar10`, `folder` or `npz` read it, and `dataset` says what it is.
+`files` are image files that stay on disk; `decode`, `resize` and `downloads` do what they say.
+
 May import: core.
 """
 
-from featurize.images.datasets import ImageDataset, Split, class_counts, load_dataset
+from featurize.images.dataset import ImageDataset, Images, PixelArray, Split, class_counts
 from featurize.images.decode import read_image
-from featurize.images.folder import ImageFiles
 from featurize.images.resize import check_aspect, check_kernel, resized
+from featurize.images.sources import load_dataset
 
 __all__ = [
     "ImageDataset",
-    "ImageFiles",
+    "Images",
+    "PixelArray",
     "Split",
     "check_aspect",
     "check_kernel",

@@ -10,9 +10,9 @@ from analysis import experiment
 from analysis.experiment import PRESETS, Preset, experiment_folder, run_experiment
 from classify.heads import registry as heads
 from classify.runs.results import RunResult, load_runs
-from featurize.cache.cache import CacheInfo, read_info
+from featurize.cache import CacheInfo, read_info
 from featurize.core.errors import UsageError
-from featurize.images.datasets import load_dataset
+from featurize.images import load_dataset
 
 
 @pytest.fixture(autouse=True)

@@ -28,12 +28,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tiny_data import make_dataset, write_tiny_cache
 
 from classify.runs.results import RunResult
-from featurize.cache.cache import load_features
+from featurize.cache import load_features
 from featurize.cache.shards import Shards
 from featurize.core.errors import FrozenbenchError
-from featurize.images import datasets
-from featurize.images.datasets import CIFAR10_RECORD, load_cifar10_folder, load_npz, read_cifar10_archive
+from featurize.images import cifar10
+from featurize.images.cifar10 import load_cifar10_folder, read_cifar10_archive
 from featurize.images.decode import FORMATS, read_image
+from featurize.images.npz import load_npz
 
 MEMORY = 3 << 30
 CHUNK_SECONDS = 60
@@ -96,12 +97,16 @@ def targets(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes, random.Rand
     split = make_dataset(6, 3).splits["train"]
     npz = io.BytesIO()
     (np.savez_compressed if sys.version_info.minor % 2 else np.savez)(
-        npz, x_train=split.images, y_train=split.labels, x_test=split.images, y_test=split.labels
+        npz,
+        x_train=np.asarray(split.images),
+        y_train=split.labels,
+        x_test=np.asarray(split.images),
+        y_test=split.labels,
     )
-    batch = bytes(2 * CIFAR10_RECORD)
+    batch = bytes(2 * cifar10.RECORD)
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w:gz") as archive:
-        for name in (*datasets.CIFAR10_TRAIN, datasets.CIFAR10_TEST):
+        for name in (*cifar10.TRAIN_FILES, cifar10.TEST_FILE):
             member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
             member.size = len(batch)
             archive.addfile(member, io.BytesIO(batch))
@@ -132,7 +137,7 @@ def targets(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes, random.Rand
     pictures = {}
     for kind in FORMATS:
         picture = io.BytesIO()
-        Image.fromarray(split.images[0]).save(picture, kind)
+        Image.fromarray(np.asarray(split.images)[0]).save(picture, kind)
         pictures[kind] = (picture.getvalue(), damaged, lambda path: read_image(path, 8, 8))
 
     return {
@@ -151,7 +156,7 @@ def work(seconds: float, seed: int, keep: Path) -> None:
     """Damage and read until the time is over; print the counts as JSON."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     logging.getLogger("frozenbench").setLevel(logging.CRITICAL)
-    datasets.CIFAR10_BATCH = 2
+    cifar10.BATCH = 2
     draw, began = random.Random(seed), time.monotonic()
     counts = {"read": 0, "refused": 0}
     with tempfile.TemporaryDirectory() as name:

@@ -13,10 +13,11 @@ import h5py
 import numpy as np
 import pytest
 
-from featurize.cache.cache import MAGIC, load_features, read_info
+from featurize.cache import load_features, read_info
+from featurize.cache.format import MAGIC
 from featurize.cache.spec import SCHEMA_VERSION
 from featurize.core.errors import CacheError, DataError
-from featurize.images.datasets import load_npz
+from featurize.images.npz import load_npz
 
 SECRET = b"the content of another file"
 
@@ -76,7 +77,7 @@ def test_hostile_hdf5(tmp_path: Path, make: Callable[[h5py.File, Path], None], s
         content = path.read_bytes()
         behind = b'{"spec": {}}'.ljust(512 - len(first) - 65, b"\n") + content[512:]
         path.write_bytes(first + hashlib.sha256(behind).hexdigest().encode() + b"\n" + behind)
-    with pytest.raises(CacheError, match="no feature cache" if sealed else "not a feature cache") as caught:
+    with pytest.raises(CacheError, match="not a feature cache") as caught:
         read_info(path)
     assert "\n" not in str(caught.value)
     assert SECRET.decode() not in str(caught.value)
@@ -130,7 +131,7 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
 READ = """
 import resource, sys
 from pathlib import Path
-from featurize.images.datasets import load_npz
+from featurize.images.npz import load_npz
 from featurize.core.errors import DataError
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 try:
@@ -147,4 +148,4 @@ def test_a_shape_bomb_takes_no_memory(tmp_path: Path, shape: tuple[int, ...]) ->
     path = npz(tmp_path / "bomb.npz", buffer.getvalue() + bytes(100), zipfile.ZIP_DEFLATED)
     done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "another number of bytes than its shape" in done.stdout
+    assert "its size does not match its shape" in done.stdout

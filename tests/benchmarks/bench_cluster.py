@@ -21,21 +21,23 @@ import sys
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, WorkerPlugin, get_worker
+from distributed import Client, Future, LocalCluster, WorkerPlugin, get_worker
 
-from featurize.cache.cache import finish, linked, load_features, new_cache, read_info
+from featurize.cache import linked, load_features, open_writer, read_info
 from featurize.cache.shards import Shard
-from featurize.extraction import distributed as spread
-from featurize.extraction.distributed import Done, HandOut, Range
-from featurize.extraction.extract import carry_out, compute_here, plan_extraction
-from featurize.images.datasets import load_dataset
+from featurize.extraction import ExtractionOptions, carry_out, compute_here, plan_extraction
+from featurize.extraction import ranges as ranges_module
+from featurize.extraction.distributed import on_cluster
+from featurize.extraction.ranges import Range, RangeQueue
+from featurize.extraction.worker import Done
+from featurize.images import load_dataset
 from featurize.networks.backbone import load_backbone
 
 ROWS_A_SECOND = 100
@@ -72,12 +74,14 @@ def sleepers(workers: int) -> Iterator[Client]:
 
 def efficiency(workers: int, task_seconds: float, tasks: int, slow: int = 0, times: float = 1.0) -> None:
     """Print the share of the workers' time that is work, for so many tasks each."""
-    spread.TASK_SECONDS = task_seconds
+    ranges_module.TASK_SECONDS = task_seconds
     rows = int(workers * tasks * task_seconds * ROWS_A_SECOND)
     with sleepers(workers) as client:
-        ranges = HandOut(
-            client, deque([Range("train", 0, rows)]), lambda task: (sleep, (task, slow, times)), ROWS_A_SECOND, rows
-        )
+
+        def submit(task: Range, **options: Any) -> Future:
+            return client.submit(sleep, task, slow, times, **options)
+
+        ranges = RangeQueue(client, [Range("train", 0, rows)], submit, ROWS_A_SECOND, rows)
         began, count = time.monotonic(), 0
         for found in ranges:
             count += found is not None
@@ -94,9 +98,13 @@ def efficiency(workers: int, task_seconds: float, tasks: int, slow: int = 0, tim
 def overhead(workers: int, tasks: int) -> None:
     """Print the time that client, scheduler and workers together take for a task that does nothing."""
     with sleepers(workers) as client:
-        ranges = HandOut(client, deque([Range("train", 0, tasks)]), lambda task: (sleep, (task, 0, 1.0)), 1, 1)
-        spread.AHEAD = 20
-        ranges._rate = 1e-9  # a row a task
+
+        def submit(task: Range, **options: Any) -> Future:
+            return client.submit(sleep, task, 0, 1.0, **options)
+
+        ranges = RangeQueue(client, [Range("train", 0, tasks)], submit, 1, 1)
+        ranges_module.AHEAD = 20
+        ranges.rate = 1e-9  # a row a task
         with patched_sleep():
             began = time.monotonic()
             count = sum(found is not None for found in ranges)
@@ -142,13 +150,13 @@ class Circumstances:
 def simulate(workers: int, given: Circumstances, seed: int = 0) -> tuple[float, float, int, float]:
     """Seconds, what they would be without any loss, tasks and seconds lost, by the very rule that hands ranges out."""
     dice = random.Random(seed)
-    ranges = HandOut(None, deque([Range("train", 0, given.rows)]), None, given.batch, given.rows)
-    ranges._workers, ranges._rate = workers, given.rate
+    ranges = RangeQueue(None, [Range("train", 0, given.rows)], None, given.batch, given.rows)  # type: ignore[arg-type]
+    ranges.workers, ranges.rate = workers, given.rate
     pace = [given.rate / (given.times if dice.random() < given.slow else 1) for _ in range(workers)]
     free = [(given.restart, worker) for worker in range(workers)]  # all load the network first
     asked = [0.0] * workers  # when each began the task before, and asked for this one
     clerk, tasks, lost, end = 0.0, 0, 0.0, 0.0  # the clerk is the scheduler: when it has time again
-    late = spread.LATE * spread.TASK_SECONDS  # after which another worker begins with the same
+    late = ranges_module.LATE * ranges_module.TASK_SECONDS  # after which another worker begins with the same
     while ranges.todo:
         ready, worker = heapq.heappop(free)
         clerk = max(clerk, asked[worker]) + given.overhead
@@ -183,21 +191,22 @@ def show_simulation() -> None:
 def links(count: int) -> None:
     """Print what it takes to link a cache to so many shards, and to open it."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tiny_data import FACTS, LAYERS, make_dataset, make_spec, make_vectors
+    from tiny_data import FACTS, content_of, make_dataset, make_spec, make_vectors
 
     linked.LINKED_FROM = 0
     dataset = make_dataset(count, 10)
     vectors = {name: make_vectors(split) for name, split in dataset.splits.items()}
     with tempfile.TemporaryDirectory() as folder:
         path, spec = Path(folder) / "x.h5", make_spec(dataset)
-        with new_cache(path, spec, dataset, LAYERS) as shards:
+        with open_writer(path, spec, content_of(dataset)) as writer:
+            shards = writer.shards
             for row in range(count):
                 shards.add("train", row, vectors["train"][row : row + 1])
             shards.add("test", 0, vectors["test"])
             began = time.monotonic()
             shards.resume()
             resumed, began = time.monotonic() - began, time.monotonic()
-            finish(path, shards, spec, dataset, "imagenet", LAYERS, **FACTS)
+            writer.commit(**FACTS)
             made, began = time.monotonic() - began, time.monotonic()
         read_info(path)
         opened = time.monotonic() - began
@@ -234,7 +243,9 @@ def kills(data: str, count: int, every: float, seed: int) -> None:
         pages = Path(folder) / "pages"
         pages.mkdir()
         plans = [
-            plan_extraction(dataset, backbone, pool="grid2", engine="winograd", out=Path(folder) / name)
+            plan_extraction(
+                dataset, backbone, ExtractionOptions(pool="grid2", engine="winograd"), out=Path(folder) / name
+            )
             for name in ("peace.h5", "war.h5")
         ]
         carry_out(plans[0], compute=compute_here)
@@ -253,7 +264,7 @@ def kills(data: str, count: int, every: float, seed: int) -> None:
                 killer = threading.Thread(target=kill)
                 killer.start()
                 began = time.monotonic()
-                carry_out(plans[1], compute=spread.over(cluster.scheduler_address))
+                carry_out(plans[1], compute=on_cluster(cluster.scheduler_address))
                 wall = time.monotonic() - began
                 over.set()
                 killer.join()

@@ -31,8 +31,8 @@ from featurize import load_backbone, load_dataset
 from featurize.core.environment import library_versions
 from featurize.core.errors import FrozenbenchError
 from featurize.engines.choice import ENGINES, REFERENCE, default_batch_size
-from featurize.extraction.extract import Plan, carry_out, plan_extraction
-from featurize.images.datasets import ImageDataset, Split
+from featurize.extraction import ExtractionOptions, Plan, carry_out, plan_extraction
+from featurize.images import ImageDataset, Split
 from featurize.images.resize import resized
 from featurize.networks.backbone import Backbone, preprocessed
 
@@ -187,17 +187,17 @@ def compare(size: int, rounds: int, folder: Path) -> dict[str, object]:
     network = load_backbone("vgg16", weights="random", image_size=size)
     running = contenders(network, folder)
     sample = load_dataset("sample").splits["train"]
-    images = resized(sample.images[: BATCHES[-1]], size, "bicubic")
+    images = resized(np.asarray(sample.images[: BATCHES[-1]]), size, "bicubic")
     batches = {name: best_batch(run, images) for name, run in running.items()}
     here = [name for name in ENGINES if LABEL[name] in running]
     engine = min(here, key=lambda name: seconds(lambda: running[LABEL[name]](images[:64])))
     batch = default_batch_size(size)
     rate = batch / seconds(lambda: running[LABEL[engine]](images[:batch]))
-    images = resized(repeated(sample, round(PASS_SECONDS * rate)).images, size, "bicubic")
+    images = resized(np.asarray(repeated(sample, round(PASS_SECONDS * rate)).images), size, "bicubic")
     dataset = ImageDataset(
         "sample", load_dataset("sample").class_names, {"train": repeated(sample, round(PIPELINE_SECONDS * rate))}
     )
-    plan = plan_extraction(dataset, network, engine=engine, out=folder / "x.h5")
+    plan = plan_extraction(dataset, network, ExtractionOptions(engine=engine), out=folder / "x.h5")
     pipeline(plan, folder)  # compares with TensorFlow once
     work = {name: partial(in_batches, run, images, batches[name]) for name, run in running.items()}
     work[END_TO_END] = partial(pipeline, plan, folder)

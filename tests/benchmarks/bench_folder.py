@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from featurize import ImageDataset, load_backbone, load_dataset
-from featurize.extraction.extract import Plan, computed, plan_extraction
+from featurize.extraction import Plan, plan_extraction
+from featurize.extraction.extractor import vector_blocks
 
 CLASSES = 100
 
@@ -50,7 +51,7 @@ def measure_start(files: int) -> None:
             f"listed, hashed, split: {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} s of processor"
         )
         plan = plan_extraction(dataset, load_backbone("pixels", image_size=96))
-        next(computed(plan, dataset.splits["train"], plan.batch_size))
+        next(vector_blocks(plan, "train", dataset.splits["train"], plan.batch_size))
         print(
             f"first batch:           {time.perf_counter() - wall:.1f} s, {time.process_time() - cpu:.1f} s of processor"
         )
@@ -98,7 +99,7 @@ def measure_speed(rounds: int, images: int) -> None:
 def seconds(plan: Plan) -> np.ndarray:
     """Wall-clock and processor seconds of one pass over the training images."""
     began = np.array([time.perf_counter(), time.process_time()])
-    for _ in computed(plan, plan.dataset.splits["train"], plan.batch_size):
+    for _ in vector_blocks(plan, "train", plan.dataset.splits["train"], plan.batch_size):
         pass
     return np.array([time.perf_counter(), time.process_time()]) - began
 

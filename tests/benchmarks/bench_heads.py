@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from classify.heads.registry import HEADS, Task, make_head
 from classify.training.rows import stratified_subset
 from classify.training.tuning import fold_scores
-from featurize.cache.cache import Features, load_features
+from featurize.cache import Features, load_features
 
 JOBS = os.cpu_count() or 1
 FOLDS = 3

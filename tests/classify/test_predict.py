@@ -19,16 +19,16 @@ from classify.heads.registry import Task, make_head
 from classify.predict import Guess, Prediction, Skipped, named_files, predict_images, show
 from classify.runs.persist import HEAD, load_head, save_head
 from classify.runs.results import RESULT
-from featurize.cache.cache import CacheInfo, load_features, read_info
+from featurize.cache import CacheInfo, load_features, read_info
 from featurize.core.errors import BackboneError, DataError, UsageError
 from featurize.engines.choice import ENGINES
-from featurize.extraction.extract import extract_features
-from featurize.images.datasets import load_dataset
+from featurize.extraction import extract_features
+from featurize.images import load_dataset
 from featurize.images.decode import read_image
 from featurize.networks.backbone import load_backbone
 
 DATASET = make_dataset(60, 12, size=10)
-IMAGES = DATASET.splits["test"].images
+IMAGES = np.asarray(DATASET.splits["test"].images)
 
 
 @pytest.fixture(scope="module")

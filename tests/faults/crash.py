@@ -27,15 +27,14 @@ from pathlib import Path
 
 import numpy as np
 
-from featurize.cache.cache import load_features
+from featurize.cache import load_features, shards
 from featurize.cache.shards import Shards
 from featurize.core.console import run_command_line
 from featurize.core.errors import CacheError
-from featurize.extraction import extract as _  # noqa: F401  (imported once, before the forks)
-from featurize.images.datasets import ImageDataset, Split
+from featurize.extraction import extract_features  # imported once, before the forks
+from featurize.images import ImageDataset, Split
 from featurize.networks.backbone import load_backbone
 
-extract = sys.modules["featurize.extraction.extract"]
 ROOT = Path(__file__).parent.parent.parent
 BATCH = 16
 FULL_SECONDS = 0.35  # what an undisturbed extraction takes here, about
@@ -55,12 +54,12 @@ DATA = dataset()
 
 def extraction(path: Path) -> None:
     """An extraction that takes a third of a second and writes shards all the time."""
-    extract.SHARD_SECONDS = 0.004
+    shards.SHARD_SECONDS = 0.004
 
     def slowly(done: int, total: int) -> None:
         time.sleep(0.003)
 
-    extract.extract_features(DATA, load_backbone("pixels", image_size=8), out=path, batch_size=BATCH, progress=slowly)
+    extract_features(DATA, load_backbone("pixels", image_size=8), out=path, batch_size=BATCH, progress=slowly)
 
 
 def child(path: Path) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from tiny_data import make_dataset, make_spec, write_tiny_cache
 
-from featurize.cache import cache as cache_module
-from featurize.cache.cache import load_features, read_info
+from featurize.cache import format as format_module
+from featurize.cache import load_features, read_info
+from featurize.cache import writer as writer_module
 from featurize.core.errors import CacheError
 
 
@@ -21,7 +22,7 @@ class Faults:
         self.count, self.failing, self.kinds = 0, 0, set()
         self.broken = False
         faults, fsync, replace, open_ = self, os.fsync, Path.replace, Path.open
-        patient = cache_module._PatientFile
+        patient = format_module.PatientFile
 
         class Patient(patient):  # type: ignore[misc, valid-type]
             def write(self, data: Any) -> int:
@@ -52,7 +53,7 @@ class Faults:
             file = open_(path, mode, *arguments, **options)
             return Opened(file) if set(mode) & set("wa+") else file
 
-        monkeypatch.setattr(cache_module, "_PatientFile", Patient)
+        monkeypatch.setattr(writer_module, "PatientFile", Patient)
         monkeypatch.setattr(Path, "open", opened)
         monkeypatch.setattr(Path, "replace", lambda path, to: (faults.step("rename"), replace(path, to))[1])
         monkeypatch.setattr(os, "fsync", lambda handle: (faults.step("fsync"), fsync(handle))[1])

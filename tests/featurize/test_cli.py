@@ -39,7 +39,7 @@ def test_class_folders(tmp_path: Path, data_folder: Path) -> None:
     words = ["featurize", "--data", str(root), "--backbone", "pixels", "--image-size", "8"]
     done = command_here(*words)
     assert done.returncode == 0, done.stderr
-    assert "info: left out: files whose names are not those of images: 1 (train/cats/Thumbs.db)\n" in done.stderr
+    assert "info: ignored: files without an image's suffix: 1 (train/cats/Thumbs.db)\n" in done.stderr
     assert "info: train: 64 images of 2 classes, cats 52, d\u00f6gs 12\n" in done.stderr
     assert "info: test: 24 images of 2 classes, 12 each\n" in done.stderr
     assert (
@@ -132,7 +132,7 @@ def test_verify(cache: Path) -> None:
     assert json.loads(command_here("featurize", "verify", str(cache), "--json").stdout) == {"ok": True, "problems": []}
     assert command_here("featurize", "verify", str(cache)).stdout == f"{cache} is whole\n"
     cache.write_bytes(cache.read_bytes()[:-1])
-    assert_failed(command_here("featurize", "verify", str(cache)), 1, "does not belong to its seal", "--overwrite")
+    assert_failed(command_here("featurize", "verify", str(cache)), 1, "does not match its seal", "--overwrite")
     answer = command_here("featurize", "verify", str(cache), "--json")
     assert answer.returncode == 1
     assert json.loads(answer.stdout)["ok"] is False

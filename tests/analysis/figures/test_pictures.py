@@ -14,8 +14,8 @@ from analysis.figures import pictures
 from classify.runs import RunResult
 from featurize.cache import load_features, read_info
 from featurize.core.errors import DataError
-from featurize.extraction.extract import extract_features
-from featurize.images.datasets import ImageDataset, load_dataset
+from featurize.extraction import extract_features
+from featurize.images import ImageDataset, load_dataset
 from featurize.networks.backbone import load_backbone
 
 
@@ -111,7 +111,7 @@ def test_files_that_go_after_they_were_found_are_missed(tmp_path: Path, cifar_fo
 
 
 def test_nothing_is_downloaded_for_a_figure(monkeypatch: pytest.MonkeyPatch, data_folder: Path) -> None:
-    monkeypatch.setattr("featurize.images.datasets.fetch", lambda *_: pytest.fail("a download was begun"))
+    monkeypatch.setattr("featurize.images.cifar10.fetch", lambda *_: pytest.fail("a download was begun"))
     with pytest.raises(DataError, match=f"CIFAR-10 is not in {data_folder}; python -m featurize downloads it"):
         pictures.test_images(make_result(source={"data": "cifar10"}), np.array([0]))
 

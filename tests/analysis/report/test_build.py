@@ -14,8 +14,8 @@ from classify.runs import load_runs
 from classify.runs.results import PREDICTIONS as PREDICTIONS_FILE
 from classify.training.train import Job, train_heads
 from featurize.core.errors import DataError
-from featurize.extraction.extract import extract_features
-from featurize.images.datasets import load_dataset
+from featurize.extraction import extract_features
+from featurize.images import load_dataset
 from featurize.networks.backbone import load_backbone
 
 FIGURES = {"accuracy", "learning-curves", "cost", "convergence", "confusion", "recall", "reliability"}

@@ -17,7 +17,7 @@ from tinyhtml5.parser import HTMLParser
 
 from analysis.report.html import Picture, Report, Section, Table, write_report
 from featurize.core.errors import DataError
-from featurize.images.datasets import load_dataset
+from featurize.images import load_dataset
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -228,7 +228,7 @@ def test_the_map_shows_each_point_its_own_image(tmp_path: Path, shape: tuple[int
 
 
 def test_a_map_of_2000_real_images_leaves_room(tmp_path: Path) -> None:
-    images = load_dataset("sample").splits["train"].images
+    images = np.asarray(load_dataset("sample").splits["train"].images)
     drawn = make_map(
         points=np.random.default_rng(0).normal(size=(2000, 2)),
         labels=np.arange(2000) % 3,

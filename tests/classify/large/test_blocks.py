@@ -7,7 +7,7 @@ from tiny_data import make_dataset, write_tiny_cache
 
 from classify.large import blocks
 from classify.large.blocks import FeatureBlocks, shares
-from featurize.cache.cache import load_features, read_info
+from featurize.cache import load_features, read_info
 from featurize.core.errors import CacheError
 
 

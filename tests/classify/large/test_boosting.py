@@ -25,7 +25,7 @@ from classify.training import train
 from classify.training.evaluate import FittedHead, evaluate_head, fit_head
 from classify.training.job import Job
 from classify.training.train import train_heads
-from featurize.cache.cache import load_features, read_info
+from featurize.cache import load_features, read_info
 from featurize.core.cluster import connected
 from featurize.core.environment import library_versions
 from featurize.core.errors import ClusterError, HeadError

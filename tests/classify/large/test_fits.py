@@ -14,7 +14,7 @@ from classify.large import blocks, memory
 from classify.large.blocks import Block, FeatureBlocks
 from classify.runs.persist import load_head, save_head
 from classify.training.evaluate import FittedHead, evaluate_head, fit_head
-from featurize.cache.cache import load_features, read_info
+from featurize.cache import load_features, read_info
 
 LINEAR = ("logreg", "linear-svm")
 SETTINGS = {

@@ -12,7 +12,7 @@ from classify.large.blocks import Block, FeatureBlocks
 from classify.large.memory import memory_limit
 from classify.training import checks
 from classify.training.evaluate import evaluate_head, fit_head
-from featurize.cache.cache import read_info
+from featurize.cache import read_info
 
 
 def reads_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:

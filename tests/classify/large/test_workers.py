@@ -11,7 +11,7 @@ from classify.large.blocks import FeatureBlocks, Share, shares
 from classify.large.memory import memory_limit
 from classify.large.workers import work_pool
 from classify.training import checks
-from featurize.cache.cache import read_info
+from featurize.cache import read_info
 from featurize.core.errors import ClusterError
 
 

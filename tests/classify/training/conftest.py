@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from classify.training.job import Job
-from featurize.cache.cache import read_info
+from featurize.cache import read_info
 
 
 @pytest.fixture

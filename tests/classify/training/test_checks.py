@@ -8,7 +8,7 @@ from tiny_blocks import make_cache, set_block_rows
 from classify.large.blocks import FeatureBlocks
 from classify.training import checks
 from classify.training.checks import survey
-from featurize.cache.cache import Features, load_features, read_info
+from featurize.cache import Features, load_features, read_info
 from featurize.core.errors import HeadError
 
 

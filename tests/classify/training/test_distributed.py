@@ -27,7 +27,7 @@ from classify.training import train
 from classify.training.distributed import run_on_workers
 from classify.training.job import VERSIONS_OF, Job
 from classify.training.train import train_heads
-from featurize.cache.cache import read_info
+from featurize.cache import read_info
 from featurize.core.cluster import check_workers, connected
 from featurize.core.environment import library_versions
 from featurize.core.errors import ClusterError, HeadError, UsageError

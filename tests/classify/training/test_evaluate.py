@@ -10,7 +10,7 @@ from classify.heads.registry import HEADS
 from classify.large.blocks import FeatureBlocks
 from classify.training import evaluate
 from classify.training.evaluate import evaluate_head, fit_and_evaluate, fit_head
-from featurize.cache.cache import Features, load_features, read_info
+from featurize.cache import Features, load_features, read_info
 from featurize.core.errors import HeadError, UsageError
 
 pytestmark = pytest.mark.usefixtures("one_fold")

@@ -5,7 +5,7 @@ import pytest
 from tiny_data import write_tiny_cache
 
 from classify.training.job import Job
-from featurize.cache.cache import read_info
+from featurize.cache import read_info
 from featurize.cache.spec import ExtractionSpec
 
 

@@ -15,7 +15,7 @@ from classify.large.memory import memory_needed
 from classify.training.job import Job
 from classify.training.rows import OPENINGS, open_test_split, stratified_order, stratified_subset, training_rows
 from classify.training.train import train_heads
-from featurize.cache.cache import Features, load_features, read_info
+from featurize.cache import Features, load_features, read_info
 from featurize.core.errors import HeadError
 
 

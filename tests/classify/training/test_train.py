@@ -15,7 +15,7 @@ from classify.runs.results import RunResult, read_predictions
 from classify.training import rows, train
 from classify.training.job import Job
 from classify.training.train import train_heads
-from featurize.cache.cache import load_features, read_info
+from featurize.cache import load_features, read_info
 from featurize.core.errors import HeadError, UsageError
 
 

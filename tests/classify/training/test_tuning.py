@@ -18,7 +18,7 @@ from tiny_studies import comparable_trials, states_in, trials_in
 from classify.heads.registry import HEADS, Task, make_head
 from classify.training import tuning
 from classify.training.tuning import SPACES, TuningResult, tune
-from featurize.cache.cache import Features, load_features
+from featurize.cache import Features, load_features
 from featurize.core.errors import DataError, HeadError, UsageError
 
 

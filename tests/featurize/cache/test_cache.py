@@ -10,20 +10,12 @@ import h5py
 import numpy as np
 import pytest
 from cache_bytes import CHANGES, change_value, reseal
-from tiny_data import FACTS, LAYERS, make_dataset, make_spec, make_vectors, write_tiny_cache
+from tiny_data import FACTS, LAYERS, content_of, make_dataset, make_spec, make_vectors, write_tiny_cache
 
-from featurize.cache import cache as cache_module
-from featurize.cache.cache import (
-    MAGIC,
-    _PatientFile,
-    check_same,
-    discard_leftovers,
-    finish,
-    load_features,
-    new_cache,
-    parts_folder,
-    read_info,
-)
+from featurize.cache import discard_leftovers, finished_cache, linked, load_features, open_writer, read_info
+from featurize.cache import format as format_module
+from featurize.cache.existing import parts_folder
+from featurize.cache.format import MAGIC, PatientFile
 from featurize.core.environment import library_versions
 from featurize.core.errors import CacheError, CacheMismatchError, UsageError
 
@@ -90,32 +82,34 @@ def test_float16_is_stored_small_and_read_as_float32(tmp_path: Path) -> None:
 
 def test_the_same_choices_are_accepted_wherever_the_file_lies(cache: Path, tmp_path: Path) -> None:
     moved = cache.rename(tmp_path / "moved.h5")
-    assert check_same(moved, make_spec(make_dataset())).path == moved
+    info = finished_cache(moved, make_spec(make_dataset()))
+    assert info is not None
+    assert info.path == moved
 
 
 @pytest.mark.parametrize("field", [field for field in CHANGES if field != "schema_version"])
 def test_other_choices_are_refused_by_name(cache: Path, field: str) -> None:
     asked = dataclasses.replace(make_spec(make_dataset()), **{field: CHANGES[field]})
     with pytest.raises(CacheMismatchError, match=f"was made with {field} .* asked for .*--overwrite") as caught:
-        check_same(cache, asked)
+        finished_cache(cache, asked)
     assert "\n" not in str(caught.value)
 
 
 def test_several_differences_are_all_named(cache: Path) -> None:
     asked = make_spec(make_dataset(), pool="max", flip=True, dtype="float16")
     with pytest.raises(CacheMismatchError, match=r"pool avg, asked for max \(and 2 more: flip, dtype\)"):
-        check_same(cache, asked)
+        finished_cache(cache, asked)
 
 
 def write_partly(path: Path, rows: int, error: BaseException | None = None) -> None:
     """Extract `rows` training rows, then end badly, or too early."""
     dataset = make_dataset()
     spec = make_spec(dataset)
-    with new_cache(path, spec, dataset, LAYERS) as shards:
-        shards.add("train", 0, make_vectors(dataset.splits["train"])[:rows])
+    with open_writer(path, spec, content_of(dataset)) as writer:
+        writer.shards.add("train", 0, make_vectors(dataset.splits["train"])[:rows])
         if error:
             raise error
-        finish(path, shards, spec, dataset, "imagenet", LAYERS, **FACTS)
+        writer.commit(**FACTS)
 
 
 def test_what_an_interruption_leaves_is_taken_up(tmp_path: Path) -> None:
@@ -124,12 +118,14 @@ def test_what_an_interruption_leaves_is_taken_up(tmp_path: Path) -> None:
         write_partly(path, 50, KeyboardInterrupt())
     assert sorted(os.listdir(tmp_path / "x.h5.parts")) == ["lock", "plan.json", "train-000000000000.h5"]
     dataset = make_dataset()
-    with new_cache(path, make_spec(dataset), dataset, LAYERS) as shards:
-        assert shards.done == {"train": 50, "test": 0}
+    with open_writer(path, make_spec(dataset), content_of(dataset)) as writer:
+        assert writer.missing("train") == [(50, 120)]
+        assert writer.missing("test") == [(0, 60)]
         for number, (name, split) in enumerate(dataset.splits.items()):
-            start = shards.done[name]
-            shards.add(name, start, make_vectors(split, seed=number)[start:])
-        finish(path, shards, make_spec(dataset), dataset, "imagenet", LAYERS, **FACTS)
+            ((start, _),) = writer.missing(name)
+            with writer.append(name, start) as rows:
+                rows.add(make_vectors(split, seed=number)[start:])
+        writer.commit(**FACTS)
     assert os.listdir(tmp_path) == ["x.h5"]
     whole = write_tiny_cache(tmp_path / "whole.h5")
     assert path.read_bytes() == whole.read_bytes()
@@ -143,7 +139,7 @@ def test_missing_rows_are_noticed(tmp_path: Path) -> None:
 
 def test_a_failed_replacement_keeps_the_old_cache(cache: Path) -> None:
     before = cache.read_bytes()
-    with pytest.raises(CacheError, match="it failed; what is finished stays in .*tiny-net.h5.parts"):
+    with pytest.raises(CacheError, match="it failed; finished rows stay in .*tiny-net.h5.parts"):
         write_partly(cache, 50, OSError("it failed"))
     assert cache.read_bytes() == before
 
@@ -172,12 +168,12 @@ def test_unfinished_work_of_other_choices_is_not_mixed_in(tmp_path: Path) -> Non
     other = make_spec(dataset, pool="max")
     with (
         pytest.raises(CacheMismatchError, match="the unfinished extraction in .* with pool avg, asked for max"),
-        new_cache(path, other, dataset, LAYERS),
+        open_writer(path, other, content_of(dataset)),
     ):
         pass
-    with new_cache(path, other, dataset, LAYERS, overwrite=True) as shards:
-        assert shards.done == {"train": 0, "test": 0}
-        shards.add("train", 0, make_vectors(dataset.splits["train"])[:9])
+    with open_writer(path, other, content_of(dataset), overwrite=True) as writer:
+        assert writer.finished_rows == 0
+        writer.shards.add("train", 0, make_vectors(dataset.splits["train"])[:9])
     with pytest.raises(CacheMismatchError, match="with pool max, asked for avg"):
         write_partly(path, 50)
 
@@ -188,8 +184,8 @@ def test_a_damaged_plan_begins_again(tmp_path: Path, caplog: pytest.LogCaptureFi
         write_partly(path, 50, KeyboardInterrupt())
     (tmp_path / "x.h5.parts" / "plan.json").write_text("{")
     dataset = make_dataset()
-    with new_cache(path, make_spec(dataset), dataset, LAYERS) as shards:
-        assert shards.done == {"train": 0, "test": 0}
+    with open_writer(path, make_spec(dataset), content_of(dataset)) as writer:
+        assert writer.finished_rows == 0
     assert "plan.json is damaged" in caplog.text
 
 
@@ -233,12 +229,12 @@ def test_a_disk_that_fills_up_while_writing(tmp_path: Path, room: int) -> None:
 
 
 def test_libhdf5_never_sees_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with _PatientFile("/dev/full", "r+") as full:
+    with PatientFile("/dev/full", "r+") as full:
         assert full.write(b"12345") == 5
         assert full.truncate(7) == 7
         with pytest.raises(OSError, match="No space left"):
             full.raise_error()
-    monkeypatch.setattr(_PatientFile, "error", full.error)
+    monkeypatch.setattr(PatientFile, "error", full.error)
     with pytest.raises(CacheError, match="No space left on device"):
         write_tiny_cache(tmp_path / "x.h5")
     assert not (tmp_path / "x.h5").exists()
@@ -265,7 +261,7 @@ def test_no_such_cache(tmp_path: Path) -> None:
 
 def test_another_layout_version(cache: Path) -> None:
     cache.write_bytes(cache.read_bytes().replace(MAGIC + b" 3 ", MAGIC + b" 2 "))
-    with pytest.raises(CacheError, match="layout version 2, expected 3: .* another version .*--overwrite"):
+    with pytest.raises(CacheError, match="layout version 2, expected 3: another version .*--overwrite"):
         read_info(cache)
 
 
@@ -323,7 +319,7 @@ FAR = {"features": 10**12, "labels": 10**12, "ids": 10**12}
 )
 def test_a_sealed_file_that_lies_is_refused(cache: Path, change: dict) -> None:
     reseal(cache, change)
-    with pytest.raises(CacheError, match="is sealed, but no feature cache of frozenbench"):
+    with pytest.raises(CacheError, match="is sealed, but is not a feature cache of frozenbench"):
         load_features(cache, "train")
 
 
@@ -351,7 +347,7 @@ def test_labels_out_of_range(cache: Path, label: int) -> None:
 def test_a_truncation_that_fails(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"content")
-    with _PatientFile(path, "r") as readable:
+    with PatientFile(path, "r") as readable:
         assert readable.truncate(3) == 3
         with pytest.raises(OSError, match="not open for writing"):
             readable.raise_error()
@@ -364,5 +360,6 @@ def test_versions_of_what_is_installed() -> None:
 
 
 def test_reading_needs_no_libhdf5(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_module, "h5py", None)
+    monkeypatch.setattr(format_module, "h5py", None)
+    monkeypatch.setattr(linked, "h5py", None)
     assert load_features(cache, "train").x.shape == (120, 16)

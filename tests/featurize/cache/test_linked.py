@@ -10,15 +10,15 @@ import h5py
 import numpy as np
 import pytest
 from cache_bytes import header_of, reseal
-from tiny_data import FACTS, LAYERS, make_dataset, make_spec, make_vectors
+from tiny_data import FACTS, content_of, make_dataset, make_spec, make_vectors
 from tiny_pictures import picture_folder
 
-from featurize.cache.cache import finish, linked, load_features, new_cache, read_info, read_rows
+from featurize.cache import linked, load_features, open_writer, read_info, read_rows
 from featurize.cache.shards import Shards
 from featurize.core.errors import CacheError, UsageError
-from featurize.extraction.extract import extract_features
+from featurize.extraction import extract_features
 from featurize.extraction.verify import verify
-from featurize.images.datasets import load_dataset
+from featurize.images import load_dataset
 from featurize.networks.backbone import load_backbone
 
 ROWS = np.concatenate([[0], np.cumsum([7, 40, 1, 72])])
@@ -33,13 +33,13 @@ def write(path: Path, seed: int = 0, **changes: object) -> Path:
     """A cache of several shards."""
     dataset = make_dataset()
     spec = make_spec(dataset, **changes)
-    with new_cache(path, spec, dataset, LAYERS, overwrite=True) as shards:
+    with open_writer(path, spec, content_of(dataset), overwrite=True) as writer:
         for number, (name, split) in enumerate(dataset.splits.items()):
             vectors = make_vectors(split, seed=seed + number)
             for start, stop in itertools.pairwise(ROWS):
                 if start < len(split):
-                    shards.add(name, int(start), vectors[start:stop])
-        finish(path, shards, spec, dataset, "imagenet", LAYERS, **FACTS)
+                    writer.shards.add(name, int(start), vectors[start:stop])
+        writer.commit(**FACTS)
     return path
 
 
@@ -129,7 +129,7 @@ def test_what_is_damaged_is_mended(tmp_path: Path, how: str) -> None:
 
     monkeypatch = pytest.MonkeyPatch()
     with monkeypatch.context() as patch:
-        patch.setattr("featurize.extraction.extract.SHARD_SECONDS", 0.0)
+        patch.setattr("featurize.cache.shards.SHARD_SECONDS", 0.0)
         extract()
     before, shard = load_features(path, "train").x, folder_of(path) / "train-000000000008.h5"
     if how == "damaged":
@@ -138,7 +138,7 @@ def test_what_is_damaged_is_mended(tmp_path: Path, how: str) -> None:
         shard.unlink()
     extract()
     assert seen == []  # the file itself is whole
-    with pytest.raises(CacheError, match="python -m featurize ... --overwrite computes again what is missing"):
+    with pytest.raises(CacheError, match="python -m featurize ... --overwrite computes the missing rows again"):
         load_features(path, "train")
     assert extract(overwrite=True) == 180 - 8
     assert len(seen) == 1
@@ -161,7 +161,7 @@ def test_only_its_own_shards(large: Path, tmp_path: Path) -> None:
     other = write(tmp_path / "x.h5", seed=5)
     name = "train-000000000007.h5"
     shutil.copy(folder_of(other) / name, folder_of(large) / name)
-    with pytest.raises(CacheError, match=f"{name} is damaged: its content does not belong to its seal"):
+    with pytest.raises(CacheError, match=f"{name} is damaged: its content does not match its seal"):
         load_features(large, "train")
     load_features(large, "test")
 
@@ -190,7 +190,7 @@ def test_hostile_headers(large: Path, key: str, value: object) -> None:
         value = value.format(digits=digits)
 
     reseal(large, {"linked": {**header_of(large)["linked"], key: value}})
-    with pytest.raises(CacheError, match="no feature cache of frozenbench"):
+    with pytest.raises(CacheError, match="not a feature cache of frozenbench"):
         read_info(large)
 
 
@@ -243,7 +243,7 @@ def test_another_cache_in_its_place_leaves_no_shards(large: Path, monkeypatch: p
 
 def test_the_old_cache_lasts_until_the_new_one_is_there(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = load_features(large, "train").x
-    monkeypatch.setattr("featurize.cache.cache._write_seal", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
+    monkeypatch.setattr("featurize.cache.writer.write_seal", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
     with pytest.raises(CacheError, match="disk full"):
         write(large, pool="max")
     np.testing.assert_array_equal(load_features(large, "train").x, before)
@@ -257,12 +257,13 @@ def test_a_kill_while_it_is_linked(tmp_path: Path, hard_links: bool, monkeypatch
     path, dataset = tmp_path / "x.h5", make_dataset()
     vectors = {name: make_vectors(split) for name, split in dataset.splits.items()}
     for attempt in range(2):
-        with new_cache(path, make_spec(dataset), dataset, LAYERS) as shards:
+        with open_writer(path, make_spec(dataset), content_of(dataset)) as writer:
+            shards = writer.shards
             for name in dataset.splits:
-                for start, stop in shards.gaps(name):
+                for start, stop in writer.missing(name):
                     shards.add(name, start, vectors[name][start:stop])
             if attempt:
-                finish(path, shards, make_spec(dataset), dataset, "imagenet", LAYERS, **FACTS)
+                writer.commit(**FACTS)
             else:
                 linked.link(shards, linked.linked_folder(path, make_spec(dataset).fingerprint))
                 if hard_links:  # as often as one likes

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurize.cache.shards import Shards, discard, locked
+from featurize.cache.shards import Shards, discard
 from featurize.core.errors import CacheError
+from featurize.core.files import locked
 
 ROWS = np.arange(120, dtype=np.float32).reshape(30, 4)
 
@@ -40,10 +41,10 @@ def test_a_gap_is_found(folder: Path) -> None:
     (folder / "train-000000000010.h5").unlink()
     shards = make_shards(folder)
     assert shards.done["train"] == 25
-    assert shards.gaps("train") == [(10, 15)]
-    assert shards.gaps("test") == [(0, 10)]
+    assert shards.missing("train") == [(10, 15)]
+    assert shards.missing("test") == [(0, 10)]
     shards.add("train", 10, ROWS[10:15])
-    assert shards.gaps("train") == []
+    assert shards.missing("train") == []
     np.testing.assert_array_equal(np.concatenate(list(shards.read("train"))), ROWS)
 
 
@@ -63,15 +64,15 @@ def test_places_that_cannot_be(folder: Path, place: str) -> None:
     content = shards.path("train", 10).read_bytes()[512:]
     behind = place.encode().ljust(512 - 65, b"\n") + content
     shards.path("train", 10).write_bytes(shards._seal("train", 10, behind).encode() + b"\n" + behind)
-    with pytest.raises(CacheError, match="no shard of this extraction"):
+    with pytest.raises(CacheError, match="is not a shard of this extraction"):
         shards.read_shard("train", 10)
-    assert make_shards(folder).gaps("train") == [(10, 15)]
+    assert make_shards(folder).missing("train") == [(10, 15)]
 
 
 def test_more_rows_than_there_are(folder: Path) -> None:
     shards = make_shards(folder)
     Shards(folder, "plan", {"train": 99, "test": 10}, 4, "float32").write("train", 28, ROWS[:5])
-    with pytest.raises(CacheError, match="no shard of this extraction"):
+    with pytest.raises(CacheError, match="is not a shard of this extraction"):
         shards.read_shard("train", 28)
 
 
@@ -82,7 +83,7 @@ def test_any_flipped_bit_is_noticed(folder: Path, number: int, caplog: pytest.Lo
     bit = int(np.random.default_rng(number).integers(8 * len(content)))
     content[bit // 8] ^= 1 << bit % 8
     path.write_bytes(content)
-    assert make_shards(folder).gaps("train") == [(10, 15)]
+    assert make_shards(folder).missing("train") == [(10, 15)]
     assert "train-000000000010.h5 is damaged" in caplog.text
 
 
@@ -90,7 +91,7 @@ def test_any_flipped_bit_is_noticed(folder: Path, number: int, caplog: pytest.Lo
 def test_any_truncation_is_noticed(folder: Path, size: int) -> None:
     path = folder / "train-000000000010.h5"
     path.write_bytes(path.read_bytes()[:size])
-    assert make_shards(folder).gaps("train") == [(10, 15)]
+    assert make_shards(folder).missing("train") == [(10, 15)]
 
 
 def test_a_shard_belongs_to_its_place_and_plan(folder: Path) -> None:
@@ -108,9 +109,9 @@ def test_damage_between_writing_and_assembly_is_noticed(folder: Path) -> None:
     shards = make_shards(folder)
     path = folder / "train-000000000010.h5"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(CacheError, match="is damaged: its content does not belong to its seal; run the same command"):
+    with pytest.raises(CacheError, match="is damaged: its content does not match its seal; run the same command"):
         list(shards.read("train"))
-    assert make_shards(folder).gaps("train") == [(10, 15)]
+    assert make_shards(folder).missing("train") == [(10, 15)]
 
 
 def test_a_foreign_file_among_the_shards(folder: Path) -> None:
@@ -130,7 +131,7 @@ def test_one_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
 
     def work() -> None:
         nonlocal inside, most
-        with locked(tmp_path / "x.parts"):
+        with locked(tmp_path / "x.parts" / "lock"):
             inside += 1
             most = max(most, inside)
             time.sleep(0.05)
@@ -152,10 +153,10 @@ def test_a_lock_that_was_removed_with_its_folder_counts_no_more(tmp_path: Path) 
     entered = []
 
     def second() -> None:
-        with locked(folder):
+        with locked(folder / "lock"):
             entered.append((folder / "lock").exists())
 
-    with locked(folder):
+    with locked(folder / "lock"):
         thread = threading.Thread(target=second)
         thread.start()
         time.sleep(0.5)
@@ -167,7 +168,7 @@ def test_a_lock_that_was_removed_with_its_folder_counts_no_more(tmp_path: Path) 
 HOLD = """
 import sys, time
 from pathlib import Path
-from featurize.cache.shards import locked
+from featurize.core.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -175,11 +176,11 @@ with locked(Path(sys.argv[1])):
 
 
 def test_the_lock_of_a_killed_process_does_not_block(tmp_path: Path) -> None:
-    words = [sys.executable, "-c", HOLD, str(tmp_path / "x.parts")]
+    words = [sys.executable, "-c", HOLD, str(tmp_path / "x.parts" / "lock")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         holder.kill()
     began = time.monotonic()
-    with locked(tmp_path / "x.parts"):
+    with locked(tmp_path / "x.parts" / "lock"):
         assert time.monotonic() - began < 5

@@ -5,26 +5,28 @@ import os
 import platform
 import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster, get_worker
-from tiny_data import make_dataset
+from distributed import Client, Future, LocalCluster, get_worker
+from tiny_data import content_of, make_dataset
 from tiny_pictures import picture_folder
 from upath import UPath
 
-from featurize.cache.cache import load_features, parts_folder
+from featurize.cache import CacheWriter, load_features
+from featurize.cache.existing import parts_folder
 from featurize.cache.shards import Shard, Shards
 from featurize.core.errors import BackboneError, ClusterError, UsageError
-from featurize.extraction import distributed as spread
-from featurize.extraction.distributed import Done, Extracting, HandOut, Range, over
-from featurize.extraction.extract import extract_features, plan_extraction
-from featurize.images.datasets import ImageDataset, Split, load_dataset
-from featurize.images.folder import ImageFiles
+from featurize.extraction import distributed, extract_features, plan_extraction
+from featurize.extraction import ranges as ranges_module
+from featurize.extraction.distributed import on_cluster
+from featurize.extraction.ranges import Range, RangeQueue, SchedulerGoneError
+from featurize.extraction.worker import Done, ExtractionPlugin, compute_range
+from featurize.images import ImageDataset, Split, load_dataset
+from featurize.images.files import ImageFiles
 from featurize.networks.backbone import load_backbone
 
 PIXELS = load_backbone("pixels", image_size=8)
@@ -47,7 +49,7 @@ def client(cluster: LocalCluster) -> Iterator[Client]:
 @pytest.fixture(autouse=True)
 def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many ranges even for a few images."""
-    monkeypatch.setattr(spread, "LEAST_SHARE", 0.0)
+    monkeypatch.setattr(ranges_module, "LEAST_SHARE", 0.0)
 
 
 def same_rows(one: Path, other: Path) -> bool:
@@ -66,7 +68,7 @@ def test_the_same_cache(cluster: LocalCluster, tmp_path: Path) -> None:
         PIXELS,
         out=tmp_path / "x.h5",
         batch_size=8,
-        compute=over(cluster.scheduler_address),
+        compute=on_cluster(cluster.scheduler_address),
         progress=lambda *counts: seen.append(counts),
     ).info
     assert same_rows(info.path, alone.path)
@@ -81,7 +83,7 @@ def test_a_network_on_workers(cluster: LocalCluster, tiny_network: Path, tmp_pat
     network = load_backbone(str(tiny_network), layers=("early", "late"), image_size=12)
     dataset, options = make_dataset(70, 20), {"pool": "grid2", "batch_size": 8, "flip": True}
     extract_features(dataset, network, out=tmp_path / "alone.h5", **options)
-    extract_features(dataset, network, out=tmp_path / "x.h5", compute=over(cluster.scheduler_address), **options)
+    extract_features(dataset, network, out=tmp_path / "x.h5", compute=on_cluster(cluster.scheduler_address), **options)
     for split in ("train", "test"):
         one, other = load_features(tmp_path / "alone.h5", split), load_features(tmp_path / "x.h5", split)
         np.testing.assert_allclose(one.x, other.x, rtol=1e-6, atol=1e-6)
@@ -91,7 +93,7 @@ def test_image_files_are_read_by_the_workers(cluster: LocalCluster, tmp_path: Pa
     dataset = load_dataset(str(picture_folder(tmp_path / "pictures")))
     alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5").info
     info = extract_features(
-        dataset, PIXELS, out=tmp_path / "x.h5", batch_size=4, compute=over(cluster.scheduler_address)
+        dataset, PIXELS, out=tmp_path / "x.h5", batch_size=4, compute=on_cluster(cluster.scheduler_address)
     ).info
     assert same_rows(info.path, alone.path)
     assert info.skipped == alone.skipped
@@ -102,7 +104,7 @@ def test_image_files_are_read_by_the_workers(cluster: LocalCluster, tmp_path: Pa
 def test_what_was_begun_elsewhere_is_finished(cluster: LocalCluster, tmp_path: Path, cluster_first: bool) -> None:
     """Shards are the same whoever writes them."""
     dataset = make_dataset(200, 40)
-    ways = [None, over(cluster.scheduler_address)]
+    ways = [None, on_cluster(cluster.scheduler_address)]
     first, second = ways[::-1] if cluster_first else ways
 
     def stop(done: int, total: int) -> None:
@@ -169,25 +171,25 @@ def plan_and_shards(tmp_path: Path, dataset: ImageDataset | None = None) -> tupl
 
 def test_workers_that_do_not_see_the_folder(client: Client, tmp_path: Path) -> None:
     plan, shards = plan_and_shards(tmp_path)
-    client.register_plugin(Extracting(plan, shards))
+    client.register_plugin(ExtractionPlugin(plan, shards))
     (shards.folder / "plan.json").write_text("that of another disk")
     with pytest.raises(ClusterError, match="the worker tcp.* does not see .*x.h5.parts, .*--out.*--shards URL"):
-        client.register_plugin(Extracting(plan, shards))
+        client.register_plugin(ExtractionPlugin(plan, shards))
     (shards.folder / "plan.json").unlink()
     with pytest.raises(ClusterError, match="does not see"):
-        client.register_plugin(Extracting(plan, shards))
+        client.register_plugin(ExtractionPlugin(plan, shards))
 
 
 def test_workers_that_do_not_see_the_images(client: Client, tmp_path: Path) -> None:
     plan, shards = plan_and_shards(tmp_path, load_dataset(str(picture_folder(tmp_path / "pictures"))))
-    plugin = Extracting(plan, shards)
+    plugin = ExtractionPlugin(plan, shards)
     plugin.roots = {tmp_path / "not there"}
-    with pytest.raises(ClusterError, match="the worker tcp.* has no .*not there, where the images are"):
+    with pytest.raises(ClusterError, match="the worker tcp.* does not see .*not there, the folder of the images"):
         client.register_plugin(plugin)
 
 
 def test_workers_of_another_version(client: Client, tmp_path: Path) -> None:
-    plugin = Extracting(*plan_and_shards(tmp_path))
+    plugin = ExtractionPlugin(*plan_and_shards(tmp_path))
     plugin.versions = {**plugin.versions, "pillow": "1.1"}
     with pytest.raises(
         ClusterError, match=r"the worker tcp.* has pillow .*, expected 1.1 as here; install the same versions"
@@ -198,7 +200,7 @@ def test_workers_of_another_version(client: Client, tmp_path: Path) -> None:
 def test_a_late_worker_of_another_version(tmp_path: Path) -> None:
     """Dask gives it work although it was not made ready; it does not do any."""
     plan, shards = plan_and_shards(tmp_path)
-    plugin = Extracting(plan, shards)
+    plugin = ExtractionPlugin(plan, shards)
     with (
         LocalCluster(
             n_workers=0, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
@@ -209,7 +211,7 @@ def test_a_late_worker_of_another_version(tmp_path: Path) -> None:
         client.register_plugin(plugin)
         cluster.scale(1)
         part: Split = plan.dataset.splits["train"][:8]
-        future = client.submit(spread.compute_range, plugin.name, "train", part, 0, pure=False)
+        future = client.submit(compute_range, plugin.name, "train", part, 0, pure=False)
         with pytest.raises(ClusterError, match=r"has pillow .*, expected 1.1 as here; install the same versions there"):
             future.result()
     assert [path.name for path in shards.folder.iterdir()] == ["plan.json"]
@@ -223,9 +225,9 @@ def test_a_file_that_only_a_worker_cannot_read(cluster: LocalCluster, tmp_path: 
     good = next(row for row in range(len(split)) if not split.images[[row]].read(8, "bicubic", "crop")[1])
     done = Done("tcp://far:1", Shard(5, "", (good,)), 1.0, "CPU")
     with pytest.raises(ClusterError, match="the worker tcp://far:1 cannot read .*, which can be read here"):
-        spread._check_readable(split, done)
+        distributed._check_skipped(split, done)
     bad = next(row for row in range(len(split)) if split.images[[row]].read(8, "bicubic", "crop")[1])
-    spread._check_readable(split, Done("tcp://far:1", Shard(5, "", (bad,)), 1.0, "CPU"))
+    distributed._check_skipped(split, Done("tcp://far:1", Shard(5, "", (bad,)), 1.0, "CPU"))
 
 
 def test_what_only_workers_cannot_read_ends_the_extraction(
@@ -235,18 +237,18 @@ def test_what_only_workers_cannot_read_ends_the_extraction(
     black = lambda self, size, *_: (np.zeros((len(self), size, size, 3), np.uint8), {})  # noqa: E731
     monkeypatch.setattr(ImageFiles, "read", black)  # of this process alone
     with pytest.raises(ClusterError, match="cannot read .*, which can be read here"):
-        extract_features(dataset, PIXELS, out=tmp_path / "x.h5", compute=over(cluster.scheduler_address))
+        extract_features(dataset, PIXELS, out=tmp_path / "x.h5", compute=on_cluster(cluster.scheduler_address))
     assert not (tmp_path / "x.h5").exists()
 
 
 def test_a_late_task_of_what_is_over_leaves_nothing(client: Client, tmp_path: Path) -> None:
     plan, shards = plan_and_shards(tmp_path)
-    plugin = Extracting(plan, shards)
+    plugin = ExtractionPlugin(plan, shards)
     client.register_plugin(plugin)
     (shards.folder / "plan.json").unlink()
     part: Split = plan.dataset.splits["train"][:8]
-    future = client.submit(spread.compute_range, plugin.name, "train", part, 0, pure=False)
-    with pytest.raises(ClusterError, match="no longer there"):
+    future = client.submit(compute_range, plugin.name, "train", part, 0, pure=False)
+    with pytest.raises(ClusterError, match="no longer exists"):
         future.result()
     assert not list(shards.folder.iterdir())
 
@@ -278,11 +280,22 @@ def hang_once(task: Range, folder: Path) -> Done:
     return sleep(task, 0)
 
 
-def hand_out(client: Client, rows: int, call: Callable[[Range], Any], batch: int = 8, most: int = 1000) -> HandOut:
-    return HandOut(client, deque([Range("train", 0, rows), Range("test", 0, 30)]), call, batch, most)
+def queue_of(client: Client, rows: int, call: Callable[[Range], Any], batch: int = 8, most: int = 1000) -> RangeQueue:
+    """Ranges of two splits; `call` gives the function and the arguments of a task."""
+    return make_queue(client, [Range("train", 0, rows), Range("test", 0, 30)], call, batch, most)
 
 
-def done_ranges(ranges: HandOut) -> list[Range]:
+def make_queue(
+    client: Client, missing: list[Range], call: Callable[[Range], Any], batch: int = 8, most: int = 8
+) -> RangeQueue:
+    def submit(task: Range, **options: Any) -> Future:
+        function, arguments = call(task)
+        return client.submit(function, *arguments, **options)
+
+    return RangeQueue(client, missing, submit, batch, most)
+
+
+def done_ranges(ranges: RangeQueue) -> list[Range]:
     return [task for found in ranges if found for task in found[:1]]
 
 
@@ -291,7 +304,7 @@ def covered(tasks: list[Range], split: str) -> list[int]:
 
 
 def test_every_row_once_in_whole_batches(client: Client) -> None:
-    tasks = done_ranges(hand_out(client, 1003, lambda task: (sleep, (task, 0.002 * (task.stop - task.start)))))
+    tasks = done_ranges(queue_of(client, 1003, lambda task: (sleep, (task, 0.002 * (task.stop - task.start)))))
     assert covered(tasks, "train") == list(range(1003))
     assert covered(tasks, "test") == list(range(30))
     assert all(task.start % 8 == 0 for task in tasks)
@@ -302,20 +315,20 @@ def test_every_row_once_in_whole_batches(client: Client) -> None:
 
 
 def test_a_task_is_not_too_large(client: Client) -> None:
-    tasks = done_ranges(hand_out(client, 1000, lambda task: (sleep, (task, 0.0)), most=40))
+    tasks = done_ranges(queue_of(client, 1000, lambda task: (sleep, (task, 0.0)), most=40))
     assert max(task.stop - task.start for task in tasks) == 40
 
 
 def test_very_many_images_do_not_make_very_many_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spread, "MOST_TASKS", 10)
-    ranges = HandOut(None, deque([Range("train", 0, 8000)]), None, 8, 10_000)  # type: ignore[arg-type]
-    ranges._workers, ranges._rate = 1, 1e-9  # five seconds would make a batch each
+    monkeypatch.setattr(ranges_module, "MOST_TASKS", 10)
+    ranges = RangeQueue(None, [Range("train", 0, 8000)], None, 8, 10_000)  # type: ignore[arg-type]
+    ranges.workers, ranges.rate = 1, 1e-9  # five seconds would make a batch each
     assert ranges._next() == Range("train", 0, 800)
 
 
 def test_what_is_sent_of_an_image(tmp_path: Path) -> None:
-    assert spread._sent_bytes(make_dataset(size=8).splits["train"]) == 8 * 8 * 3
-    assert spread._sent_bytes(load_dataset(str(picture_folder(tmp_path / "pictures"))).splits["train"]) == 0
+    assert distributed._sent_bytes(make_dataset(size=8).splits["train"]) == 8 * 8 * 3
+    assert distributed._sent_bytes(load_dataset(str(picture_folder(tmp_path / "pictures"))).splits["train"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -325,18 +338,18 @@ def test_what_is_sent_of_an_image(tmp_path: Path) -> None:
         (
             MemoryError(),
             ClusterError,
-            "the workers that computed the t.* images 0 to 7 died, most likely for want of mem",
+            "the workers that computed the t.* images 0 to 7 died, most likely for lack of mem",
         ),
         (
             ZeroDivisionError("by 0"),
             ClusterError,
-            "images 0 to 7 could not be computed: ZeroDivisionError: by 0; what is",
+            "images 0 to 7 could not be computed: ZeroDivisionError: by 0; finished",
         ),
     ],
 )
 def test_a_task_that_fails(client: Client, error: Exception, kind: type[Exception], said: str) -> None:
     with pytest.raises(kind, match=said):
-        done_ranges(hand_out(client, 8, lambda task: (fail, (task, error))))
+        done_ranges(queue_of(client, 8, lambda task: (fail, (task, error))))
 
 
 def test_killed_workers(cluster: LocalCluster, client: Client) -> None:
@@ -348,7 +361,7 @@ def test_killed_workers(cluster: LocalCluster, client: Client) -> None:
         return sleep, (task, 0.3)
 
     found, kills = [], 0
-    for done in hand_out(client, 160, call, batch=8, most=8):
+    for done in queue_of(client, 160, call, batch=8, most=8):
         if done:
             found.append(done[0])
             if len(found) in (5, 12):
@@ -361,9 +374,9 @@ def test_killed_workers(cluster: LocalCluster, client: Client) -> None:
 
 def test_a_task_that_kills_its_workers(client: Client) -> None:
     with pytest.raises(
-        ClusterError, match=r"train images 0 to 7 died, .* memory, of which they may take .* GB; give each"
+        ClusterError, match=r"train images 0 to 7 died, .* memory, which is limited to .* GB; give each"
     ):
-        done_ranges(HandOut(client, deque([Range("train", 0, 8)]), lambda task: (kill, (task,)), 8, 8))
+        done_ranges(make_queue(client, [Range("train", 0, 8)], lambda task: (kill, (task,))))
 
 
 def kill_or_sleep(task: Range, bad: Range) -> Any:
@@ -375,7 +388,7 @@ def test_a_task_that_kills_its_workers_among_others(client: Client) -> None:
     bad = Range("train", 16, 24)
     found = []
     with pytest.raises(ClusterError, match="train images 16 to 23 died"):
-        for done in hand_out(
+        for done in queue_of(
             client, 80, lambda task: (kill, (task,)) if task == bad else (sleep, (task, 0.05)), most=8
         ):
             found += [done[0]] if done else []
@@ -397,7 +410,7 @@ def test_workers_that_die_more_often_than_dask_allows(client: Client, tmp_path: 
     """They are done again: it was not the task."""
     bad = Range("train", 16, 24)
     tasks = done_ranges(
-        hand_out(
+        queue_of(
             client, 80, lambda task: (dies_often, (task, tmp_path)) if task == bad else (sleep, (task, 0.05)), most=8
         )
     )
@@ -405,16 +418,16 @@ def test_workers_that_die_more_often_than_dask_allows(client: Client, tmp_path: 
 
 
 def test_a_worker_that_hangs(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spread, "LEAST_LATE_SECONDS", 0.2)
+    monkeypatch.setattr(ranges_module, "LEAST_LATE_SECONDS", 0.2)
     began = time.monotonic()
-    ranges = hand_out(client, 64, lambda task: (hang_once, (task, tmp_path)))
+    ranges = queue_of(client, 64, lambda task: (hang_once, (task, tmp_path)))
     assert covered(done_ranges(ranges), "train") == list(range(64))
     assert time.monotonic() - began < 60
     (tmp_path / "is let go").touch()
 
 
 def test_interrupting_takes_back_what_has_not_begun(client: Client) -> None:
-    ranges = hand_out(client, 800, lambda task: (sleep, (task, 0.2)), most=8)
+    ranges = queue_of(client, 800, lambda task: (sleep, (task, 0.2)), most=8)
     for _ in zip(range(3), ranges, strict=False):
         pass
     ranges.cancel()
@@ -427,10 +440,10 @@ def test_interrupting_takes_back_what_has_not_begun(client: Client) -> None:
 def test_a_client_that_has_lost_its_scheduler(client: Client) -> None:
     with LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as other:
         lost = Client(other)
-        ranges = iter(hand_out(lost, 80, lambda task: (sleep, (task, 0.1)), most=8))
+        ranges = iter(queue_of(lost, 80, lambda task: (sleep, (task, 0.1)), most=8))
         next(ranges)
         lost.close()
-        with pytest.raises(spread.SchedulerGoneError):
+        with pytest.raises(SchedulerGoneError):
             list(ranges)
 
 
@@ -438,17 +451,18 @@ def test_going_on_when_the_scheduler_is_back(tmp_path: Path, monkeypatch: pytest
     """It is asked for again, and what was sealed meanwhile counts."""
     plan, shards = plan_and_shards(tmp_path)
     shards.resume()
+    writer = CacheWriter(plan.path, plan.spec, content_of(plan.dataset), shards)
     noted, attempts = [], []
 
-    def extract(client: object, plan: object, shards: Shards, note: Callable[[int], None]) -> str:
+    def extract(client: object, plan: object, writer: CacheWriter, note: Callable[[int], None]) -> str:
         attempts.append(client)
         if len(attempts) == 1:
-            shards.write("train", 0, np.zeros((50, 192), np.float32))  # by a worker that could not tell
-            raise spread.SchedulerGoneError
-        assert shards.gaps("train") == [(50, 120)]
+            writer.shards.write("train", 0, np.zeros((50, 192), np.float32))  # by a worker that could not tell
+            raise SchedulerGoneError
+        assert writer.missing("train") == [(50, 120)]
         return "two CPUs"
 
-    @functools.wraps(spread.connected)
+    @functools.wraps(distributed.connected)
     def connected(address: str, versions: object) -> Any:
         import contextlib
 
@@ -456,12 +470,12 @@ def test_going_on_when_the_scheduler_is_back(tmp_path: Path, monkeypatch: pytest
             raise ClusterError("no scheduler answers")
         return contextlib.nullcontext(object())
 
-    monkeypatch.setattr(spread, "_extract", extract)
-    monkeypatch.setattr(spread, "connected", connected)
-    assert over("tcp://far:1")(plan, shards, noted.append) == "two CPUs"
+    monkeypatch.setattr(distributed, "_extract", extract)
+    monkeypatch.setattr(distributed, "connected", connected)
+    assert on_cluster("tcp://far:1")(plan, writer, noted.append) == "two CPUs"
     assert noted == [50, 0]
-    monkeypatch.setattr(spread, "BACK_SECONDS", -1)
+    monkeypatch.setattr(distributed, "BACK_SECONDS", -1)
     attempts.clear()
     noted.clear()
     with pytest.raises(ClusterError, match="no scheduler answers"):
-        over("tcp://far:1")(plan, shards, noted.append)
+        on_cluster("tcp://far:1")(plan, writer, noted.append)

@@ -9,13 +9,13 @@ import pytest
 from tiny_data import make_dataset
 from tiny_pictures import picture_folder, write_picture
 
-from featurize.cache.cache import load_features, read_info
+from featurize.cache import load_features, read_info
+from featurize.cache import shards as shards_module
 from featurize.cache.shards import Shard, Shards
 from featurize.core.errors import BackboneError, CacheError, CacheMismatchError, DataError, UsageError
 from featurize.engines.choice import ENGINES, Choice, tensorflow_engine
-from featurize.extraction import extract as extract_module
-from featurize.extraction.extract import extract_features, recorded_backbone, recorded_extractor
-from featurize.images.datasets import ImageDataset, Split, load_dataset
+from featurize.extraction import extract_features, recorded_backbone, recorded_extractor
+from featurize.images import ImageDataset, Split, load_dataset
 from featurize.images.decode import read_image
 from featurize.images.resize import resized
 from featurize.networks.backbone import Backbone, load_backbone
@@ -47,7 +47,7 @@ def test_what_is_in_the_cache(network: Backbone, data_folder: Path) -> None:
     assert seen[-1] == (61, 61)
     for name, split in dataset.splits.items():
         features = load_features(result.info.path, name)
-        reference = expected(network, resized(split.images, 12, "bicubic"), "grid2")
+        reference = expected(network, resized(np.asarray(split.images), 12, "bicubic"), "grid2")
         np.testing.assert_allclose(features.x, reference, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(features.y, split.labels)
         np.testing.assert_array_equal(features.ids, split.ids)
@@ -57,7 +57,7 @@ def test_flip_averages_the_vector_of_the_mirror_image(network: Backbone) -> None
     dataset = make_dataset(6, 6)
     split = dataset.splits["train"]
     result = extract_features(dataset, network, pool="avg", flip=True)
-    images = resized(split.images, 12, "bicubic")
+    images = resized(np.asarray(split.images), 12, "bicubic")
     reference = (expected(network, images, "avg") + expected(network, images[:, :, ::-1], "avg")) / 2
     np.testing.assert_allclose(load_features(result.info.path, "train").x, reference, rtol=1e-5, atol=1e-6)
 
@@ -66,7 +66,7 @@ def test_flipped_grids_keep_their_place(network: Backbone) -> None:
     """With mirror averaging, an image and its mirror image have mirrored grids."""
     dataset = make_dataset(6, 6)
     mirror_splits = {
-        name: type(split)(np.ascontiguousarray(split.images[:, :, ::-1]), split.labels, split.ids)
+        name: type(split)(np.ascontiguousarray(np.asarray(split.images)[:, :, ::-1]), split.labels, split.ids)
         for name, split in dataset.splits.items()
     }
     mirror = ImageDataset("mirror", dataset.class_names, mirror_splits)
@@ -86,7 +86,7 @@ def test_an_extractor_is_rebuilt_from_the_record(network: Backbone) -> None:
     info = extract_features(dataset, network, flip=True, pool="grid2").info
     assert info.source["image_shape"] == [10, 10]
     extractor = recorded_extractor(recorded_backbone(info.spec, info.source), info.spec)
-    again = extractor.vectors(dataset.splits["test"].images[:5])
+    again = extractor.vectors(np.asarray(dataset.splits["test"].images[:5]))
     np.testing.assert_allclose(np.concatenate(again, axis=1), load_features(info.path, "test").x[:5], rtol=1e-4)
 
 
@@ -109,7 +109,7 @@ def test_the_same_request_reuses_the_cache(network: Backbone, monkeypatch: pytes
     dataset = make_dataset(6, 6)
     first = extract_features(dataset, network)
     before = first.info.path.stat()
-    monkeypatch.setattr(extract_module, "new_cache", None)  # must not be needed
+    monkeypatch.setattr("featurize.extraction.loop.open_writer", None)  # must not be needed
     for options in ({"batch_size": 3}, {"overwrite": True}):
         again = extract_features(dataset, network, **options)
         assert again.reused
@@ -134,7 +134,7 @@ def test_an_interrupted_extraction_is_gone_on_with(
     caplog.set_level("INFO", "frozenbench")
     result = extract_features(dataset, network, batch_size=8, out=out, progress=lambda *counts: seen.append(counts))
     assert (result.reused, result.resumed_rows) == (False, stop_at)
-    assert f"{stop_at} of 61 rows were already there" in caplog.text
+    assert f"{stop_at} of 61 rows are finished" in caplog.text
     assert len(seen) == len([done for done in (8, 16, 24, 32, 40, 48, 50, 58, 61) if done > stop_at])
     whole = extract_features(dataset, network, batch_size=8, out=tmp_path / "whole.h5").info.path
     for name in ("train", "test"):
@@ -200,7 +200,7 @@ def test_values_that_are_not_finite_stop_the_extraction(
 
         return Choice(run, "tensorflow", "0", "")
 
-    monkeypatch.setattr(extract_module, "choose_engine", broken)
+    monkeypatch.setattr("featurize.extraction.plan.choose_engine", broken)
     with pytest.raises(
         BackboneError, match="layer late gave a value that is not finite as float32 for the train image 1002"
     ):
@@ -210,7 +210,7 @@ def test_values_that_are_not_finite_stop_the_extraction(
 
 def test_values_too_large_for_float16(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     too_large = Choice(lambda images: [images * 300.0], "", "", "")
-    monkeypatch.setattr(extract_module, "choose_engine", lambda *_: too_large)
+    monkeypatch.setattr("featurize.extraction.plan.choose_engine", lambda *_: too_large)
     pixels = load_backbone("pixels", image_size=8)
     with pytest.raises(BackboneError, match="not finite as float16 for the train image 1000; .* --dtype float32"):
         extract_features(make_dataset(6, 6), pixels, dtype="float16")
@@ -232,7 +232,7 @@ def test_pixels(data_folder: Path) -> None:
     result = extract_features(dataset, load_backbone("pixels", image_size=8), pool="grid2")
     assert result.info.path.name == "tiny-pixels-8px.h5"
     x = load_features(result.info.path, "train").x
-    np.testing.assert_array_equal(x, dataset.splits["train"].images.reshape(6, -1))
+    np.testing.assert_array_equal(x, np.asarray(dataset.splits["train"].images).reshape(6, -1))
 
 
 def test_the_name_tells_the_options(network: Backbone) -> None:
@@ -273,7 +273,7 @@ def test_one_failing_write_is_not_forgotten(
         return write(self, split, start, block)
 
     monkeypatch.setattr(Shards, "write", fail_once)
-    monkeypatch.setattr(extract_module, "SHARD_SECONDS", 0.0)
+    monkeypatch.setattr(shards_module, "SHARD_SECONDS", 0.0)
     with pytest.raises(CacheError, match="could not be written: .*Input/output error"):
         extract_features(make_dataset(40, 6), network, batch_size=8)
     assert len(calls) == 1
@@ -302,7 +302,10 @@ def test_auto_goes_on_with_the_engine_that_began(network: Backbone, other_engine
     with pytest.raises(KeyboardInterrupt):
         extract_features(make_dataset(20, 6), network, engine="other", batch_size=8, progress=stop)
     result = extract_features(make_dataset(20, 6), network, batch_size=8)
-    assert (result.info.spec.engine, result.info.engine_choice) == ("other", "as it was begun")
+    assert (result.info.spec.engine, result.info.engine_choice) == (
+        "other",
+        "the engine that it began with",
+    )
     assert result.resumed_rows == 8
 
 
@@ -383,7 +386,7 @@ def test_skipped_files_are_still_known_after_an_interruption(
 ) -> None:
     dataset = load_dataset(str(picture_folder(tmp_path / "pets")))
     whole = extract_features(dataset, network, batch_size=4, dtype=dtype, out=tmp_path / "whole.h5").info
-    monkeypatch.setattr(extract_module, "SHARD_SECONDS", 0.0)
+    monkeypatch.setattr(shards_module, "SHARD_SECONDS", 0.0)
     for stop_at in (8, 24, 40, 48):
 
         def stop(done: int, total: int, stop_at: int = stop_at) -> None:

@@ -11,9 +11,8 @@ import pytest
 from featurize.cache.spec import ExtractionSpec
 from featurize.core.files import seal
 from featurize.engines.choice import ENGINES, choose_engine
-from featurize.extraction import saved_networks as kept
-from featurize.extraction.extract import Extractor
-from featurize.extraction.saved_networks import keep_extractor, kept_extractor
+from featurize.extraction import Extractor, saved_networks
+from featurize.extraction.saved_networks import save_extractor, saved_extractor
 from featurize.images.resize import resized
 from featurize.networks.backbone import load_backbone
 
@@ -46,7 +45,7 @@ def extractor(engine: str) -> Extractor:
 def made(data_folder: Path) -> Extractor:
     """An extractor whose network is kept."""
     made = extractor("winograd")
-    keep_extractor(made)
+    save_extractor(made)
     return made
 
 
@@ -54,10 +53,10 @@ def made(data_folder: Path) -> Extractor:
 def test_the_same_vectors_without_a_framework(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = extractor(engine)
     expected = made.vectors(IMAGES)
-    keep_extractor(made)
+    save_extractor(made)
     for module in ("networks.backbone", "engines.choice"):
         monkeypatch.setattr(f"featurize.{module}.import_keras", lambda: pytest.fail("Keras was loaded"))
-    again = kept_extractor(made.spec)
+    again = saved_extractor(made.spec)
     assert again is not None
     assert again.spec == made.spec
     for ours, theirs in zip(again.vectors(IMAGES), expected, strict=True):
@@ -77,10 +76,10 @@ def test_the_same_vectors_without_a_framework(engine: str, monkeypatch: pytest.M
     ],
 )
 def test_another_network_is_not_taken_for_it(made: Extractor, change: dict) -> None:
-    assert kept_extractor(made.spec) is not None
-    assert kept_extractor(replace(made.spec, **change)) is None
+    assert saved_extractor(made.spec) is not None
+    assert saved_extractor(replace(made.spec, **change)) is None
     others = {"pool": "avg", "flip": False, "resize": "lanczos", "dtype": "float16", "dataset_digest": "x"}
-    assert kept_extractor(replace(made.spec, **others)) is not None
+    assert saved_extractor(replace(made.spec, **others)) is not None
 
 
 def test_a_damaged_file_is_not_parsed(
@@ -92,10 +91,10 @@ def test_a_damaged_file_is_not_parsed(
     path.write_bytes(content)
     with monkeypatch.context() as patch:
         patch.setattr(np, "load", lambda *_, **__: pytest.fail("parsed"))
-        assert kept_extractor(made.spec) is None
+        assert saved_extractor(made.spec) is None
     assert "is damaged: its content does not belong to its name" in caplog.text
     assert not path.exists()
-    keep_extractor(made)
+    save_extractor(made)
     assert path.exists()
 
 
@@ -107,7 +106,7 @@ def changed(made: Extractor, folder: Path, **arrays: np.ndarray) -> None:
     path.unlink()
     content = io.BytesIO()
     np.savez(content, **arrays)
-    seal(folder, kept._made_of(made.spec), ".npz", content.getvalue())
+    seal(folder, saved_networks._identity(made.spec), ".npz", content.getvalue())
 
 
 @pytest.mark.parametrize(
@@ -123,7 +122,7 @@ def test_other_numbers_are_noticed(
     made: Extractor, data_folder: Path, arrays: dict, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     changed(made, data_folder / "engines", **arrays)
-    assert kept_extractor(made.spec) is None
+    assert saved_extractor(made.spec) is None
     (record,) = [record for record in caplog.records if record.name == "frozenbench"]
     assert re.search(r"\.npz cannot be used here \(.*" + message, record.getMessage())
 
@@ -131,16 +130,16 @@ def test_other_numbers_are_noticed(
 def test_without_its_own_file_mnn_is_not_used(data_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = extractor("mnn")
     made.vectors(IMAGES)
-    keep_extractor(made)
+    save_extractor(made)
     (own,) = (data_folder / "engines").glob("*.mnn")
     own.unlink()
-    assert kept_extractor(made.spec) is None
+    assert saved_extractor(made.spec) is None
     assert "vgg16 is not in" in caplog.text
 
 
 def test_tensorflow_is_not_kept(data_folder: Path) -> None:
     made = extractor("tensorflow")
-    keep_extractor(made)
+    save_extractor(made)
     assert not (data_folder / "engines").exists()
-    assert kept_extractor(made.spec) is None
-    assert set(kept.FORMS) == set(ENGINES) - {"tensorflow"}
+    assert saved_extractor(made.spec) is None
+    assert set(saved_networks.FORMS) == set(ENGINES) - {"tensorflow"}

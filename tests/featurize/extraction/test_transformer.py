@@ -16,11 +16,10 @@ from tiny_networks import save_tiny_network
 from tiny_pictures import save_pictures
 
 from featurize import FrozenFeatures
-from featurize.cache.cache import load_features
+from featurize.cache import load_features
 from featurize.core.errors import DataError, UsageError
-from featurize.extraction import transformer
-from featurize.extraction.extract import extract_features
-from featurize.images.datasets import ImageDataset, Split
+from featurize.extraction import extract_features, transformer
+from featurize.images import ImageDataset, Split
 from featurize.images.decode import read_image
 from featurize.networks.backbone import load_backbone
 
@@ -29,7 +28,7 @@ IMAGES = np.random.default_rng(3).integers(0, 256, (12, 10, 10, 3), np.uint8)
 
 @pytest.fixture(autouse=True)
 def nothing_loaded() -> None:
-    transformer._loaded.cache_clear()
+    transformer._load.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +141,9 @@ def test_a_network_that_was_saved_again_is_loaded_again(tmp_path: Path) -> None:
     first = features.transform(IMAGES)
     path.write_bytes(save_tiny_network(tmp_path / "other.keras", size=12).read_bytes())
     os.utime(path, ns=(1, 1))
-    assert transformer._loaded.cache_info().misses == 1
+    assert transformer._load.cache_info().misses == 1
     features.transform(IMAGES)
-    assert transformer._loaded.cache_info().misses == 2
+    assert transformer._load.cache_info().misses == 2
     assert first.shape == (12, 6)
 
 

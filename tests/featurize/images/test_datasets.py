@@ -10,18 +10,9 @@ import pytest
 from tiny_data import make_dataset
 
 from featurize.core.errors import DataError, DownloadError, UsageError
-from featurize.images import datasets
-from featurize.images.datasets import (
-    BUNDLED,
-    CIFAR10_RECORD,
-    ImageDataset,
-    Split,
-    class_counts,
-    load_dataset,
-    load_npz,
-    load_sample,
-    read_cifar10_archive,
-)
+from featurize.images import ImageDataset, Split, cifar10, class_counts, load_dataset
+from featurize.images.cifar10 import BUNDLED, RECORD, load_sample, read_cifar10_archive
+from featurize.images.npz import load_npz
 
 
 def test_binary_folder(cifar_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -44,7 +35,7 @@ def test_binary_folder(cifar_folder: Path, caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_pixels_keep_their_place_and_channel(tmp_path: Path) -> None:
-    record = np.zeros(CIFAR10_RECORD, np.uint8)
+    record = np.zeros(RECORD, np.uint8)
     record[0] = 3
     record[1 + 5 * 32 + 7] = 10  # red, row 5, column 7
     record[1 + 1024 + 5 * 32 + 7] = 20
@@ -58,7 +49,7 @@ def test_pixels_keep_their_place_and_channel(tmp_path: Path) -> None:
     assert split.labels.tolist() == [3]
 
 
-@pytest.mark.parametrize("cut", [1, CIFAR10_RECORD - 1])
+@pytest.mark.parametrize("cut", [1, RECORD - 1])
 def test_truncated_batch(cifar_folder: Path, cut: int) -> None:
     path = cifar_folder / "cifar-10-batches-bin" / "data_batch_3.bin"
     path.write_bytes(path.read_bytes()[:-cut])
@@ -82,7 +73,7 @@ def test_the_digest_does_not_tell_how_images_are_kept(cifar_folder: Path) -> Non
 
 def test_empty_and_oversized_batch(cifar_folder: Path) -> None:
     path = cifar_folder / "cifar-10-batches-bin" / "test_batch.bin"
-    for content in (b"", bytes(CIFAR10_RECORD * 10_001)):
+    for content in (b"", bytes(RECORD * 10_001)):
         path.write_bytes(content)
         with pytest.raises(DataError, match="test_batch.bin has"):
             load_dataset(str(cifar_folder))
@@ -91,7 +82,7 @@ def test_empty_and_oversized_batch(cifar_folder: Path) -> None:
 def test_label_out_of_range(cifar_folder: Path) -> None:
     path = cifar_folder / "cifar-10-batches-bin" / "test_batch.bin"
     content = bytearray(path.read_bytes())
-    content[4 * CIFAR10_RECORD] = 10
+    content[4 * RECORD] = 10
     path.write_bytes(content)
     with pytest.raises(DataError, match="record 4 has label 10, expected 0 to 9"):
         load_dataset(str(cifar_folder))
@@ -126,8 +117,8 @@ def test_an_archive_of_another_content_is_refused(data_folder: Path) -> None:
 
 
 def write_archive(path: Path, changes: dict[str, bytes | None] | None = None, extra: tuple = ()) -> None:
-    batches = {f"cifar-10-batches-bin/data_batch_{n}.bin": bytes(2 * CIFAR10_RECORD) for n in range(1, 6)}
-    batches["cifar-10-batches-bin/test_batch.bin"] = bytes(2 * CIFAR10_RECORD)
+    batches = {f"cifar-10-batches-bin/data_batch_{n}.bin": bytes(2 * RECORD) for n in range(1, 6)}
+    batches["cifar-10-batches-bin/test_batch.bin"] = bytes(2 * RECORD)
     batches.update(changes or {})
     with tarfile.open(path, "w:gz") as archive:
         for name, content in [*batches.items(), *extra]:
@@ -144,7 +135,7 @@ def write_archive(path: Path, changes: dict[str, bytes | None] | None = None, ex
 
 @pytest.fixture
 def two_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets, "CIFAR10_BATCH", 2)
+    monkeypatch.setattr(cifar10, "BATCH", 2)
 
 
 @pytest.mark.usefixtures("two_records")
@@ -165,7 +156,7 @@ def test_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"cifar-10-batches-bin/test_batch.bin": None}, (), "holds no cifar-10-batches-bin/test_batch.bin"),
         ({"cifar-10-batches-bin/data_batch_2.bin": b"short"}, (), "data_batch_2.bin is not one plain file"),
         ({"cifar-10-batches-bin/data_batch_2.bin": "/etc/passwd"}, (), "data_batch_2.bin is not one plain file"),
-        ({}, (("cifar-10-batches-bin/test_batch.bin", bytes(2 * CIFAR10_RECORD)),), "is not one plain file"),
+        ({}, (("cifar-10-batches-bin/test_batch.bin", bytes(2 * RECORD)),), "is not one plain file"),
     ],
 )
 def test_bad_archives(tmp_path: Path, changes: dict, extra: tuple, message: str) -> None:
@@ -225,7 +216,7 @@ def test_a_changed_sample_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path / path.name).write_bytes(path.read_bytes())
     table = tmp_path / "cifar10_sample.csv"
     table.write_text(table.read_text().replace("train,0,6", "train,0,5"))
-    monkeypatch.setattr(datasets, "BUNDLED", tmp_path)
+    monkeypatch.setattr(cifar10, "BUNDLED", tmp_path)
     with pytest.raises(DataError, match="reinstall"):
         load_sample()
 
@@ -290,7 +281,7 @@ def test_the_digest_sees_every_change() -> None:
     train = base.splits["train"]
     swapped = train.labels.copy()
     swapped[[0, 1]] = swapped[[1, 0]]
-    pixel = train.images.copy()
+    pixel = np.array(train.images)
     pixel[5, 3, 2, 1] ^= 1
     others = [
         Split(pixel, train.labels, train.ids),

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from tiny_pictures import write_picture
 
 from featurize.core.errors import DataError
-from featurize.images import folder as image_files
-from featurize.images.datasets import Split, load_dataset
-from featurize.images.folder import EXAMPLES, ImageFiles, read_folder
+from featurize.images import Split, load_dataset
+from featurize.images import files as files_module
+from featurize.images import folder as folder_module
+from featurize.images.files import ImageFiles
+from featurize.images.folder import EXAMPLES, load_image_folder
 
 
 def fill(folder: Path, **classes: int) -> Path:
@@ -28,11 +30,12 @@ def fill(folder: Path, **classes: int) -> Path:
 
 def found_in(folder: Path) -> dict[str, dict[str, str]]:
     """Of each split the files' paths and the names of their classes."""
-    class_names, splits = read_folder(folder)
-    return {
-        name: {os.fsdecode(path): class_names[label] for path, label in zip(files.paths, labels, strict=True)}
-        for name, (files, labels) in splits.items()
-    }
+    dataset = load_image_folder(folder)
+    found: dict[str, dict[str, str]] = {}
+    for name, split in dataset.splits.items():
+        classes = [dataset.class_names[label] for label in split.labels]
+        found[name] = {os.fsdecode(path): label for path, label in zip(split.images.paths, classes, strict=True)}
+    return found
 
 
 def in_test(content: bytes) -> bool:
@@ -56,10 +59,10 @@ def test_a_validation_split_is_the_test_split_where_there_is_no_other(
     fill(tmp_path / "train", cats=3, dogs=2)
     fill(tmp_path / name, cats=1, dogs=1)
     assert set(found_in(tmp_path)["test"]) == {f"{name}/cats/000.png", f"{name}/dogs/000.png"}
-    assert "left out" not in caplog.text
+    assert "ignored" not in caplog.text
     fill(tmp_path / "test", cats=1, dogs=2)
     assert len(found_in(tmp_path)["test"]) == 3
-    assert f"left out: folders beside train and test, the test split: 1 ({name})" in caplog.text
+    assert f"ignored: folders beside train and test, the test split: 1 ({name})" in caplog.text
 
 
 def test_train_alone_is_split(tmp_path: Path) -> None:
@@ -75,7 +78,7 @@ def test_capital_letters_do_not_matter_in_the_splits_names(tmp_path: Path) -> No
 
 
 def test_train_may_be_a_class(tmp_path: Path) -> None:
-    assert read_folder(fill(tmp_path, train=30, bus=30))[0] == ("bus", "train")
+    assert load_image_folder(fill(tmp_path, train=30, bus=30)).class_names == ("bus", "train")
 
 
 def test_a_fifth_of_every_class_is_to_test_on(tmp_path: Path) -> None:
@@ -86,11 +89,12 @@ def test_a_fifth_of_every_class_is_to_test_on(tmp_path: Path) -> None:
 
 
 def test_the_order_mixes_the_classes(tmp_path: Path) -> None:
-    class_names, splits = read_folder(fill(tmp_path, ant=100, bee=100, cow=100))
-    assert len(np.unique(splits["train"][1][:20])) == 3
-    digests = [digest.tobytes() for digest in splits["train"][0].digests]
+    dataset = load_image_folder(fill(tmp_path, ant=100, bee=100, cow=100))
+    train = dataset.splits["train"]
+    assert len(np.unique(train.labels[:20])) == 3
+    digests = [digest.tobytes() for digest in train.images.digests]
     assert digests == sorted(digests)
-    assert class_names == ("ant", "bee", "cow")
+    assert dataset.class_names == ("ant", "bee", "cow")
 
 
 def test_nothing_moves_when_files_come_go_or_are_renamed(tmp_path: Path) -> None:
@@ -148,14 +152,14 @@ def test_what_is_left_out_is_told_a_line_a_kind(tmp_path: Path, caplog: pytest.L
     (root / "dogs" / "inside.png").symlink_to(root / "dogs" / "000.png")
     found = found_in(root)
     assert sum(map(len, found.values())) == 41  # the link inside the folder is one more
-    lines = [line for line in caplog.messages if line.startswith("left out: ")]
+    lines = [line for line in caplog.messages if line.startswith("ignored: ")]
     for line in (
         "files beside the class folders: 1 (notes.txt)",
         "folders without images: 1 (empty)",
         "folders inside class folders: 1 (cats/inner)",
-        "pipes, sockets and the like: 1 (cats/pipe.png)",
+        "pipes, sockets and devices: 1 (cats/pipe.png)",
     ):
-        assert f"left out: {line}" in lines
+        assert f"ignored: {line}" in lines
     (links,) = [line for line in lines if "links out of the folder" in line]
     assert "symbolic links out of the folder: 2 (" in links
     assert "cats/link.png" in links
@@ -163,8 +167,8 @@ def test_what_is_left_out_is_told_a_line_a_kind(tmp_path: Path, caplog: pytest.L
     (hidden,) = [line for line in lines if "hidden" in line]
     assert f"hidden files and folders: {EXAMPLES + 2} (" in hidden
     assert hidden.endswith(", ...)")
-    assert any("files whose names are not those of images: 4 (" in line for line in lines)
-    assert any("symbolic links to nothing: 2 (" in line for line in lines)
+    assert any("files without an image's suffix: 4 (" in line for line in lines)
+    assert any("broken symbolic links: 2 (" in line for line in lines)
     assert len(lines) == 8
 
 
@@ -177,13 +181,11 @@ def test_copies_are_told_and_stay_on_one_side(tmp_path: Path, caplog: pytest.Log
     found = found_in(tmp_path)
     assert any({"cats/005.png", "cats/b.png", "cats/c.png"} <= set(files) for files in found.values())
     assert any({"cats/006.png", "dogs/a.png"} <= set(files) for files in found.values())
-    told = {
-        record.message: record.levelname for record in caplog.records if record.message.startswith("images that are")
-    }
+    told = {record.message: record.levelname for record in caplog.records if record.message.startswith("duplicate")}
     assert told == {
-        "images that are copies of others in their class, and count all the same: 2 "
+        "duplicate images within a class, all of which count: 2 "
         "(cats/005.png = cats/b.png, cats/b.png = cats/c.png)": "INFO",
-        "images that are copies of files in another class, so that one label is wrong: 1 "
+        "duplicate images in different classes, so one label is wrong: 1 "
         "(cats/006.png = dogs/a.png)": "WARNING",
     }  # fmt: skip
 
@@ -193,14 +195,14 @@ def test_copies_in_both_splits_are_warned_of(tmp_path: Path, caplog: pytest.LogC
     fill(tmp_path / "test", cats=5, dogs=1)
     found_in(tmp_path)
     (line,) = caplog.messages
-    assert line.startswith("images that are in both splits, so that the test figures will be too good: 6 (train/")
+    assert line.startswith("duplicate images in both splits, so test accuracy is too high: 6 (train/")
     assert line.endswith(", ...)")
     caplog.clear()
     (tmp_path / "test" / "dogs" / "000.png").write_text("cats 8")  # in both, and under two names
     found_in(tmp_path)
     assert [line.partition(" (")[0] for line in caplog.messages] == [
-        "images that are copies of files in another class, so that one label is wrong: 1",
-        "images that are in both splits, so that the test figures will be too good: 6",
+        "duplicate images in different classes, so one label is wrong: 1",
+        "duplicate images in both splits, so test accuracy is too high: 6",
     ]
 
 
@@ -220,7 +222,7 @@ SAME_NAME = "have names that differ in case or Unicode form only"
         ({"train/cats": 3, "test/dogs": 3}, "the test split has no images of cats, unlike"),
         ({"train/cats": 3, "test/cats": 3}, "holds images of one class only"),
         ({"train/cats": 3, "train/dogs": 3, "test/cats": 0}, "the test split has no images of cats, dogs, unlike"),
-        ({"cats": 9, "dogs": 1}, r"has only one picture for 1 of 2 classes \(dogs\)"),
+        ({"cats": 9, "dogs": 1}, r"has only one image for 1 of 2 classes \(dogs\)"),
         ({"cats": 9, "Cats": 9}, SAME_NAME),
         ({"caf\u00e9": 9, "cafe\u0301": 9}, SAME_NAME),
         ({"train": 9, "Train": 9}, SAME_NAME),
@@ -245,17 +247,17 @@ def test_a_class_whose_content_is_all_on_one_side(tmp_path: Path, caplog: pytest
 
     write("a", train[:2])
     write("b", train[2:5])
-    with pytest.raises(DataError, match=r"has nothing to test on for 2 of 2 classes \(a, b\).*folders train and test"):
-        read_folder(tmp_path)
+    with pytest.raises(DataError, match=r"has no test image for 2 of 2 classes \(a, b\).*folders train and test"):
+        load_image_folder(tmp_path)
     write("a", [*train[:2], test[0]])
-    read_folder(tmp_path)
-    assert "1 of 2 classes have no picture in the test split, as each picture's content decides" in caplog.text
+    load_image_folder(tmp_path)
+    assert "1 of 2 classes have no test image, because each image's content decides" in caplog.text
     write("c", test[1:3])
-    with pytest.raises(DataError, match=r"has nothing to train on for 1 of 3 classes \(c\)"):
-        read_folder(tmp_path)
+    with pytest.raises(DataError, match=r"has no training image for 1 of 3 classes \(c\)"):
+        load_image_folder(tmp_path)
     write("c", [test[1], test[1]])  # one picture, twice
-    with pytest.raises(DataError, match=r"has only one picture for 1 of 3 classes \(c\)"):
-        read_folder(tmp_path)
+    with pytest.raises(DataError, match=r"has only one image for 1 of 3 classes \(c\)"):
+        load_image_folder(tmp_path)
 
 
 def test_a_folder_or_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +274,7 @@ def test_a_folder_or_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(
             DataError, match=r"/dogs/003.png cannot be read \(Permission denied\); change its permissions"
         ):
-            read_folder(tmp_path)
+            load_image_folder(tmp_path)
 
     def closed(path: bytes) -> object:
         if path.endswith(b"dogs"):
@@ -281,21 +283,21 @@ def test_a_folder_or_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "scandir", closed)
     with pytest.raises(DataError, match=r"dogs cannot be listed \(Permission denied\); change its permissions"):
-        read_folder(tmp_path)
+        load_image_folder(tmp_path)
 
 
 def test_names_of_any_script(tmp_path: Path) -> None:
     names = ["\u732b", "\u0441\u043e\u0431\u0430\u043a\u0430", "caf\u00e9 au lait", "\U0001f42e", "-rf", "a\nb"]
     fill(tmp_path / "train", **dict.fromkeys(names, 2))
     fill(tmp_path / "test", **{unicodedata.normalize("NFD", name): 1 for name in names})
-    class_names, splits = read_folder(tmp_path)
-    assert class_names == tuple(sorted(names))
-    assert len(splits["test"][0]) == len(names)
+    dataset = load_image_folder(tmp_path)
+    assert dataset.class_names == tuple(sorted(names))
+    assert len(dataset.splits["test"]) == len(names)
     (tmp_path / "train" / "\u732b" / os.fsdecode(b"\xff.png")).write_text("a name that is no UTF-8")
-    assert b"train/\xe7\x8c\xab/\xff.png" in read_folder(tmp_path)[1]["train"][0].paths
+    assert b"train/\xe7\x8c\xab/\xff.png" in load_image_folder(tmp_path).splits["train"].images.paths
     (tmp_path / "train" / os.fsdecode(b"\xff")).mkdir()
-    with pytest.raises(DataError, match=r"\\xff' has a name that is no UTF-8 text; rename it"):
-        read_folder(tmp_path)
+    with pytest.raises(DataError, match=r"\\xff' has a name that is not UTF-8 text; rename it"):
+        load_image_folder(tmp_path)
 
 
 def test_cifar10s_files_come_first(cifar_folder: Path, tmp_path: Path) -> None:
@@ -343,7 +345,7 @@ def test_any_layout(train: dict[str, list[int]], test: dict[str, list[int]]) -> 
             )
         if not good:
             with pytest.raises(DataError):
-                read_folder(root)
+                load_image_folder(root)
             return
         found = found_in(root)
         assert {path: name for files in found.values() for path, name in files.items()} == {
@@ -361,16 +363,16 @@ def test_long_work_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(image_files, "TELL_SECONDS", 0.0)
-    monkeypatch.setattr(image_files, "HASHED_AT_ONCE", 50)
-    read_folder(fill(tmp_path, cats=60, dogs=60))
-    told = [line for line in caplog.messages if line.startswith("looked at")]
-    assert told == [f"looked at {count} of 120 files" for count in (50, 100, 120)]
+    monkeypatch.setattr(folder_module, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(folder_module, "HASHED_AT_ONCE", 50)
+    load_image_folder(fill(tmp_path, cats=60, dogs=60))
+    told = [line for line in caplog.messages if line.startswith("hashed")]
+    assert told == [f"hashed {count} of 120 files" for count in (50, 100, 120)]
 
 
 def files_of(root: Path) -> ImageFiles:
     paths = sorted(os.fsencode(path.relative_to(root)) for path in root.rglob("*.*"))
-    return ImageFiles(root, np.array(paths), image_files._digests(root, paths))
+    return ImageFiles(root, np.array(paths), folder_module._digests(root, paths))
 
 
 def test_files_are_read_in_their_order(tmp_path: Path) -> None:
@@ -400,7 +402,7 @@ def test_what_cannot_be_read_is_black_and_has_a_reason(tmp_path: Path) -> None:
     assert sorted(problems) == [1, 2, 3, 4]
     assert problems[1].startswith("cannot be read (")
     assert problems[2].startswith("no image of a format that is read here")
-    assert problems[3] == "its content has changed since the folder was looked through"
+    assert problems[3] == "its content has changed since the folder was listed"
     assert problems[4] == "cannot be read (No such file or directory)"
 
 
@@ -411,12 +413,12 @@ def test_an_error_of_another_kind_is_not_a_damaged_file(tmp_path: Path, monkeypa
         raise MemoryError
 
     files = files_of(tmp_path)
-    monkeypatch.setattr(image_files, "decoded", out_of_memory)
+    monkeypatch.setattr(files_module, "decoded", out_of_memory)
     with pytest.raises(MemoryError):
         files.read(6, "bicubic", "crop")
 
 
 def test_files_larger_than_a_piece_are_hashed_whole(tmp_path: Path) -> None:
-    content = np.random.default_rng(0).bytes(3 * image_files.PIECE + 5)
+    content = np.random.default_rng(0).bytes(3 * files_module.PIECE + 5)
     (tmp_path / "a.png").write_bytes(content)
     assert files_of(tmp_path).digests[0].tobytes() == hashlib.sha256(content).digest()

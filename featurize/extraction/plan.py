@@ -1,0 +1,169 @@
+"""What an extraction will do, settled before it starts: options, engine, fingerprint and path."""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from featurize.cache import ExtractionSpec, features_folder, recorded_spec
+from featurize.core.errors import UsageError
+from featurize.engines import ENGINES, choose_engine, default_batch_size
+from featurize.extraction.extractor import Extractor
+from featurize.images import ImageDataset, check_aspect, check_kernel
+from featurize.networks import Backbone, check_pool
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """How images become vectors.
+
+    Attributes:
+        pool: one of `pooling.POOLS`; `pixels` is always flattened.
+        resize: one of `resize.KERNELS`.
+        aspect: one of `resize.ASPECTS`, for images that are not square.
+        flip: average the vectors of each image and its mirror image.
+        engine: one of `choice.ENGINES`, or `auto` for the fastest that gives the same numbers on this machine.
+        dtype: stored type, `float32` or `float16`.
+        batch_size: images per forward pass; None to choose it by the image size.
+
+    Raises:
+        UsageError: an unknown value.
+    """
+
+    pool: str = "avg"
+    resize: str = "bicubic"
+    aspect: str = "crop"
+    flip: bool = False
+    engine: str = "auto"
+    dtype: str = "float32"
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        check_pool(self.pool)
+        check_kernel(self.resize)
+        check_aspect(self.aspect)
+        if self.dtype not in ("float32", "float16"):
+            raise UsageError(f"--dtype {self.dtype}: expected float32 or float16")
+
+    def spec(self, backbone: Backbone, dataset_digest: str = "") -> ExtractionSpec:
+        """The specification of vectors of this backbone, with the engine still open."""
+        return ExtractionSpec(
+            dataset_digest=dataset_digest,
+            backbone=backbone.name,
+            weights_digest=backbone.weights_digest,
+            layers=backbone.layers,
+            pool="flatten" if backbone.model is None else self.pool,
+            image_size=backbone.image_size,
+            resize=self.resize,
+            aspect=self.aspect,
+            flip=self.flip,
+            preprocess=backbone.preprocess,
+            dtype=self.dtype,
+            engine="",
+            engine_version="",
+        )
+
+
+@dataclass(frozen=True)
+class Plan(Extractor):
+    """An extraction, settled in every respect and not started."""
+
+    dataset: ImageDataset
+    path: Path
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of an extraction, measured on one batch: vector length, bytes and seconds."""
+
+    dim: int
+    file_bytes: int
+    memory_bytes: int
+    seconds: float
+
+
+def plan_extraction(
+    dataset: ImageDataset,
+    backbone: Backbone,
+    options: ExtractionOptions | None = None,
+    *,
+    out: Path | None = None,
+) -> Plan:
+    """Settle an extraction without starting it.
+
+    For the engine `auto`, an extraction that exists at the path, finished or not, keeps its engine.
+
+    Args:
+        dataset: images and labels.
+        backbone: from `load_backbone`.
+        options: the defaults if None.
+        out: path of the cache; by default a name in the data folder that says what is inside.
+
+    Raises:
+        UsageError: an unknown engine, or one that is not installed.
+    """
+    options = options or ExtractionOptions()
+    spec = options.spec(backbone, dataset.digest)
+    path = out or features_folder() / default_name(dataset, backbone, spec)
+    batch_size = options.batch_size or default_batch_size(backbone.image_size)
+    engine = options.engine
+    why = "as asked for"
+    if engine == "auto" and (recorded := _recorded_engine(path, spec)):
+        engine = recorded
+        why = "the engine that it began with"
+    # Engines are compared side by side, so half a batch takes the memory of a whole one.
+    images = next(iter(dataset.splits.values())).images[: -(-batch_size // 2)]
+    pixels, _ = images.read(spec.image_size, spec.resize, spec.aspect)
+    choice = choose_engine(backbone, engine, pixels, why)
+    spec = replace(spec, engine=choice.name, engine_version=choice.version)
+    return Plan(backbone, choice, spec, dataset, path, batch_size)
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Time one batch of the data set's own images; nothing is written.
+
+    The memory is the process's peak so far: it does not grow with the number of images.
+    """
+    images, _ = plan.read(next(iter(plan.dataset.splits.values())).images[: plan.batch_size])
+    plan.vectors(images)  # the first call traces the graph
+    began = time.perf_counter()
+    parts = plan.vectors(images)
+    seconds = time.perf_counter() - began
+    count = sum(len(split) for split in plan.dataset.splits.values())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Estimate(
+        dim=sum(part.shape[1] for part in parts),
+        file_bytes=count * (sum(part[0].nbytes for part in parts) + 16),  # 16: label and id
+        memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
+        seconds=seconds * count / len(images),
+    )
+
+
+def default_name(dataset: ImageDataset, backbone: Backbone, spec: ExtractionSpec) -> str:
+    """A file name that says what is inside: data, backbone, weights, size, layers and pooling."""
+    parts = [dataset.name, backbone.name]
+    if backbone.model is not None:
+        parts.append(backbone.weights)
+    parts.append(f"{spec.image_size}px")
+    if backbone.model is not None:
+        parts += ["+".join(spec.layers), spec.pool]
+    if spec.resize != "bicubic":
+        parts.append(spec.resize)
+    if spec.aspect != "crop":
+        parts.append(spec.aspect)
+    if spec.flip:
+        parts.append("flip")
+    if spec.dtype != "float32":
+        parts.append(spec.dtype)
+    return "-".join(parts) + ".h5"
+
+
+def _recorded_engine(path: Path, spec: ExtractionSpec) -> str:
+    """The engine of this very extraction, finished or not, at `path`; empty if there is none."""
+    recorded = recorded_spec(path)
+    if recorded is None or recorded.engine not in ENGINES:
+        return ""
+    same = replace(recorded, engine=spec.engine, engine_version=spec.engine_version) == spec
+    return recorded.engine if same else ""
