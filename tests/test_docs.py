@@ -1,12 +1,17 @@
 """The documentation: it builds without a warning, and its pictures and commands match the code."""
 
+import importlib
 import importlib.util
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -37,3 +42,44 @@ def test_pages_build_without_a_warning(tmp_path: Path) -> None:
 
 def test_the_picture_of_the_rooms_is_up_to_date() -> None:
     assert (DOCS / "rooms.svg").read_text() == load("rooms").picture(), "run python docs/rooms.py"
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_links_into_the_repository_exist(page: str) -> None:
+    targets = re.findall(r"\]\((?!https?:|mailto:|#)([^)#]+)", (ROOT / page).read_text())
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def commands_in(page: Path) -> list[list[str]]:
+    """The words of every frozenbench command in the code blocks of a page."""
+    blocks = re.findall(r"^```(.*?)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    lines = "\n".join(text for language, text in blocks if not language).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if "frozenbench " in line]
+    return [line[1:] for line in words if line[0].endswith("frozenbench")]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+def test_printed_commands_and_options_exist(page: Path) -> None:
+    for package, *words in commands_in(page):
+        if package.startswith("--"):
+            continue
+        command: Any = get_command(importlib.import_module(f"{package}.cli").app)
+        if words and words[0] in command.commands:
+            command = command.commands[words[0]]
+        known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word for word in words if word.startswith("--")} <= known | {"--help"}, (package, *words)
+
+
+def test_the_readme_has_commands() -> None:
+    assert len(commands_in(ROOT / "README.md")) >= 5
+
+
+@pytest.mark.slow
+def test_the_readme_prints_what_its_python_code_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    [(code, output)] = re.findall(r"```python\n(.*?)```\n+```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out == output
