@@ -1,4 +1,7 @@
-"""What runs a frozen network: TensorFlow, the reference, and faster ones that agree with it.
+"""Engines run a frozen network on images: TensorFlow, the reference, and faster ones that agree with it.
+
+`choice` picks one. `winograd` is our own convolution code, `mnn` another library; `keras_graph` and
+`onnx_graph` translate the network for them.
 
 May import: networks, core.
 """
@@ -13,9 +16,8 @@ from featurize.engines.choice import (
     check_engine,
     choose_engine,
     default_batch_size,
-    gpu,
-    tensorflow_engine,
 )
+from featurize.engines.tensorflow import gpu, tensorflow_engine
 
 __all__ = [
     "CHECKED_IMAGES",

@@ -2,8 +2,8 @@
 
 The algorithm is F(m x m, 3 x 3) of Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*
 (CVPR 2016): for each tile of m x m outputs, the (m + 2)^2 = K inputs d are transformed to B^T d B, each
-of the K numbers is a matrix product over the channels of its own, and A^T p A of the products are the
-outputs. That takes K multiplications where the definition takes 9 m^2: with m = 4, a quarter.
+of the K numbers has a matrix product over the channels of its own, and A^T p A of the products are the
+outputs. That takes K multiplications instead of 9 m^2: with m = 4, a quarter.
 
 A thread takes a few tiles at a time, so that they stay in its cache, through three phases:
 
@@ -11,13 +11,12 @@ A thread takes a few tiles at a time, so that they stay in its cache, through th
     gemm      K products v[:, k] @ u[k]                   p (panels, K, co x ROWS)
     scatter   A^T p A, bias, ReLU, 2 x 2 maxima           y (n, height, width, co)
 
-A panel holds ROWS tiles as (channels / LANES, ROWS, LANES), where the matrix product finds its numbers
-one after the other. Maps have a border of zeros and room for whole tiles, so that nothing here looks
-where an edge is. The order of all sums is fixed: a result depends neither on the batch nor on threads.
+A panel holds ROWS tiles as (channels / LANES, ROWS, LANES), in the order in which the matrix product reads
+them. Maps have a border of zeros and room for whole tiles, so nothing here checks for an edge. The order of
+all sums is fixed: a result depends neither on the batch nor on the number of threads.
 
-numba compiles loops, but does not keep a block of sums in vector registers, on which the speed of a
-matrix product depends; so the three kernels say it in LLVM's own terms. They work on addresses and
-steps in bytes.
+The speed of a matrix product depends on sums that stay in vector registers, which numba's compiled loops do
+not achieve. So the three kernels are written in LLVM's own terms. They work on addresses and steps in bytes.
 """
 
 import functools
@@ -32,12 +31,14 @@ from numba.extending import intrinsic
 _FEATURES = config.CPU_FEATURES or binding.get_host_cpu_features().flatten()  # type: ignore[attr-defined]
 AVX512 = "+avx512f" in _FEATURES
 LANES = 16 if AVX512 else 8  # numbers in a vector
-ROWS, COLS = (14, 2) if AVX512 else (6, 2)  # of sums: with COLS weights and an input, they fill the registers
-LINE, WIDTH = 4 * LANES, COLS * LANES  # a vector in bytes; the output channels that are computed together
+# The block of sums. With COLS weights and one input it fills the 32 (AVX-512) or 16 vector registers.
+ROWS, COLS = (14, 2) if AVX512 else (6, 2)
+LINE = 4 * LANES  # bytes of a vector
+WIDTH = COLS * LANES  # output channels that are computed together
 
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR, BYTES = ir.VectorType(FLOAT, LANES), ir.IntType(8).as_pointer()
-FUSED = ("contract", "nsz")  # a product and a sum may be one instruction
+FUSED = ("contract", "nsz")  # LLVM may fuse a product and a sum into one instruction
 POINTS = (0, 1, -1, 2, -2)
 _intrinsic: Any = intrinsic
 _compiled: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
@@ -46,25 +47,31 @@ _compiled: Any = functools.partial(njit, nogil=True, cache=True, error_model="nu
 def matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """B^T (m + 2, m + 2), G (m + 2, 3) and A^T (m, m + 2) of F(m, 3), for m = 2 or 4.
 
-    By Cook and Toom's interpolation at `POINTS` and infinity. For m = 1 all three are (1, 1): the
-    same phases then make an ordinary product of gathered inputs.
+    From Cook and Toom's interpolation at `POINTS` and infinity. For m = 1 all three are (1, 1), and the same
+    phases compute an ordinary product of gathered inputs.
     """
     if m == 1:
         return np.eye(1), np.eye(1), np.eye(1)
     points = POINTS[: m + 1]
-    bt, g, at = np.zeros((m + 2, m + 2)), np.zeros((m + 2, 3)), np.zeros((m, m + 2))
+    bt = np.zeros((m + 2, m + 2))
+    g = np.zeros((m + 2, 3))
+    at = np.zeros((m, m + 2))
     for i, point in enumerate(points):
         others = [other for other in points if other != point]
         bt[i, :-1] = np.poly(others)[::-1]
         g[i] = np.power(float(point), range(3)) / np.prod([point - other for other in others])
         at[:, i] = np.power(float(point), range(m))
+    # The last row and column belong to the point at infinity.
     bt[-1] = np.poly(points)[::-1]
-    g[-1, -1] = at[-1, -1] = 1  # infinity
+    g[-1, -1] = at[-1, -1] = 1
     return bt, g, at
 
 
 def _sums_and_differences(size: int) -> np.ndarray:
-    """(size, size): for the pairs of points p and -p. Taken out of B^T and A^T, it halves what is left of them."""
+    """The matrix (size, size) that replaces each pair of values at p and -p by their sum and difference.
+
+    Factored out of B^T and A^T, it leaves matrices with half as many non-zeros.
+    """
     result = np.eye(size)
     for i in range(1, size - 2, 2):
         result[i : i + 2, i : i + 2] = [[1, 1], [1, -1]]
@@ -76,7 +83,7 @@ def _constant(value: float) -> ir.Constant:
 
 
 def _at(b: ir.IRBuilder, base: Any, *steps: tuple[int, Any]) -> Any:
-    """The address base + the sum of number * step."""
+    """The address base + number * step + ... ."""
     for number, step in steps:
         base = b.add(base, b.mul(INT64(number), step))
     return base
@@ -103,10 +110,11 @@ def _larger(b: ir.IRBuilder, x: Any, y: Any) -> Any:
 
 
 def _product(b: ir.IRBuilder, matrix: np.ndarray, vectors: Sequence[Any]) -> list[Any]:
-    """`matrix` @ `vectors`, without what zeros and a leading one save."""
+    """`matrix` @ `vectors`, without multiplications by zero and by a leading one."""
     result = []
     for row in matrix:
         terms = [(factor, vector) for factor, vector in zip(row, vectors, strict=True) if factor]
+        # A term with the factor 1, if there is one, comes first: it needs no multiplication.
         (factor, vector), *rest = sorted(terms, key=lambda term: term[0] != 1)
         total = vector if factor == 1 else b.fmul(vector, _constant(factor), flags=FUSED)
         for factor, vector in rest:
@@ -116,6 +124,7 @@ def _product(b: ir.IRBuilder, matrix: np.ndarray, vectors: Sequence[Any]) -> lis
 
 
 def _both_axes(grid: list[Any], *steps: Callable[[Any], list[Any]]) -> list[Any]:
+    """Apply the steps to each row of a grid of vectors, then to each column."""
     for _ in range(2):
         for step in steps:
             grid = [step(line) for line in grid]
@@ -126,13 +135,14 @@ def _both_axes(grid: list[Any], *steps: Callable[[Any], list[Any]]) -> list[Any]
 def _forward(m: int) -> Any:
     """The kernel of gather: B^T d B for LANES channels of a tile, from `source` to `target`."""
     bt, _, _ = matrices(m)
-    n, mix = len(bt), _sums_and_differences(len(bt))
-    rest = np.linalg.inv(mix) @ bt
+    n = len(bt)
+    mix = _sums_and_differences(n)
+    rest = np.linalg.inv(mix) @ bt  # B^T = mix @ rest
 
     def code(context: Any, b: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         source, row, column, target, step = arguments
         for i in range(n):
-            for j in range(n, n + m):  # the tile to the right is the next
+            for j in range(n, n + m):  # the tile to the right is the next one
                 _prefetch(b, _at(b, source, (i, row), (j, column)), write=False)
         grid = [[_load(b, _at(b, source, (i, row), (j, column))) for j in range(n)] for i in range(n)]
         grid = _both_axes(grid, lambda line: _product(b, rest, line), lambda line: _product(b, mix, line))
@@ -146,8 +156,10 @@ def _forward(m: int) -> Any:
 def _inverse(m: int, pool: bool) -> Any:
     """The kernel of scatter: max(floor, bias + A^T p A) for LANES channels of a tile; if `pool`, its 2 x 2 maxima."""
     _, _, at = matrices(m)
-    n, mix, size = at.shape[1], _sums_and_differences(at.shape[1]), m // 2 if pool else m
-    rest = at @ np.linalg.inv(mix)
+    n = at.shape[1]
+    size = m // 2 if pool else m
+    mix = _sums_and_differences(n)
+    rest = at @ np.linalg.inv(mix)  # A^T = rest @ mix
 
     def code(context: Any, b: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         source, step, bias, floor, target, row, column = arguments
@@ -156,7 +168,7 @@ def _inverse(m: int, pool: bool) -> Any:
                 _prefetch(b, _at(b, target, (i, row), (j, column)), write=True)
         grid = [[_load(b, _at(b, source, (i * n + j, step))) for j in range(n)] for i in range(n)]
         grid = _both_axes(grid, lambda line: _product(b, mix, line), lambda line: _product(b, rest, line))
-        if pool:
+        if pool:  # before bias and ReLU, which do not change the order: fewer numbers to add and compare
             grid = _both_axes(grid, lambda line: [_larger(b, *line[i : i + 2]) for i in range(0, m, 2)])
         bias, floor = _load(b, bias), _load(b, floor)
         for i, line in enumerate(grid):
@@ -178,13 +190,18 @@ def _sums_in_registers() -> Any:
 
     def code(context: Any, b: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         a, w, c, blocks = arguments
-        entry, body, done = b.block, b.append_basic_block("body"), b.append_basic_block("done")
+        entry = b.block
+        body = b.append_basic_block("body")
+        done = b.append_basic_block("done")
         b.branch(body)
+        # The loop over blocks of LANES input channels. Its state are phi nodes, so the sums stay in registers.
         b.position_at_end(body)
         start = [INT64(0), a, w] + [_constant(0)] * (ROWS * COLS)
         state = [b.phi(value.type) for value in start]
         k, a, w, *sums = state
-        undefined, zeros = ir.Constant(VECTOR, ir.Undefined), ir.Constant(ir.VectorType(INT32, LANES), None)
+        undefined = ir.Constant(VECTOR, ir.Undefined)
+        zeros = ir.Constant(ir.VectorType(INT32, LANES), None)
+        # For each channel: broadcast the number of each tile, and add its products with COLS vectors of weights.
         for q in range(LANES):
             weights = [_load(b, b.add(w, INT64((q * COLS + j) * LINE))) for j in range(COLS)]
             for i in range(ROWS):
@@ -217,18 +234,23 @@ def _tile_addresses(x: np.ndarray, m: int, side: int, start: int, stop: int, out
     """Addresses of ROWS tiles of x from `start` on, side x side in each map; beyond `stop`, the last one again."""
     for i in range(ROWS):
         tile = min(start + i, stop - 1)
-        image, row, column = tile // (side * side), tile // side % side, tile % side
+        image = tile // (side * side)
+        row = tile // side % side
+        column = tile % side
         out[i] = x.ctypes.data + image * x.strides[0] + row * m * x.strides[1] + column * m * x.strides[2]
 
 
 @_compiled()
 def _gather(x: np.ndarray, offsets: np.ndarray, m: int, side: int, start: int, stop: int, v: np.ndarray) -> None:
-    source, (_, row, column, _), step = np.empty(ROWS, np.intp), x.strides, v.strides[1]
+    source = np.empty(ROWS, np.intp)
+    _, row, column, _ = x.strides
+    step = v.strides[1]
     for panel in range(-(-(stop - start) // ROWS)):
         _tile_addresses(x, m, side, start + panel * ROWS, stop, source)
         for i in range(ROWS):
             for j in range(len(offsets)):
-                a, d = source[i] + offsets[j], v.ctypes.data + panel * v.strides[0] + (j * ROWS + i) * LINE
+                a = source[i] + offsets[j]
+                d = v.ctypes.data + panel * v.strides[0] + (j * ROWS + i) * LINE
                 if m == 4:
                     _forward4(a, row, column, d, step)
                 elif m == 2:
@@ -239,6 +261,7 @@ def _gather(x: np.ndarray, offsets: np.ndarray, m: int, side: int, start: int, s
 
 @_compiled()
 def _gemm(v: np.ndarray, u: np.ndarray, p: np.ndarray, panels: int) -> None:
+    # The panels are innermost: a column of weights stays in the first-level cache while all of them pass.
     for k in range(u.shape[0]):
         for j in range(u.shape[1]):
             for i in range(panels):
@@ -262,13 +285,17 @@ def _scatter(
     start: int,
     stop: int,
 ) -> None:
-    target, (_, row, column, _), step = np.empty(ROWS, np.intp), y.strides, p.strides[1]
+    target = np.empty(ROWS, np.intp)
+    _, row, column, _ = y.strides
+    step = p.strides[1]
     for panel in range(-(-(stop - start) // ROWS)):
         _tile_addresses(y, m // 2 if pool else m, side, start + panel * ROWS, stop, target)
         for i in range(ROWS):
             for j in range(y.shape[3] // LANES):
                 a = p.ctypes.data + panel * p.strides[0] + (j * ROWS + i) * LINE
-                b, f, d = bias.ctypes.data + j * LINE, floor.ctypes.data, target[i] + row + column + j * LINE
+                b = bias.ctypes.data + j * LINE
+                f = floor.ctypes.data
+                d = target[i] + row + column + j * LINE  # inside the border of one row and one column
                 if m == 4 and pool:
                     _inverse4_pool(a, step, b, f, d, row, column)
                 elif m == 4:
@@ -302,22 +329,22 @@ def convolve(
 ) -> None:
     """Write some tiles of the inside of y: the convolution of x, its bias and ReLU, pooled or not.
 
-    Nothing is checked: wrong shapes read and write other memory.
+    Nothing is checked: with wrong shapes it reads and writes other memory.
 
     Args:
         x: input maps (n, H, W, ci) with a border of one zero, from the second row and column on.
-        offsets: where each LANES numbers of a tile's first pixel begin, in bytes.
+        offsets: where each vector of a tile's first pixel begins, in bytes.
         u: transformed weights (K, co / WIDTH, ci, WIDTH).
         bias: (co,).
-        floor: (LANES,), what no output is below: zeros are a ReLU, minus infinities none.
+        floor: (LANES,), the lowest output: zeros for a ReLU, minus infinities for none.
         pool: whether to write the 2 x 2 maxima.
         y: output maps (n, H', W', co), written from row and column 1 on.
-        m: outputs of a tile: 4, 2, or 1 where x has been arranged so that a tile is one product.
+        m: a tile has m x m outputs: 4, 2, or 1 if `offsets` gather all inputs of an output.
         side: tiles in a row of a map, and in a column.
         start: the first tile, counted over all maps.
         stop: the last tile + 1.
-        v: work space (panels, K, at least ci x ROWS); so many panels are done at a time.
-        p: work space (panels, K, at least co x ROWS).
+        v: buffer (panels, K, at least ci x ROWS), whose number of panels is processed at a time.
+        p: buffer (panels, K, at least co x ROWS).
     """
     block = len(v) * ROWS
     for first in range(start, stop, block):

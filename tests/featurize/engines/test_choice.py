@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from featurize.core.errors import BackboneError, UsageError
+from featurize.engines import ENGINES, Engine, choose_engine, default_batch_size, tensorflow_engine
 from featurize.engines import choice as engine_module
-from featurize.engines.choice import ENGINES, Engine, choose_engine, default_batch_size, tensorflow_engine
 from featurize.networks.backbone import Backbone, load_backbone
 
 IMAGES = np.random.default_rng(2).integers(0, 256, (64, 32, 32, 3), np.uint8)

@@ -12,8 +12,7 @@ import pytest
 from slow_cases import mark_slow
 
 from featurize.core.errors import BackboneError, UsageError
-from featurize.engines import mnn
-from featurize.engines.choice import tensorflow_engine
+from featurize.engines import mnn, tensorflow_engine
 from featurize.engines.mnn import mnn_engine
 from featurize.networks.backbone import Backbone, load_backbone
 

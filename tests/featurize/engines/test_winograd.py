@@ -9,7 +9,7 @@ import pytest
 
 from featurize.core.environment import import_keras
 from featurize.core.errors import UsageError
-from featurize.engines.choice import tensorflow_engine
+from featurize.engines import tensorflow_engine
 from featurize.engines.winograd import network as winograd
 from featurize.engines.winograd.kernels import matrices
 from featurize.engines.winograd.network import stages, winograd_engine
@@ -167,7 +167,7 @@ def test_with_the_vectors_of_other_processors() -> None:
     script = """
 import numpy as np
 from featurize.networks.backbone import load_backbone
-from featurize.engines.choice import tensorflow_engine
+from featurize.engines import tensorflow_engine
 from featurize.engines.winograd.network import winograd_engine
 from featurize.engines.winograd.kernels import LANES
 network = load_backbone("vgg16", layers=("block1_conv1", "block3_pool"), image_size=33)

@@ -13,7 +13,7 @@ from featurize.cache import load_features, read_info
 from featurize.cache import shards as shards_module
 from featurize.cache.shards import Shard, Shards
 from featurize.core.errors import BackboneError, CacheError, CacheMismatchError, DataError, UsageError
-from featurize.engines.choice import ENGINES, Choice, tensorflow_engine
+from featurize.engines import ENGINES, Choice, tensorflow_engine
 from featurize.extraction import extract_features, recorded_backbone, recorded_extractor
 from featurize.images import ImageDataset, Split, load_dataset
 from featurize.images.decode import read_image

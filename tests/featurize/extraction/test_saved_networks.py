@@ -54,7 +54,7 @@ def test_the_same_vectors_without_a_framework(engine: str, monkeypatch: pytest.M
     made = extractor(engine)
     expected = made.vectors(IMAGES)
     save_extractor(made)
-    for module in ("networks.backbone", "engines.choice"):
+    for module in ("networks.backbone", "engines.tensorflow"):
         monkeypatch.setattr(f"featurize.{module}.import_keras", lambda: pytest.fail("Keras was loaded"))
     again = saved_extractor(made.spec)
     assert again is not None

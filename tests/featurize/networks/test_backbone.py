@@ -12,7 +12,7 @@ from tiny_networks import save_tiny_network
 
 from featurize.core.environment import import_keras
 from featurize.core.errors import BackboneError, UsageError
-from featurize.engines.choice import choose_engine, tensorflow_engine
+from featurize.engines import choose_engine, tensorflow_engine
 from featurize.networks import backbone as backbone_module
 from featurize.networks.backbone import BUNDLED_VGG16, load_backbone, preprocessed
 
@@ -75,7 +75,7 @@ def test_the_shared_weights_are_the_bundled_ones(shared: Path) -> None:
     ],
 )
 def test_the_comparison_notices_wrong_preprocessing(wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("featurize.engines.choice.preprocessed", wrong)
+    monkeypatch.setattr("featurize.engines.tensorflow.preprocessed", wrong)
     engine = tensorflow_engine(load_backbone("vgg16", layers=TAPS[:1], image_size=40))
     assert relative_error(engine(IMAGES)[0], independent_vgg16(IMAGES)[0]) > 1e-2
 
