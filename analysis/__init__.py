@@ -1,6 +1,22 @@
-"""Stage 3: from run directories to tables, figures and a report."""
+"""Stage 3: run directories become tables, figures and a report."""
 
-from analysis.frame import comparison
-from analysis.report import write_comparison
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.frame import comparison
+    from analysis.report import write_comparison
 
 __all__ = ["comparison", "write_comparison"]
+
+
+def __getattr__(name: str) -> Any:
+    # On demand, because both load pandas, and `--help` must answer at once.
+    if name == "comparison":
+        from analysis.frame import comparison
+
+        return comparison
+    if name == "write_comparison":
+        from analysis.report import write_comparison
+
+        return write_comparison
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

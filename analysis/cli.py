@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+from featurize.core.console import TYPER_OPTIONS
+
+app = typer.Typer(**TYPER_OPTIONS)
 OUT = Path("analysis/output")
 
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featurize.core.console import TYPER_OPTIONS
 from featurize.core.errors import HeadError, UsageError
 
 if TYPE_CHECKING:
     from classify.runs import RunResult
 
 logger = logging.getLogger("frozenbench")
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(**TYPER_OPTIONS)
 JSON_KEYS = (
     "model", "features", "train_rows", "test_rows", "seed", "class_weight", "tuned", "accuracy", "accuracy_low",
     "accuracy_high", "macro_f1", "macro_f1_low", "macro_f1_high", "log_loss", "brier", "ece", "test_opened",

@@ -1,25 +1,22 @@
 """Stage 1 on the command line: `python -m featurize`."""
 
+import dataclasses
 import json
 import logging
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from featurize.cache import CacheInfo, read_info
+from featurize.core.console import TYPER_OPTIONS, progress_display
 from featurize.core.errors import UsageError
 
 if TYPE_CHECKING:
     from featurize.extraction import Compute, Plan
 
 logger = logging.getLogger("frozenbench")
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=False)
-PLAIN_PROGRESS_SECONDS = 5.0
+app = typer.Typer(**TYPER_OPTIONS)
 SKIPPED_SHOWN = 20
 
 
@@ -53,21 +50,23 @@ def run(
     train: Annotated[int | None, typer.Option(min=1, help="Only the first N training images.")] = None,
     test: Annotated[int | None, typer.Option(min=1, help="Only the first N test images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="For --weights random.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="The cache.  [default: a telling name in data/features]")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a cache made by other choices.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Path of the cache.  [default: a descriptive name in data/features]")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a cache that has another specification.")
+    ] = False,
     cluster: Annotated[
         str, typer.Option(help="Compute on a Dask cluster: local:N for N processes here, or tcp://HOST:PORT.")
     ] = "",
-    shards: Annotated[
-        str, typer.Option(help="Where unfinished rows are kept: a folder or a URL.  [default: beside the cache]")
-    ] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and write nothing.")] = False,
+    shards: Annotated[str, typer.Option(help="Folder or URL for unfinished rows.  [default: beside the cache]")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and size, and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run a frozen network over every image once and cache its vectors in an HDF5 file."""
     if context.invoked_subcommand is not None:
         return
-    # Imported here so that --help does not wait for numpy, h5py and Pillow's friends.
+    # Imported here so that --help does not load numpy, h5py and Pillow.
     from featurize.engines import check_engine
     from featurize.extraction import ExtractionOptions, carry_out, plan_extraction
     from featurize.images import class_counts, load_dataset
@@ -77,7 +76,7 @@ def run(
     check_engine(engine)
     if backbone == PIXELS and (layers or pool != "avg"):
         logger.info("pixels has no layers: --layers and --pool do not apply, the vector is the image itself")
-    compute = cluster_of(cluster)
+    compute = cluster_compute(cluster)
     shards_at = shards_folder(shards)
     dataset = load_dataset(data).first(train=train, test=test)
     for line in class_counts(dataset):
@@ -96,13 +95,13 @@ def run(
     if dry_run:
         show_estimate(plan, as_json=as_json)
         return
-    with progress_display() as progress:
+    with progress_display("images") as progress:
         result = carry_out(plan, overwrite=overwrite, progress=progress, compute=compute, shards_at=shards_at)
     if as_json:
         print(json.dumps({**result.info.as_json(), "reused": result.reused, "resumed_rows": result.resumed_rows}))
         return
     if result.reused:
-        print(f"already there: {result.info.path}")
+        print(f"reused: {result.info.path}")
     show(result.info)
 
 
@@ -111,7 +110,7 @@ def info(
     file: Annotated[Path, typer.Argument(help="A feature cache.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what a feature cache holds."""
+    """Describe a feature cache."""
     found = read_info(file)
     if as_json:
         print(json.dumps(found.as_json()))
@@ -123,37 +122,36 @@ def info(
 def verify(
     file: Annotated[Path, typer.Argument(help="A feature cache.")],
     recompute: Annotated[
-        int, typer.Option(min=0, help="Compute N random rows of each split again, from the images at their source.")
+        int, typer.Option(min=0, help="Also compute N random rows of each split again from the source images.")
     ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of those rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="For the choice of these rows.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check a feature cache: its seal, its numbers, labels and ids. Exit code 1 if anything is wrong."""
-    from featurize.extraction.verify import verify as problems_of
+    """Check a feature cache: its seal, numbers, labels and ids. The exit code is 1 if anything is wrong."""
+    from featurize.extraction.verify import verify as find_problems
 
-    problems = problems_of(file, recompute, seed)
+    problems = find_problems(file, recompute, seed)
     if as_json:
         print(json.dumps({"ok": not problems, "problems": problems}))
     else:
         for problem in problems:
             logger.error(problem)
         if not problems:
-            print(f"{file} is whole" + (f", and {recompute} rows of each split came out the same" if recompute else ""))
+            same = f", and {recompute} rows of each split give the same vectors again" if recompute else ""
+            print(f"{file} is intact{same}")
     if problems:
         raise typer.Exit(1)
 
 
 @app.command()
 def backbones(
-    name: Annotated[str, typer.Argument(help="A keras.applications name or a .keras file, to see its layers.")] = "",
+    name: Annotated[str, typer.Argument(help="A keras.applications name or a .keras file, to list its layers.")] = "",
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Tell the layers' shapes for N x N images.  [default: 96]")
+        int | None, typer.Option(min=1, help="Show the layers' shapes for N x N images.  [default: 96]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List the networks that can be used, or the layers of one. Nothing is downloaded."""
-    import dataclasses
-
+    """List the available networks, or the layers of one. Nothing is downloaded."""
     from featurize.networks.catalogue import catalogue, describe
 
     if not name:
@@ -180,11 +178,11 @@ def backbones(
         print(f"  {layer.name:<{width}} {' x '.join(map(str, layer.shape)):<16} {layer.kind}")
 
 
-def cluster_of(address: str) -> "Compute | None":
-    """What computes on the cluster at an address; None without one.
+def cluster_compute(address: str) -> "Compute | None":
+    """What computes on the cluster at an address; None without an address.
 
     Raises:
-        UsageError: no such kind of address, or Dask is not installed.
+        UsageError: the address is not valid, or Dask is not installed.
     """
     if not address:
         return None
@@ -197,59 +195,56 @@ def cluster_of(address: str) -> "Compute | None":
 
 
 def shards_folder(name: str) -> Path | None:
-    """A folder, or a place that fsspec reaches, by its name; None without one.
+    """The folder of shards from its path or URL; None for an empty name.
 
     Raises:
-        UsageError: what reaches it is not installed.
+        UsageError: the library for the URL is not installed, or the store cannot be reached.
     """
+    if not name:
+        return None
     if "://" not in name:
-        return Path(name) if name else None
+        return Path(name)
     try:
         from upath import UPath
 
-        place = UPath(name)
-        place.fs.exists(place.path)
+        folder = UPath(name)
+        folder.fs.exists(folder.path)
     except ImportError as error:
         raise UsageError(
-            f"--shards {name}: {error}; pip install 'frozenbench[cluster]' and what the URL needs"
+            f"--shards {name}: {error}; pip install 'frozenbench[cluster]' and the library for this URL"
         ) from error
-    except Exception as error:  # of whatever library reaches it
+    except Exception as error:  # each library has errors of its own
         raise UsageError(f"--shards {name} cannot be reached: {error}") from error
-    return Path(place.path) if place.protocol in ("file", "local") else cast(Path, place)
+    return Path(folder.path) if folder.protocol in ("file", "local") else cast(Path, folder)
 
 
 def show_estimate(plan: "Plan", *, as_json: bool) -> None:
-    """Print what an extraction would take."""
-    import dataclasses
-
+    """Print what an extraction would cost."""
     from featurize.extraction import estimate
 
     found = estimate(plan)
     rows = {name: len(split) for name, split in plan.dataset.splits.items()}
     if as_json:
-        facts = {
-            "path": str(plan.path),
-            "exists": plan.path.exists(),
-            "splits": {n: {"rows": r} for n, r in rows.items()},
-        }
+        splits = {name: {"rows": count} for name, count in rows.items()}
+        facts = {"path": str(plan.path), "exists": plan.path.exists(), "splits": splits}
         print(json.dumps({**facts, **dataclasses.asdict(found)}))
         return
-    print(f"cache        {plan.path}" + (" (something is there)" if plan.path.exists() else ""))
+    print(f"cache        {plan.path}" + (" (exists)" if plan.path.exists() else ""))
     print(f"images       {plan.dataset.name}: " + ", ".join(f"{count:,} {name}" for name, count in rows.items()))
     print(f"vector       {found.dim:,} x {plan.spec.dtype}")
     print(f"file         {found.file_bytes / 1e6:,.0f} MB, and as much again while it is made")
     print(f"memory       {found.memory_bytes / 1e6:,.0f} MB")
-    print(f"time         about {found.seconds:,.0f} s, by one batch of {plan.batch_size} images")
+    print(f"time         about {found.seconds:,.0f} s, from one batch of {plan.batch_size} images")
 
 
 def show(found: CacheInfo) -> None:
-    """Print what a cache holds, a line a fact."""
+    """Print the description of a cache, one fact a line."""
     spec = found.spec
     facts = {
         "cache": str(found.path),
         "images": f"{found.dataset}: " + ", ".join(f"{rows:,} {name}" for name, rows in found.rows.items()),
         "backbone": f"{spec.backbone} ({found.weights} weights), {spec.image_size} x {spec.image_size} px",
-        "layers": ", ".join(f"{c.name} (columns {c.start} to {c.stop - 1})" for c in found.layers),
+        "layers": ", ".join(f"{each.name} (columns {each.start} to {each.stop - 1})" for each in found.layers),
         "vector": f"{found.dim:,} x {spec.dtype}, pool {spec.pool}" + (", mirror-averaged" if spec.flip else ""),
         "engine": f"{spec.engine} {spec.engine_version}: {found.engine_choice}" if spec.engine else "(none)",
         "time": f"{found.seconds:.1f} s, {found.images_per_second:,.0f} images/s on {found.device}",
@@ -266,31 +261,3 @@ def show(found: CacheInfo) -> None:
             print(f"{'':<12} {path.encode(errors='replace').decode()}: {why}")
         if len(files) > SKIPPED_SHOWN:
             print(f"{'':<12} ... (all of them: --json)")
-
-
-@contextmanager
-def progress_display() -> Iterator[Callable[[int, int], None]]:
-    """A live bar on a terminal, a plain line every few seconds elsewhere; both on standard error."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-        columns = ("images", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("images")
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    shown = time.monotonic()
-    began, already = 0.0, 0  # when the first images were done, and how many: those of an earlier time among them
-
-    def line(done: int, total: int) -> None:
-        nonlocal shown, began, already
-        now = time.monotonic()
-        if not began:
-            began, already = now, done
-        elif now - shown >= PLAIN_PROGRESS_SECONDS:
-            shown = now
-            left = (now - began) / (done - already) * (total - done)
-            print(f"{done:,} of {total:,} images, about {left:.0f} s left", file=sys.stderr)
-
-    yield line

@@ -42,7 +42,7 @@ def test_from_images_to_the_comparison(images: Path, data_folder: Path, tmp_path
     assert {"fingerprint", "engine", "seconds", "images_per_second"} <= set(facts)
 
     again = command_here("featurize", "--data", str(images), "--backbone", "pixels", "--image-size", "8")
-    assert again.stdout.startswith(f"already there: {cache}\n")
+    assert again.stdout.startswith(f"reused: {cache}\n")
     about = command_here("featurize", "info", str(cache), "--json")
     assert json.loads(about.stdout)["fingerprint"] == facts["fingerprint"]
     assert "mine: 30 train, 15 test" in command_here("featurize", "info", str(cache)).stdout
@@ -203,5 +203,5 @@ def test_ctrl_c_and_resuming(tmp_path: Path) -> None:
     done = command_here(*words, "--json")
     facts = json.loads(done.stdout)
     assert 0 < facts["resumed_rows"] < 1600
-    assert f"{facts['resumed_rows']:,} of 1,600 rows were already there" in done.stderr
+    assert f"{facts['resumed_rows']:,} of 1,600 rows are finished" in done.stderr
     assert not shards.exists()

@@ -1,7 +1,4 @@
-"""Many machines: a Dask cluster, looked at before any work is sent to it.
-
-Nothing of a scheduler is written here: Dask (https://distributed.dask.org) hands the work out.
-"""
+"""A connection to a Dask cluster (https://distributed.dask.org) whose workers are checked before they get work."""
 
 import importlib.metadata
 import importlib.util
@@ -18,26 +15,25 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("frozenbench")
 CONNECT_SECONDS = 10
-WORKER_SECONDS = 60  # for the first one to come
+WORKER_SECONDS = 60  # for the first worker to join
 LOOPBACK = "127.0.0.1"
 THREADS_OF = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LOKY_MAX_CPU_COUNT")
-"""What libraries take the number of their threads from; the last is joblib's, and the engines'."""
+"""Environment variables from which libraries take their number of threads; the last one is joblib's and ours."""
 
 
 @contextmanager
 def connected(address: str, versions: Callable[[], dict[str, str]]) -> Iterator["Client"]:
-    """A cluster whose workers have what they need.
+    """Connect to a cluster and check its workers.
 
     Args:
-        address: `local:N` for N processes on this machine, which listen on its loopback interface
-            alone and end with the block, or a scheduler's address: `tcp://HOST:PORT`, or
-            `tls://HOST:PORT` with the certificates that Dask's configuration names
-            (https://distributed.dask.org/en/stable/tls.html).
-        versions: of the packages that must be the same here and there, by name; called on every worker.
+        address: `local:N` for N processes on this machine, which only listen on the loopback interface and end
+            with the block; or the address of a scheduler: `tcp://HOST:PORT`, or `tls://HOST:PORT` with the
+            certificates from Dask's configuration (https://distributed.dask.org/en/stable/tls.html).
+        versions: returns the versions of the packages that must agree, by name; called on every worker.
 
     Raises:
-        UsageError: no such kind of address, or Dask is not installed.
-        ClusterError: no scheduler answers, or it has no workers, or one of them has not the same packages.
+        UsageError: the address is not valid, or Dask is not installed.
+        ClusterError: no scheduler answers, it has no workers, or a worker has other packages.
     """
     check_address(address)
     import dask
@@ -47,7 +43,7 @@ def connected(address: str, versions: Callable[[], dict[str, str]]) -> Iterator[
     scheduler = _scheduler(address)
     settings = {
         "distributed.admin.large-graph-warning-threshold": "1 GB",  # a task may carry the pixels of its images
-        "distributed.worker.daemon": False,  # a daemon may have no child, such as a head with a time limit
+        "distributed.worker.daemon": False,  # a daemon may not start processes, such as a head with a time limit
     }
     with dask.config.set(settings), silence_logging_cmgr(logging.CRITICAL):
         if isinstance(scheduler, int):
@@ -79,7 +75,7 @@ def connected(address: str, versions: Callable[[], dict[str, str]]) -> Iterator[
 
 
 def check_workers(client: "Client", address: str, versions: Callable[[], dict[str, str]]) -> None:
-    """Wait for workers, and raise ClusterError where there are none, or other packages than here."""
+    """Wait for workers, and raise ClusterError if there are none or one has other packages."""
     try:
         client.wait_for_workers(1, timeout=WORKER_SECONDS)
     except TimeoutError as error:
@@ -87,7 +83,7 @@ def check_workers(client: "Client", address: str, versions: Callable[[], dict[st
             f"--cluster {address}: the scheduler has no workers; start some with dask worker {address}"
         ) from error
     ours = versions()
-    # Asked of the standard library first: a worker without the package cannot even be sent a function of it.
+    # Ask the standard library first: a worker without the package cannot even receive one of its functions.
     installed = client.run(importlib.metadata.version, "frozenbench", on_error="return")
     for worker, theirs in installed.items():
         if isinstance(theirs, Exception):
@@ -105,7 +101,7 @@ def check_workers(client: "Client", address: str, versions: Callable[[], dict[st
 
 
 def check_same(worker: str, ours: dict[str, str], theirs: dict[str, str]) -> None:
-    """Raise ClusterError if a worker has other packages than ours; of Python, the patch level does not count."""
+    """Raise ClusterError if a worker's packages differ from ours; Python's patch level may differ."""
     for package, version in ours.items():
         there = theirs.get(package, "")
         if there.split(".")[:2] != version.split(".")[:2] or (package != "python" and there != version):
@@ -116,7 +112,7 @@ def check_same(worker: str, ours: dict[str, str], theirs: dict[str, str]) -> Non
 
 
 def check_address(address: str) -> None:
-    """Raise UsageError for no kind of address, or where Dask is not installed."""
+    """Raise UsageError if the address is not valid, or Dask is not installed."""
     _scheduler(address)
     if importlib.util.find_spec("distributed") is None:
         raise UsageError("--cluster needs Dask, which is not installed; pip install 'frozenbench[cluster]'")

@@ -1,14 +1,23 @@
-"""What the command line prints: one line for whatever went wrong, and the exit code that goes with it."""
+"""What the command line prints besides results: progress, and one line for an error, with its exit code."""
 
 import errno
 import logging
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from featurize.core.errors import FrozenbenchError
 
 logger = logging.getLogger("frozenbench")
+TYPER_OPTIONS: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,  # `run_command_line` reports errors
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+"""The settings that all our typer applications share."""
+PLAIN_PROGRESS_SECONDS = 5.0
 
 
 class _Line(logging.Formatter):
@@ -17,7 +26,7 @@ class _Line(logging.Formatter):
 
 
 def run_command_line(app: Callable[[], object]) -> NoReturn:
-    """Run a typer application; turn what we understand into one line on stderr and an exit code."""
+    """Run a typer application; every expected failure becomes one line on standard error and an exit code."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Line())
     logger.addHandler(handler)
@@ -33,9 +42,50 @@ def run_command_line(app: Callable[[], object]) -> NoReturn:
         logger.error("out of memory: %s; use fewer images (--train N) or a shorter vector (--pool avg)", error)
         sys.exit(1)
     except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader of our output went away: `... | head`
+        if error.errno == errno.EPIPE:  # the reader of our output has gone: `... | head`
             sys.exit(1)
         where = f"{error.filename}: {error.strerror}" if error.filename else error
-        logger.error("%s; check that the place exists, may be written to and has room", where)
+        logger.error("%s; check that the path exists, that you may write to it, and that the disk has space", where)
         sys.exit(1)
     sys.exit(0)
+
+
+@contextmanager
+def progress_display(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows progress: called with the numbers done and in all.
+
+    It draws a live bar on a terminal, and prints a line every few seconds elsewhere; both on standard error.
+
+    Args:
+        what: the plural noun of what is counted, such as "images".
+    """
+    if not sys.stderr.isatty():
+        yield _PlainProgress(what).show
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _PlainProgress:
+    """Progress in lines, for logs."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.shown = time.monotonic()
+        self.began = 0.0
+        self.already = 0  # of an interrupted run, which say nothing about the speed
+
+    def show(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if not self.began:
+            self.began = now
+            self.already = done
+        elif now - self.shown >= PLAIN_PROGRESS_SECONDS:
+            self.shown = now
+            seconds_left = (now - self.began) / (done - self.already) * (total - done)
+            print(f"{done:,} of {total:,} {self.what}, about {seconds_left:.0f} s left", file=sys.stderr)

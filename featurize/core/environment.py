@@ -1,7 +1,4 @@
-"""Frameworks that run networks, imported late and quietly.
-
-Importing them takes seconds, so nothing here is imported before a network is really needed.
-"""
+"""The installed libraries: their versions, and Keras on TensorFlow, imported quietly and only when needed."""
 
 import os
 import platform
@@ -38,7 +35,7 @@ def import_keras() -> ModuleType:
 
 
 def limit_threads(jobs: int) -> None:
-    """Let TensorFlow use so many threads, if nothing in this process has used it yet: it cannot change them later."""
+    """Limit TensorFlow to `jobs` threads; without effect if this process has already used it."""
     import tensorflow
 
     with suppress(RuntimeError):
@@ -54,7 +51,7 @@ def silenced(descriptor: int) -> Iterator[None]:
     """
     try:
         saved = os.dup(descriptor)
-    except OSError:  # started without it
+    except OSError:  # the process has no such descriptor
         yield
         return
     sink = os.open(os.devnull, os.O_WRONLY)

@@ -1,28 +1,28 @@
-"""What can go wrong, and how the command line says it.
+"""The errors of this project, and their exit codes on the command line.
 
 FrozenbenchError            exit 1: the work failed
-├── UsageError              exit 2: the request itself cannot be met (unknown layer, impossible size)
+├── UsageError              exit 2: the request is wrong (unknown layer, impossible size)
 ├── DataError               images or labels are missing, damaged or of the wrong shape
-├── DownloadError           a file could not be fetched, or is not the file that was pinned
+├── DownloadError           a download failed, or is not the pinned file
 ├── BackboneError           a network or its weights could not be loaded, or gave unusable values
 ├── ClusterError            a cluster cannot be reached, or its workers cannot do the work
 ├── CacheError              a feature cache is missing, damaged or cannot be written
-│   └── CacheMismatchError  a feature cache was made by other choices than the ones asked for
+│   └── CacheMismatchError  a feature cache has another specification than the requested one
 └── HeadError               a head cannot be trained on these features
-    └── HeadTimeoutError    a head was stopped at its time limit (classify/time_limit.py)
+    └── HeadTimeoutError    a head was stopped at its time limit (classify/training/time_limit.py)
 
 Every message says what happened, where, what was expected and what to do next, in one line.
 """
 
 
 class FrozenbenchError(Exception):
-    """Base of every error this project raises on purpose."""
+    """The base of every error that this project raises on purpose."""
 
     exit_code = 1
 
 
 class UsageError(FrozenbenchError):
-    """The request itself cannot be met, whatever the files hold."""
+    """The request is wrong, whatever the files hold."""
 
     exit_code = 2
 
@@ -32,7 +32,7 @@ class DataError(FrozenbenchError):
 
 
 class DownloadError(FrozenbenchError):
-    """A file could not be fetched, or is not the file that was pinned."""
+    """A download failed, or is not the pinned file."""
 
 
 class BackboneError(FrozenbenchError):
@@ -48,7 +48,7 @@ class CacheError(FrozenbenchError):
 
 
 class CacheMismatchError(CacheError):
-    """A feature cache was made by other choices than the ones asked for."""
+    """A feature cache has another specification than the requested one."""
 
 
 class HeadError(FrozenbenchError):

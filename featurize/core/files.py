@@ -1,4 +1,4 @@
-"""Where files live, how one is written whole or not at all, and how one is known to be the one that was written."""
+"""The data folder, atomic writes, locks, and content-addressed files."""
 
 import fcntl
 import hashlib
@@ -21,15 +21,15 @@ def data_root() -> Path:
 
 @contextmanager
 def written_whole(path: Path, folder: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path; move it to `path` when the block ends well.
+    """Yield a temporary path, and move it to `path` if the block succeeds.
 
-    The content is flushed to the disk before it takes its final name, and the name before the
-    block returns, so that after a crash `path` is either absent, or the old file, or the new one.
-    When the block raises, the temporary file is removed and `path` is left as it was.
+    The content is flushed to the disk before it gets its final name, and the name before the block returns. So
+    after a crash `path` is absent, the old file, or the new one. If the block raises, the temporary file is
+    removed and `path` stays as it was.
 
     Args:
         path: the final path.
-        folder: where the temporary file is kept, on the same disk; beside `path` if not given.
+        folder: of the temporary file, on the same disk; beside `path` if None.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full.
@@ -41,7 +41,7 @@ def written_whole(path: Path, folder: Path | None = None) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; ours are ordinary ones
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -50,9 +50,9 @@ def written_whole(path: Path, folder: Path | None = None) -> Iterator[Path]:
 
 
 def write_whole(path: Path, *content: bytes | memoryview) -> None:
-    """Write a file as `written_whole` does; a remote one, of universal_pathlib, as its store does.
+    """Write a file like `written_whole`, or a remote one with universal_pathlib.
 
-    Object stores show a file when all of it is there. What others may leave half-written, a seal must tell.
+    Object stores show a file once it is complete. Other stores may leave half a file, which a seal must reveal.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full.
@@ -93,42 +93,42 @@ def locked(path: Path) -> Iterator[IO[bytes]]:
                 return
 
 
-def sealed(folder: Path, made_of: list[Any], suffix: str) -> tuple[Path, bytes] | None:
-    """What `seal` kept of the same things: its path and its content; None where there is nothing, or nothing whole.
+def sealed(folder: Path, identity: list[Any], suffix: str) -> tuple[Path, bytes] | None:
+    """The path and the content of the file that `seal` wrote; None if it does not exist or is damaged.
 
-    Its name ends in the SHA-256 of its content, which is checked here, before anything parses it.
+    The file's name ends in the SHA-256 of its content, which is checked before anything parses it.
     """
-    key = _key(made_of)
+    key = _key(identity)
     for path in folder.glob(f"{key}-*{suffix}"):
         content = path.read_bytes()
         if path.name == _sealed_name(key, content, suffix):
             return path, content
-        logger.warning("%s is damaged: its content does not belong to its name; it is made again", path)
-        with suppress(OSError):  # in a folder that cannot be written to it stays, and is passed over every time
+        logger.warning("%s is damaged: its content does not match its name; it is made again", path)
+        with suppress(OSError):  # it stays in a read-only folder, and is ignored every time
             path.unlink()
     return None
 
 
-def seal(folder: Path, made_of: list[Any], suffix: str, content: bytes) -> Path:
-    """Keep a file under a name that says what it was made of and what it holds.
+def seal(folder: Path, identity: list[Any], suffix: str, content: bytes) -> Path:
+    """Write a file whose name is made of its identity and the SHA-256 of its content.
 
     Args:
-        folder: where it is kept.
-        made_of: everything that determines the content, as JSON can hold it.
+        folder: of the file.
+        identity: everything that determines the content, as JSON values.
         suffix: of the name, with its dot.
         content: of the file.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full.
     """
-    path = folder / _sealed_name(_key(made_of), content, suffix)
+    path = folder / _sealed_name(_key(identity), content, suffix)
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
     return path
 
 
-def _key(made_of: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
+def _key(identity: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 
 def _sealed_name(key: str, content: bytes, suffix: str) -> str:

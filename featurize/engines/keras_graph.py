@@ -1,4 +1,4 @@
-"""What a Keras network computes, layer by layer, for engines that are not Keras."""
+"""The layers of a Keras network and how they are connected, for other engines."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from typing import Any
 from featurize.core.errors import UsageError
 
 Source = tuple[str, int]
-"""Where a tensor comes from: the name of a layer, and which of its calls."""
+"""A tensor: the name of the layer that computes it, and the number of the call."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """A layer at work.
+    """One call of a layer.
 
     Attributes:
         layer: the Keras layer.
-        output: where its output comes from, as others name it.
-        inputs: where its inputs come from, and their shapes (None, h, w, c) or (None, c).
+        output: its output.
+        inputs: its inputs, with their shapes (None, h, w, c) or (None, c).
     """
 
     layer: Any
@@ -31,7 +31,7 @@ class Call:
 
 
 def calls(model: Any) -> Iterator[Call]:
-    """The calls of a functional Keras model's layers, each after those it depends on; `InputLayer` has none."""
+    """The calls of a functional Keras model, each after the calls that it depends on; `InputLayer` has none."""
     for entry in model.get_config()["layers"]:
         layer = model.get_layer(entry["name"])
         for number, node in enumerate(entry["inbound_nodes"]):
@@ -40,12 +40,12 @@ def calls(model: Any) -> Iterator[Call]:
 
 
 def image_source(model: Any) -> Source:
-    """Where the images come from."""
+    """The tensor of the input images."""
     return model.layers[0].name, 0
 
 
 def unsupported(layer: Any, what: str) -> UsageError:
-    """The error that names a layer which an engine does not know."""
+    """The error for a layer that an engine does not support; `what` ends in "is not" or "are not"."""
     return UsageError(f"layer {layer.name}: {what} supported by this engine")
 
 
@@ -55,8 +55,13 @@ def _source(history: list[Any]) -> Source:
 
 
 def _tensors(node: Any) -> list[dict[str, Any]]:
-    """The tensors that a call in a Keras configuration was given, wherever in its arguments they are."""
+    """The tensors among the arguments of a call in a Keras configuration, however deeply nested."""
     if isinstance(node, dict) and node.get("class_name") == "__keras_tensor__":
         return [node["config"]]
-    parts = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
+    if isinstance(node, dict):
+        parts = list(node.values())
+    elif isinstance(node, (list, tuple)):
+        parts = list(node)
+    else:
+        return []
     return [tensor for part in parts for tensor in _tensors(part)]

@@ -1,10 +1,9 @@
-"""Runs the network in MNN (https://github.com/alibaba/MNN), on CPUs.
+"""MNN (https://github.com/alibaba/MNN) as an engine, on CPUs.
 
-The network reaches MNN as an ONNX graph, through MNN's compiled converter: a graph built with
-`MNN.expr` keeps its weights outside of the convolutions, which then run three times slower. The
-converter is called in a child process, because it prints, and because a crash of it is then no crash
-of ours. `MNN.tools` and the `mnnconvert` program around it are never used: they install a package
-and send usage logs.
+MNN's compiled converter reads the network as an ONNX graph. (A graph built with `MNN.expr` keeps its weights
+outside of the convolutions, which then run three times slower.) The converter runs in a child process, because
+it prints, and because it may crash. `MNN.tools` and the program `mnnconvert` are never used: they install a
+package and send usage logs.
 """
 
 import subprocess
@@ -23,20 +22,21 @@ from featurize.core.files import data_root, seal, sealed
 from featurize.engines.onnx_graph import INPUT, WRITER_VERSION, to_onnx
 from featurize.networks import Backbone, preprocessed
 
-with silenced(1):  # it prints what the processor can do
+with silenced(1):  # MNN prints the features of the processor
     import MNN
 
 CONVERT = "import sys, _tools; _tools.mnnconvert(sys.argv)"
 CONVERT_SECONDS = 600.0
-WINOGRAD_HINT, WINOGRAD_LEVEL = 3, 2  # MNN's HintMode.WINOGRAD_MEMORY_LEVEL
+WINOGRAD_HINT = 3  # HintMode.WINOGRAD_MEMORY_LEVEL in MNN's header files
+WINOGRAD_LEVEL = 2
 
 
 def mnn_engine(backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """MNN on all physical cores, in float32: an `engine.Engine`.
+    """MNN on all physical cores, in float32: a `choice.Engine`.
 
     Raises:
         UsageError: the network has a layer that cannot be written as ONNX.
-        BackboneError: MNN's converter does not take the network.
+        BackboneError: MNN's converter rejects the network.
     """
     path = network_file(backbone)
     settings = {
@@ -54,21 +54,23 @@ def mnn_engine(backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarray]]:
         variable = MNN.expr.placeholder(list(batch.shape), MNN.expr.NCHW)
         variable.write(np.ascontiguousarray(batch))
         outputs = [MNN.expr.convert(output, MNN.expr.NCHW).read() for output in network.onForward([variable])]
-        # The arrays are windows on MNN's memory, which the next batch overwrites.
+        # The arrays are views of MNN's memory, which the next batch overwrites.
         return [np.moveaxis(output, 1, -1).copy() for output in outputs]
 
     return run
 
 
 def network_file(backbone: Backbone) -> Path:
-    """The network in MNN's own format, converted unless it was before; MNN does not check what it reads.
+    """The file of the network in MNN's own format, which is converted once.
+
+    The file is sealed, because MNN does not check what it reads.
 
     Raises:
         UsageError: the network has a layer that cannot be written as ONNX.
-        BackboneError: MNN's converter does not take the network, or it is not loaded and was not converted before.
+        BackboneError: MNN's converter rejects the network, or neither a file nor a loaded model exists.
     """
     folder = data_root() / "engines"
-    made_of = [
+    identity = [
         backbone.name,
         backbone.weights_digest,
         backbone.layers,
@@ -76,14 +78,14 @@ def network_file(backbone: Backbone) -> Path:
         version("keras"),
         version("MNN"),
     ]
-    if found := sealed(folder, made_of, ".mnn"):
+    if found := sealed(folder, identity, ".mnn"):
         return found[0]
     if backbone.model is None:
-        raise BackboneError(f"{backbone.name} is not in {folder}, converted for MNN")
-    return seal(folder, made_of, ".mnn", _converted(backbone))
+        raise BackboneError(f"{folder} holds no {backbone.name} in MNN's format")
+    return seal(folder, identity, ".mnn", _convert(backbone))
 
 
-def _converted(backbone: Backbone) -> bytes:
+def _convert(backbone: Backbone) -> bytes:
     graph = to_onnx(backbone.model, backbone.layers).SerializeToString()
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "network.onnx", Path(folder) / "network.mnn"
@@ -93,8 +95,8 @@ def _converted(backbone: Backbone) -> bytes:
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=CONVERT_SECONDS)
         except subprocess.TimeoutExpired as error:
-            raise BackboneError(f"MNN's converter did not end within {CONVERT_SECONDS:.0f} s") from error
+            raise BackboneError(f"MNN's converter did not finish within {CONVERT_SECONDS:.0f} s") from error
         if done.returncode or not target.exists():
-            said = (done.stdout + done.stderr).strip().splitlines() or [f"exit status {done.returncode}"]
-            raise BackboneError(f"MNN's converter does not take {backbone.name}: {said[-1][:200]}")
+            output = (done.stdout + done.stderr).strip().splitlines() or [f"exit status {done.returncode}"]
+            raise BackboneError(f"MNN's converter rejects {backbone.name}: {output[-1][:200]}")
         return target.read_bytes()

@@ -1,8 +1,8 @@
 """A Keras network written as an ONNX graph, for engines that are not TensorFlow.
 
 The nodes come from the layers' configuration and weights (https://onnx.ai/onnx/operators/), not from
-Keras' own export, which turns some constants into inputs. ONNX holds images as (n, c, h, w), Keras
-as (n, h, w, c): the graph takes and gives the former throughout.
+Keras' own export, which turns some constants into inputs. ONNX stores images as (n, c, h, w), Keras as
+(n, h, w, c). The graph uses the former throughout.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from featurize.engines.keras_graph import calls, image_source, unsupported
 
 INPUT = "images"
 OPSET = 15
-WRITER_VERSION = 1  # a change makes converted networks anew
+WRITER_VERSION = 1  # networks converted by another version are not used
 
 
 def to_onnx(model: Any, layers: Sequence[str]) -> onnx.ModelProto:
@@ -26,14 +26,14 @@ def to_onnx(model: Any, layers: Sequence[str]) -> onnx.ModelProto:
 
     Args:
         model: a functional Keras model with one input, preprocessed images (n, h, w, 3).
-        layers: names of the layers that the model's outputs come from, maps or vectors.
+        layers: names of the tapped layers, in the order of the model's outputs.
 
     Returns:
         A model with the input `images`, float32 (n, 3, h, w), and an output by each layer's name,
         float32 (n, c, h, w) or (n, c).
 
     Raises:
-        UsageError: a layer that cannot be written; the message names it.
+        UsageError: a layer that is not supported; the message names it.
     """
     graph = _Graph()
     tensors = {image_source(model): INPUT}
@@ -55,7 +55,7 @@ def to_onnx(model: Any, layers: Sequence[str]) -> onnx.ModelProto:
 
 
 Tensor = tuple[str, list[Any]]
-"""The name of a tensor in the graph, and its shape as Keras has it: (n, h, w, c) or (n, c)."""
+"""The name of a tensor in the graph, and its shape in Keras: (n, h, w, c) or (n, c)."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What is fetched from where, pinned by size and SHA-256."""
+"""Downloads, pinned by size and SHA-256."""
 
 import hashlib
 import logging
@@ -9,12 +9,12 @@ from typing import Any
 from featurize.core.errors import DownloadError
 
 logger = logging.getLogger("frozenbench")
-TIMEOUT_SECONDS = 30.0  # without a single byte; a slow but steady transfer may take as long as it needs
+TIMEOUT_SECONDS = 30.0  # without a single byte; a slow but steady transfer may take longer
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file on the network: where it is, what it is called here, and how to know it is right."""
+    """A file on the network, its local name, its size in bytes, and its SHA-256 (hexadecimal)."""
 
     url: str
     file_name: str
@@ -32,14 +32,14 @@ CIFAR10 = Download(
 
 
 def fetch(download: Download, folder: Path) -> Path:
-    """The path of the file in `folder`, downloaded unless the right one is already there.
+    """The path of the file in `folder`; downloaded first if it is missing.
 
-    The transfer goes to a temporary file, which takes the final name only when its SHA-256 is the
-    pinned one; a transfer that grows beyond the pinned size is cut off.
+    The transfer goes to a temporary file, which gets the final name only if its SHA-256 is the pinned one. A
+    transfer beyond the pinned size is cut off.
 
     Raises:
-        DownloadError: no network, a wrong size or content; nothing is left in `folder`. Also when
-            a file of that name is already there with another content.
+        DownloadError: no network, or a wrong size or content, in which case nothing is left in `folder`; or a file
+            of that name exists with other content.
     """
     import pooch
     import requests
@@ -61,7 +61,7 @@ def fetch(download: Download, folder: Path) -> Path:
     except (requests.RequestException, ValueError) as error:
         raise DownloadError(
             f"{download.url} could not be downloaded: {_first_line(error)}; expected {download.size:,} bytes "
-            f"with SHA-256 {download.sha256}; fetch the file by other means and place it at {path}, "
+            f"with SHA-256 {download.sha256}; download the file by other means and move it to {path}, "
             "or work offline with --data sample"
         ) from error
     return path
@@ -87,7 +87,7 @@ def check(path: Path, download: Download) -> None:
 
 
 class _Transfer:
-    """A pooch downloader that stops once the file is larger than it may be."""
+    """A pooch downloader that stops if the file exceeds its size."""
 
     def __init__(self, size: int) -> None:
         self.size = size

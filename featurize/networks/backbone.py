@@ -1,7 +1,6 @@
 """Frozen networks: keras.applications by name, a .keras file, or raw pixels as the control.
 
-A `Backbone` is a network cut off behind its deepest tapped layer, with the preprocessing that
-belongs to it. Nothing in it is ever trained.
+A `Backbone` is a network up to its deepest tapped layer, with its preprocessing. It is never trained.
 """
 
 import contextlib
@@ -36,17 +35,14 @@ class Backbone:
 
     Attributes:
         name: name in `keras.applications`, the stem of a `.keras` file, or `pixels`.
-        weights: where they come from: `imagenet`, `random-0` (with its seed), the stem of a file,
-            or `none` for `pixels`.
-        weights_digest: SHA-256 over the weights that take part; empty for `pixels`.
+        weights: `imagenet`, `random-0` (with its seed), the stem of a file, or `none` for `pixels`.
+        weights_digest: SHA-256 of the weights up to the deepest tapped layer; empty for `pixels`.
         layers: names of the tapped layers.
-        image_size: the images it takes are `image_size` x `image_size` x 3.
+        image_size: its images are `image_size` x `image_size` x 3.
         preprocess: one of `PREPROCESSING`, applied to RGB values 0..255.
-        model: preprocessed float32 (n, size, size, 3) -> one activation per tapped layer; None for
-            `pixels`.
-        architecture: the description of the network inside a `.keras` file; empty for the others,
-            whose name says it.
-        source: the arguments of `load_backbone` that load it again, paths made absolute.
+        model: preprocessed float32 (n, size, size, 3) -> one activation per tapped layer; None for `pixels`.
+        architecture: the description of the network in a `.keras` file; empty for others.
+        source: the arguments of `load_backbone` that load it again, with absolute paths.
     """
 
     name: str
@@ -60,7 +56,7 @@ class Backbone:
     source: dict[str, Any] = field(default_factory=dict)
 
     def check_frozen(self) -> None:
-        """Raise BackboneError if any weight is no longer the one that was loaded."""
+        """Raise BackboneError if a weight has changed since the network was loaded."""
         if self.model is not None and _digest(self.model, self.architecture) != self.weights_digest:
             raise BackboneError(f"the weights of {self.name} changed while it ran; its vectors cannot be trusted")
 
@@ -74,19 +70,19 @@ def load_backbone(
     preprocess: str = "auto",
     seed: int = 0,
 ) -> Backbone:
-    """Load a network, cut it off behind the deepest tapped layer and freeze it.
+    """Load a network up to the deepest tapped layer, and freeze it.
 
     Args:
         name: a name in `keras.applications` (`vgg16`), a path to a `.keras` file, or `pixels`.
-        weights: `imagenet` (for a `.keras` file: its own), `random` (the initialisers of its
-            layers, seeded), or a path to an `.h5` file in the layout that Keras publishes.
+        weights: `imagenet` (for a `.keras` file: its own), `random` (its layers' initialisers, seeded), or a path
+            to an `.h5` file in the layout that Keras publishes.
         layers: names of the layers to tap; empty for the last one before the classifier.
-        image_size: height and width of the images it will be given, in pixels.
+        image_size: height and width of the images, in pixels.
         preprocess: `auto` (the backbone's own; `none` for a `.keras` file) or one of `PREPROCESSING`.
         seed: for `random`.
 
     Raises:
-        UsageError: an unknown name, layer or preprocessing, or an image size it cannot take.
+        UsageError: an unknown name, layer or preprocessing, or an image size that the network does not take.
         BackboneError: the file or the weights cannot be loaded or hold values that are not finite.
     """
     if name == PIXELS:
@@ -107,7 +103,7 @@ def load_backbone(
 
 
 def preprocessed(images: Any, mode: str) -> Any:
-    """RGB values 0..255 as float32 (n, h, w, 3) -> what the network was trained on, same shape.
+    """RGB values 0..255, float32 (n, h, w, 3) -> the values that the network was trained on, same shape.
 
     Works on numpy arrays and TensorFlow tensors. The modes are those of
     `keras.applications.imagenet_utils.preprocess_input`: `caffe` (BGR minus the ImageNet mean, no
@@ -133,7 +129,7 @@ def application(name: str) -> Any:
     """The constructor of a network in keras.applications.
 
     Raises:
-        UsageError: there is no such network; the message names those that are close.
+        UsageError: there is no such network; the message suggests similar names.
     """
     known = applications()
     if name.lower() not in known:
@@ -147,19 +143,19 @@ def built(constructor: Any, weights: str | None, image_size: int) -> Any:
 
     Args:
         constructor: from `application`.
-        weights: what Keras takes: None for random ones, or `imagenet`, which may be downloaded.
+        weights: for Keras: None for random weights, or `imagenet`, which may be downloaded.
         image_size: height and width of the images, in pixels.
 
     Raises:
-        UsageError: it takes no images of that size.
+        UsageError: the network does not take images of that size.
     """
 
     def build() -> Any:
         return constructor(weights=weights, include_top=False, input_shape=(image_size, image_size, 3))
 
     try:
-        # Keras numbers the unnamed layers by what its thread built before: in a new one, names do not depend on
-        # it. This pool does not wait for its thread, so that Ctrl-C ends a download.
+        # Keras numbers unnamed layers by what its thread has built before, so a new thread gives the same names
+        # every time. This pool does not wait for its thread, so Ctrl-C ends a download.
         with ThreadPool(1) as pool:
             return pool.apply(build)
     except ValueError as error:
@@ -168,10 +164,10 @@ def built(constructor: Any, weights: str | None, image_size: int) -> Any:
 
 
 def own_preprocessing(constructor: Any) -> str:
-    """One of `PREPROCESSING`: what the `preprocess_input` beside a constructor of keras.applications applies.
+    """The preprocessing of a network of keras.applications, found by trying its `preprocess_input` on one pixel.
 
     Raises:
-        BackboneError: it is none of them.
+        BackboneError: it is not one of `PREPROCESSING`.
     """
     module = sys.modules[constructor.__module__]
     probe = np.array([[[[10.0, 100.0, 200.0]]]], np.float32)
@@ -179,11 +175,11 @@ def own_preprocessing(constructor: Any) -> str:
     for mode in PREPROCESSING:
         if np.allclose(preprocessed(probe, mode), theirs, atol=1e-4):
             return mode
-    raise BackboneError(f"{module.__name__} has a preprocessing of its own kind; name one with --preprocess")
+    raise BackboneError(f"{module.__name__} has an unknown preprocessing; choose one with --preprocess")
 
 
-def may_be_tapped(layer: Any) -> bool:
-    """Whether a layer's output is a map (n, h, w, c) or a vector (n, c)."""
+def can_be_tapped(layer: Any) -> bool:
+    """Whether the output of a layer is a map (n, h, w, c) or a vector (n, c)."""
     return hasattr(layer.output, "shape") and len(layer.output.shape) in (2, 4)
 
 
@@ -206,7 +202,7 @@ def _from_applications(
         model = _with_weights(model, _checked_bundle())
     else:
         try:
-            with contextlib.redirect_stdout(sys.stderr):  # where Keras' progress belongs
+            with contextlib.redirect_stdout(sys.stderr):  # Keras' progress is not a result
                 model = built(constructor, "imagenet", image_size)
         except Exception as error:  # Keras raises a bare Exception when a download fails
             raise BackboneError(_no_weights(name, error)) from error
@@ -215,11 +211,11 @@ def _from_applications(
 
 
 def read_keras_file(path: Path) -> tuple[Any, bytes]:
-    """The network in a `.keras` file, and its description there.
+    """The network in a `.keras` file, and its description in the file.
 
     Raises:
         UsageError: there is no such file.
-        BackboneError: it is not a network on images, or holds code.
+        BackboneError: it is not a network for images, or contains code.
     """
     if not path.is_file():
         raise UsageError(f"--backbone {path}: no such file")
@@ -227,7 +223,7 @@ def read_keras_file(path: Path) -> tuple[Any, bytes]:
         model = import_keras().models.load_model(path, compile=False, safe_mode=True)
         with zipfile.ZipFile(path) as archive:
             architecture = archive.read("config.json")
-    except Exception as error:  # whatever is wrong inside a foreign file, it is the file that is wrong
+    except Exception as error:  # a damaged file can raise anything
         raise BackboneError(
             f"{path} cannot be loaded as a Keras model (safe mode, no custom code): {_line(error)}"
         ) from error
@@ -244,18 +240,20 @@ def _from_file(
     model, architecture = read_keras_file(path)
     if weights == "random":
         keras.utils.set_random_seed(seed)
-        model, label = keras.models.clone_model(model), f"random-{seed}"
+        model = keras.models.clone_model(model)
+        label = f"random-{seed}"
     elif weights == "imagenet":
         label = "own"
     else:
-        model, label = _with_weights(model, Path(weights)), Path(weights).stem
+        model = _with_weights(model, Path(weights))
+        label = Path(weights).stem
     layers = _checked_layers(model, path.stem, layers)
     mode = "none" if preprocess == "auto" else preprocess
     return _cut(model, path.stem, label, layers, image_size, mode, architecture)
 
 
 def _checked_layers(model: Any, name: str, layers: tuple[str, ...]) -> tuple[str, ...]:
-    """The layers to tap, the model's last one where none is named."""
+    """The layers to tap; the model's last one if none is named."""
     keras = import_keras()
     known = [layer.name for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     layers = layers or (known[-1],)
@@ -264,7 +262,7 @@ def _checked_layers(model: Any, name: str, layers: tuple[str, ...]) -> tuple[str
     for layer in layers:
         if layer not in known:
             raise UsageError(f"--layers {layer}: {name} has no such layer; {suggestion(layer, known)}")
-        if not may_be_tapped(model.get_layer(layer)):
+        if not can_be_tapped(model.get_layer(layer)):
             raise UsageError(f"--layers {layer}: its output is neither a map (n, h, w, c) nor a vector (n, c)")
     return layers
 
@@ -278,7 +276,7 @@ def _cut(
     mode: str,
     architecture: bytes = b"",
 ) -> Backbone:
-    """The part of the model up to the tapped layers, at a fixed image size, frozen and checked."""
+    """The part of a model up to the tapped layers, at a fixed image size, frozen and checked."""
     keras = import_keras()
     try:
         cut = keras.Model(model.inputs, [model.get_layer(layer).output for layer in layers])
@@ -292,7 +290,7 @@ def _cut(
             if not np.isfinite(variable.numpy()).all():
                 raise BackboneError(
                     f"the weights of {name}'s layer {layer.name} ({weights}) are not all finite numbers: the file is "
-                    "damaged or holds a part of the network only; supply a complete one with --weights PATH"
+                    "damaged or incomplete; choose a complete one with --weights PATH"
                 )
     return Backbone(name, weights, _digest(cut, architecture), layers, image_size, mode, cut, architecture)
 
@@ -312,7 +310,7 @@ def _with_weights(model: Any, path: Path) -> Any:
         raise UsageError(f"--weights {path}: no such file; expected imagenet, random or an .h5 file")
     try:
         model.load_weights(path)
-    except Exception as error:  # whatever is wrong inside a foreign file, it is the file that is wrong
+    except Exception as error:  # a damaged file can raise anything
         raise BackboneError(
             f"{path} does not hold the weights of {model.name} in the layout that Keras publishes "
             f"(..._notop.h5): {_line(error)}"
@@ -321,9 +319,9 @@ def _with_weights(model: Any, path: Path) -> Any:
 
 
 def _digest(model: Any, architecture: bytes) -> str:
-    """SHA-256 over the architecture of a `.keras` file and every weight, in the model's order.
+    """SHA-256 of the architecture in a `.keras` file and of every weight, in the model's order.
 
-    Layer names do not enter: in files, Keras numbers the unnamed ones by what was built before.
+    Layer names are not part of it: in files, Keras numbers unnamed layers by what was built before.
     """
     digest = hashlib.sha256(architecture)
     for variable in model.weights:
@@ -338,8 +336,8 @@ def _no_weights(name: str, error: Exception) -> str:
     file_name = found.group(1) if found else f"{name}'s ..._notop.h5"
     folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
     return (
-        f"the ImageNet weights of {name} are not here and could not be downloaded ({_line(error)}): {file_name} "
-        f"belongs in {folder}, or is named with --weights PATH; without a network, "
+        f"the ImageNet weights of {name} are missing and could not be downloaded ({_line(error)}): {file_name} "
+        f"belongs in {folder}, or choose it with --weights PATH; without internet access, "
         "--backbone vgg16 --layers block3_pool uses the kernels that come with the package"
     )
 

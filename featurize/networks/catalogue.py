@@ -1,7 +1,4 @@
-"""What networks there are, what images they take, and what layers they have: `python -m featurize backbones`.
-
-No weights are downloaded.
-"""
+"""The available networks, their image sizes and their layers, for `python -m featurize backbones`."""
 
 import bisect
 import re
@@ -16,7 +13,7 @@ from featurize.networks.backbone import (
     application,
     applications,
     built,
-    may_be_tapped,
+    can_be_tapped,
     own_preprocessing,
     read_keras_file,
 )
@@ -27,9 +24,9 @@ class Entry:
     """A network of keras.applications.
 
     Attributes:
-        name: what `load_backbone` calls it.
-        min_image_size: it takes images of so many pixels squared, and larger ones.
-        preprocess: its own preprocessing, one of `backbone.PREPROCESSING`; `none` where it is inside the network.
+        name: for `load_backbone`.
+        min_image_size: height and width of the smallest images that it takes, in pixels.
+        preprocess: its own preprocessing, one of `backbone.PREPROCESSING`; `none` if it is part of the network.
     """
 
     name: str
@@ -39,7 +36,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer that may be tapped: its name, its class in Keras, and its output's shape, (h, w, c) or (c,)."""
+    """A layer that can be tapped: its name, its class in Keras, and the shape of its output, (h, w, c) or (c,)."""
 
     name: str
     kind: str
@@ -51,9 +48,9 @@ class Description(Entry):
     """A network in detail.
 
     Attributes:
-        image_size: the size of images that `layers` is told for.
-        default_layer: the one that is tapped where none is named.
-        parameters: numbers in all of its weights, those of the classifier left out.
+        image_size: height and width of the images for which `layers` gives shapes, in pixels.
+        default_layer: the layer that is tapped if none is named.
+        parameters: number of its weights, without the classifier.
         layers: in the network's order.
     """
 
@@ -67,64 +64,66 @@ def catalogue() -> list[Entry]:
     """All of keras.applications, by name. No network is built.
 
     Raises:
-        BackboneError: a network does not say what images it takes.
+        BackboneError: the smallest image size of a network is unknown.
     """
-    return [
-        Entry(name, _smallest(constructor), own_preprocessing(constructor))
-        for name, constructor in sorted(applications().items())
-    ]
+    entries = []
+    for name, constructor in sorted(applications().items()):
+        entries.append(Entry(name, _smallest_size(constructor), own_preprocessing(constructor)))
+    return entries
 
 
 def describe(name: str, image_size: int | None = None) -> Description:
-    """A network in detail; it is built, with random weights where it is one of keras.applications.
+    """Describe a network. One of keras.applications is built with random weights.
 
     Args:
         name: a name in `keras.applications`, or a path to a `.keras` file.
-        image_size: height and width of the images, in pixels; 96, or the only one that a file's network takes, where
-            it is not given.
+        image_size: height and width of the images, in pixels; if None, 96, or the only size that the network in a
+            file takes.
 
     Raises:
-        UsageError: an unknown name, or an image size that the network cannot take.
+        UsageError: an unknown name, or an image size that the network does not take.
         BackboneError: the file cannot be loaded.
     """
     if name == PIXELS:
-        raise UsageError(f"{PIXELS} is no network: its vector is the image itself, and has no layers")
+        raise UsageError(f"{PIXELS} is not a network: its vector is the image itself, and has no layers")
     if name.endswith(".keras"):
         model, _ = read_keras_file(Path(name))
         size = image_size or model.inputs[0].shape[1] or 96
         layers = _layers(model, size)
+        # If a network takes images of one size, it takes larger ones: bisection finds the smallest.
         smallest = bisect.bisect_left(range(size), True, lo=1, key=lambda side: _takes(model, side))
         mode = "none"
     else:
         constructor = application(name)
-        name, size = name.lower(), image_size or 96
+        name = name.lower()
+        size = image_size or 96
         model = built(constructor, None, size)
         layers = _layers(model, size)
-        smallest, mode = _smallest(constructor), own_preprocessing(constructor)
+        smallest = _smallest_size(constructor)
+        mode = own_preprocessing(constructor)
     return Description(name, smallest, mode, size, layers[-1].name, model.count_params(), layers)
 
 
-def _smallest(constructor: Any) -> int:
-    """The least size that a constructor of keras.applications does not refuse; it says so before it builds anything."""
+def _smallest_size(constructor: Any) -> int:
+    """The smallest image size of a constructor of keras.applications, from the error for an image of one pixel."""
     try:
         built(constructor, None, 1)
     except UsageError as error:
         if found := re.search(r"at least (\d+) ?x ?\1", str(error)):
             return int(found[1])
-        raise BackboneError(f"{constructor.__name__} does not say what images it takes: {error}") from error
+        raise BackboneError(f"the smallest image size of {constructor.__name__} is unknown: {error}") from error
     return 1
 
 
 def _layers(model: Any, image_size: int) -> list[Layer]:
-    """The layers of a network that may be tapped, for images of that size.
+    """The layers of a network that can be tapped, for images of this size.
 
     Raises:
-        UsageError: it takes no such images.
+        UsageError: the network does not take such images.
     """
     keras = import_keras()
-    layers = [
-        layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer) and may_be_tapped(layer)
-    ]
+    own = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    layers = [layer for layer in own if can_be_tapped(layer)]
     outputs = [layer.output for layer in layers]
     if model.inputs[0].shape[1:3] != (image_size, image_size):
         try:
@@ -132,10 +131,10 @@ def _layers(model: Any, image_size: int) -> list[Layer]:
         except ValueError as error:
             what = " ".join(str(error).split())[:300]
             raise UsageError(f"{model.name} takes no images of {image_size} x {image_size} pixels: {what}") from error
-    return [
-        Layer(layer.name, type(layer).__name__, tuple(output.shape[1:]))
-        for layer, output in zip(layers, outputs, strict=True)
-    ]
+    found = []
+    for layer, output in zip(layers, outputs, strict=True):
+        found.append(Layer(layer.name, type(layer).__name__, tuple(output.shape[1:])))
+    return found
 
 
 def _takes(model: Any, image_size: int) -> bool:

@@ -1,4 +1,4 @@
-"""From a layer's activation to the few cells that become a vector per image."""
+"""Pooling of a layer's activation over height and width."""
 
 import itertools
 
@@ -10,20 +10,19 @@ POOLS = ("avg", "max", "grid2", "grid4", "flatten")
 
 
 def check_pool(pool: str) -> None:
-    """Raise UsageError when there is no such pooling."""
+    """Raise UsageError if there is no such pooling."""
     if pool not in POOLS:
         raise UsageError(f"--pool {pool}: {suggestion(pool, list(POOLS))}")
 
 
 def pooled(activation: np.ndarray, pool: str) -> np.ndarray:
-    """Pool over height and width.
+    """Pool an activation over height and width.
 
     Args:
         activation: float32 (n, h, w, c), or (n, c), which is returned as it is.
         pool: `avg` or `max` over the whole map -> (n, c); `grid2` or `grid4`, averages over a grid of
-            g x g cells -> (n, g, g, c); `flatten`, the whole map. Where the cells do not divide the
-            map they overlap by a row or column (adaptive average pooling: cell i spans floor(i h / g)
-            to ceil((i + 1) h / g)).
+            g x g cells -> (n, g, g, c); `flatten`, the whole map. If g does not divide the map, cells overlap by
+            a row or column (adaptive average pooling: cell i spans floor(i h / g) to ceil((i + 1) h / g)).
 
     Returns:
         float32 (n, c) or (n, rows, columns, c).
@@ -46,10 +45,9 @@ def pooled(activation: np.ndarray, pool: str) -> np.ndarray:
             f"--pool {pool}: the layer's map is {height} x {width}, too small for a {cells} x {cells} grid; "
             "use a larger --image-size, an earlier layer or --pool avg"
         )
-    parts = [
-        activation[:, top:bottom, left:right].mean(axis=(1, 2))
-        for (top, bottom), (left, right) in itertools.product(_cells(height, cells), _cells(width, cells))
-    ]
+    parts = []
+    for (top, bottom), (left, right) in itertools.product(_cells(height, cells), _cells(width, cells)):
+        parts.append(activation[:, top:bottom, left:right].mean(axis=(1, 2)))
     return np.stack(parts, axis=1).reshape(len(activation), cells, cells, -1)
 
 
@@ -59,4 +57,5 @@ def mirrored(activation: np.ndarray) -> np.ndarray:
 
 
 def _cells(length: int, cells: int) -> list[tuple[int, int]]:
+    """The start and the stop (exclusive) of each cell."""
     return [(i * length // cells, -(-(i + 1) * length // cells)) for i in range(cells)]

@@ -130,7 +130,7 @@ def test_a_cache_of_other_choices(images: Path, tmp_path: Path) -> None:
 
 def test_verify(cache: Path) -> None:
     assert json.loads(command_here("featurize", "verify", str(cache), "--json").stdout) == {"ok": True, "problems": []}
-    assert command_here("featurize", "verify", str(cache)).stdout == f"{cache} is whole\n"
+    assert command_here("featurize", "verify", str(cache)).stdout == f"{cache} is intact\n"
     cache.write_bytes(cache.read_bytes()[:-1])
     assert_failed(command_here("featurize", "verify", str(cache)), 1, "does not match its seal", "--overwrite")
     answer = command_here("featurize", "verify", str(cache), "--json")

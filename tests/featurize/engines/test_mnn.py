@@ -124,7 +124,7 @@ def test_a_layer_that_cannot_be_written(tmp_path: Path) -> None:
         ("print('no such operator'); raise SystemExit(1)", "no such operator"),
         ("import os; os.kill(os.getpid(), 4)", "exit status -4"),
         ("pass", "exit status 0"),
-        ("import time; time.sleep(60)", "did not end within"),
+        ("import time; time.sleep(60)", "did not finish within"),
     ],
 )
 def test_a_converter_that_fails(

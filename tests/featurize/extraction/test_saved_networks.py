@@ -92,7 +92,7 @@ def test_a_damaged_file_is_not_parsed(
     with monkeypatch.context() as patch:
         patch.setattr(np, "load", lambda *_, **__: pytest.fail("parsed"))
         assert saved_extractor(made.spec) is None
-    assert "is damaged: its content does not belong to its name" in caplog.text
+    assert "is damaged: its content does not match its name" in caplog.text
     assert not path.exists()
     save_extractor(made)
     assert path.exists()
@@ -134,7 +134,7 @@ def test_without_its_own_file_mnn_is_not_used(data_folder: Path, caplog: pytest.
     (own,) = (data_folder / "engines").glob("*.mnn")
     own.unlink()
     assert saved_extractor(made.spec) is None
-    assert "vgg16 is not in" in caplog.text
+    assert "holds no vgg16 in MNN's format" in caplog.text
 
 
 def test_tensorflow_is_not_kept(data_folder: Path) -> None:

@@ -141,7 +141,7 @@ def test_preprocessing_of_its_own_kind() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "odd", module)
         constructor = types.SimpleNamespace(__module__="odd")
-        with pytest.raises(BackboneError, match="odd has a preprocessing of its own kind; name one with --preprocess"):
+        with pytest.raises(BackboneError, match="odd has an unknown preprocessing; choose one with --preprocess"):
             backbone_module.own_preprocessing(constructor)
 
 

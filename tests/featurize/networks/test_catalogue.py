@@ -82,7 +82,7 @@ def test_a_keras_file_of_one_size(tmp_path: Path) -> None:
     [
         ("vgg61", "--backbone vgg61: no such network or .keras file; did you mean vgg19 or vgg16"),
         ("absent.keras", "absent.keras: no such file"),
-        ("pixels", "pixels is no network"),
+        ("pixels", "pixels is not a network"),
     ],
 )
 def test_networks_that_there_are_not(name: str, message: str) -> None:
@@ -95,7 +95,7 @@ def test_an_application_that_does_not_say_what_it_takes(monkeypatch: pytest.Monk
         raise ValueError("too small")
 
     monkeypatch.setattr(catalogue_module, "applications", lambda: {"odd": odd})
-    with pytest.raises(BackboneError, match=r"odd does not say what images it takes: .*too small"):
+    with pytest.raises(BackboneError, match=r"the smallest image size of odd is unknown: .*too small"):
         catalogue()
 
 

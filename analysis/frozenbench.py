@@ -1,0 +1,37 @@
+"""The console command `frozenbench`: the three stages as subcommands."""
+
+from importlib.metadata import version
+from typing import Annotated, NoReturn
+
+import typer
+
+import analysis.cli
+import classify.cli
+import featurize.cli
+from featurize.core.console import TYPER_OPTIONS, run_command_line
+
+app = typer.Typer(**TYPER_OPTIONS, no_args_is_help=True)
+app.add_typer(featurize.cli.app, name="featurize")
+app.add_typer(classify.cli.app, name="classify")
+app.add_typer(analysis.cli.app, name="analysis")
+
+
+def print_version(asked: bool) -> None:
+    """Print the version and exit, if `--version` was given."""
+    if asked:
+        print(f"frozenbench {version('frozenbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def frozenbench(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Measure what a frozen, pretrained network is worth on your images."""
+
+
+def main() -> NoReturn:
+    """The entry point of the command."""
+    run_command_line(app)
