@@ -1,15 +1,15 @@
 """The parts of the documentation that are made from the code at build time: options and rooms."""
 
 import ast
-import importlib
 from pathlib import Path
 
 import typer
 from rooms import DOORS, ROOMS
 from typer.main import get_command
 
+from analysis import frozenbench
+
 ROOT = Path(__file__).parent.parent
-COMMANDS = {"featurize": "featurize.cli", "classify": "classify.cli", "analysis": "analysis.cli"}
 
 
 def write_pages(folder: Path) -> None:
@@ -22,8 +22,7 @@ def write_pages(folder: Path) -> None:
 def options_page() -> str:
     """The arguments and options of every command, read from the typer applications."""
     sections = []
-    for name, module in COMMANDS.items():
-        group = get_command(importlib.import_module(module).app)
+    for name, group in get_command(frozenbench.app).commands.items():
         sections.append(command_section(f"frozenbench {name}", group, "##"))
         for subcommand in group.commands.values():
             sections.append(command_section(f"frozenbench {name} {subcommand.name}", subcommand, "###"))
@@ -79,15 +78,10 @@ def rooms_table() -> str:
         imports = ", ".join(f"`{name}`" for name in allowed.split()) or "no room"
         lines.append(f"| `{room}` | {cell(purpose(room))} | {imports} |")
     for door, allowed in DOORS.items():
-        if not door.endswith("__main__") and exists(door):
+        if not door.endswith("__main__"):
             packages = ", ".join(f"`{name}`" for name in allowed.split())
             lines.append(f"| `{door}` | {cell(purpose(door))} | {packages} |")
     return "\n".join(lines) + "\n"
-
-
-def exists(module: str) -> bool:
-    """Whether a row's module has been written."""
-    return (ROOT / Path(*module.split("."))).with_suffix(".py").exists()
 
 
 def purpose(module: str) -> str:
