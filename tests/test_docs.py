@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+import analysis
+import classify
+import featurize
 from analysis import frozenbench
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +42,9 @@ def test_pages_build_without_a_warning(tmp_path: Path) -> None:
     options = (tmp_path / "html" / "options.html").read_text()
     assert "--time-limit" in options
     assert "--recompute" in options
+    names = (tmp_path / "html" / "python.html").read_text()
+    for package in (featurize, classify, analysis):
+        assert [name for name in package.__all__ if f'id="{package.__name__}.{name}"' not in names] == []
 
 
 def test_the_picture_of_the_rooms_is_up_to_date() -> None:
