@@ -88,7 +88,7 @@ def test_results_are_not_overwritten_by_the_next_batch(network: Backbone) -> Non
 
 def test_a_network_is_converted_once(network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     path = mnn.network_file(network)
-    monkeypatch.setattr(mnn, "_converted", lambda backbone: pytest.fail("converted again"))
+    monkeypatch.setattr(mnn, "_convert", lambda backbone: pytest.fail("converted again"))
     assert mnn.network_file(network) == path
 
 
