@@ -20,7 +20,7 @@ def test_every_data_file_is_package_data() -> None:
     needed = set()
     for package in ("featurize", "classify", "analysis"):
         for path in (ROOT / package).rglob("*"):
-            is_code = path.suffix in (".py", ".pyc") or path.is_dir()
+            is_code = path.suffix == ".py" or path.is_dir() or "__pycache__" in path.parts
             if not is_code and not str(path.relative_to(ROOT)).startswith(NOT_PACKAGED):
                 needed.add(path)
     assert needed - packaged == set()
