@@ -181,10 +181,11 @@ class CacheWriter:
     ) -> dict[str, Any]:
         """The header without the offsets of the arrays."""
         files: dict[str, list[list[str]]] = {}
-        for split, reasons in skipped.items():
-            paths = self.content.splits[split].paths
-            assert paths is not None or not reasons  # only image files are skipped
-            files[split] = [[os.fsdecode(paths[row]), why] for row, why in reasons.items()] if paths is not None else []
+        for split, content in self.content.splits.items():
+            files[split] = []
+            if content.paths is not None:  # only image files are skipped
+                for row, why in skipped.get(split, {}).items():
+                    files[split].append([os.fsdecode(content.paths[row]), why])
         return {
             "spec": json.loads(self.spec.to_json()),
             "fingerprint": self.spec.fingerprint,
