@@ -12,10 +12,10 @@ demo: $(VENV)/installed
 	$(BIN)/python -m analysis --runs data/demo/runs --out analysis/output/demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-all: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -84,6 +84,7 @@ def test_from_images_to_the_comparison(images: Path, data_folder: Path, tmp_path
     assert f"wrote {out / 'report.html'}" in shown
 
 
+@pytest.mark.slow
 def test_on_a_cluster(cache: Path, data_folder: Path) -> None:
     pytest.importorskip("distributed")
     words = ["classify", "--model", "logreg,dummy", "--json"]

@@ -54,6 +54,7 @@ def whole() -> dict[tuple[str, str, int, int], RunResult]:
     return found
 
 
+@pytest.mark.slow
 def test_every_head_on_every_kind_of_features_and_size() -> None:
     assert run_experiment("quick", "sample") == experiment_folder("quick") / "runs"
     runs = whole()

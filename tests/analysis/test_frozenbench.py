@@ -31,6 +31,7 @@ def test_help(arguments: list[str], tmp_path: Path) -> None:
     assert f"Usage: {' '.join(['frozenbench', *arguments[:-1]])}" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_three_stages(tmp_path: Path) -> None:
     def succeed(*arguments: str) -> str:
         done = frozenbench(*arguments, folder=tmp_path)

@@ -149,6 +149,7 @@ def test_crops_are_anywhere_within_an_eighth() -> None:
     np.testing.assert_array_equal(np.unique(rows_of(drawn, expected)), np.arange(30))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_choose")
 def test_rows_that_choose_the_epoch_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     images = X_TINY.reshape(-1, *TINY_SHAPE)
@@ -201,6 +202,7 @@ def test_the_best_epochs_weights_are_kept(monkeypatch: pytest.MonkeyPatch) -> No
     assert accuracies[best] == pytest.approx((expected.argmax(axis=1) == truth).mean())
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_network() -> None:
     heads = [ConvNet(**{**TINY, "random_state": seed}, epochs=2).fit(X_TINY, Y_TINY) for seed in (0, 0, 1)]
     probabilities = [head.predict_proba(X_TINY) for head in heads]
@@ -226,6 +228,7 @@ def test_an_image_and_its_mirror_image_are_the_same_to_it() -> None:
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_channels_scale_does_not_matter() -> None:
     scaled = X_TINY * np.tile([1, 0.1, 10], 16).astype(np.float32) + np.float32(3)
     heads = [ConvNet(**TINY, epochs=2).fit(x, Y_TINY) for x in (X_TINY, scaled)]

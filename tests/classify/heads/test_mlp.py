@@ -40,6 +40,7 @@ def contract(estimator: MLPHead) -> Iterator[Any]:
         yield pytest.param(estimator, check, id=name, marks=pytest.mark.slow if slow else ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "check"),
     list(contract(MLPHead(hidden=32, epochs=30, batch_size=16, learning_rate=1e-2, input_dropout=0.0))),
@@ -153,6 +154,7 @@ def test_a_fitted_head_needs_no_tensorflow() -> None:
     subprocess.run([sys.executable, "-c", code], input=payload, check=True)
 
 
+@pytest.mark.slow
 def test_the_threads_reach_tensorflow() -> None:
     import subprocess
     import sys

@@ -68,6 +68,7 @@ def test_the_trees_see_discriminants_of_rows_that_these_were_not_fitted_on(monke
     assert (seen[0][:, :3].argmax(axis=1) == noise).mean() < 0.42
 
 
+@pytest.mark.slow
 def test_the_stack_blends_rows_that_its_heads_were_not_fitted_on() -> None:
     stack = fitted("stack")
     assert [name for name, _ in stack[-1].estimators] == list(ALL)

@@ -36,7 +36,7 @@ def saved(tmp_path: Path) -> tuple[Path, str]:
     return path, save_head(fitted("logreg"), path)
 
 
-@pytest.mark.parametrize("name", mark_slow(HEADS, "stack"))
+@pytest.mark.parametrize("name", mark_slow(HEADS, "cnn", "stack"))
 def test_every_head_comes_back_the_same(name: str, tmp_path: Path) -> None:
     head, path = fitted(name), tmp_path / "head.skops"
     digest = save_head(head, path)
@@ -55,6 +55,7 @@ def test_an_mlp_with_a_mirror_comes_back_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.predict_proba(X_TEST), head.predict_proba(X_TEST))
 
 
+@pytest.mark.slow
 def test_nothing_is_trusted_that_no_head_needs(tmp_path: Path) -> None:
     needed = set()
     for name in HEADS:

@@ -294,6 +294,7 @@ def test_workers_that_may_start_no_process(
         train_heads([job], tmp_path, client=client, time_limit=120)
 
 
+@pytest.mark.slow
 def test_trials_on_a_cluster(
     client: Any, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -335,6 +336,7 @@ def where(job: Nap) -> int:
     return os.getpid()
 
 
+@pytest.mark.slow
 def test_a_single_worker_with_a_single_thread(job: Job, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     from tiny_studies import comparable_trials

@@ -64,6 +64,7 @@ def saved_arrays(run_dir: Path) -> list[int]:
         return sorted(member.CRC for member in members.infolist() if member.filename.endswith(".npy"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_fold")
 def test_noise_for_test_labels_changes_no_saved_head(tmp_path: Path) -> None:
     dataset = make_dataset()

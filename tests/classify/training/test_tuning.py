@@ -464,6 +464,7 @@ def tune_knn(path: Path, folder: Path) -> None:
     tune("knn", train, 6, task_of(train), folder)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study(cache: Path, train: Features, folder: Path) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=tune_knn, args=(cache, folder)) for _ in range(2)]

@@ -84,6 +84,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Backbone], Eng
     return lambda make: monkeypatch.setitem(ENGINES, "other", (make, lambda: "1.5"))
 
 
+@pytest.mark.slow
 def test_auto_takes_the_faster_one(network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     other(identical)
     monkeypatch.setattr(engine_module, "tensorflow_engine", slow)

@@ -188,6 +188,7 @@ def test_the_watch_would_notice(network: Backbone, tmp_path: Path, monkeypatch: 
             test_the_converter_reports_to_nobody(network, tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_the_parent_process_never_loads_the_tools(tmp_path: Path) -> None:
     script = """
 import sys

@@ -207,6 +207,7 @@ except BackboneError as error:
 """
 
 
+@pytest.mark.slow
 def test_no_network_for_the_weights(tmp_path: Path) -> None:
     closed = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
     environment = {**os.environ, **closed, "KERAS_HOME": str(tmp_path)}
