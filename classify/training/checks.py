@@ -68,8 +68,12 @@ def survey(features: FeatureRows, split: str, threads: int = 1, client: "Client 
     return Survey(features.y, digests, low, high, features.class_names)
 
 
-def check_train(train: Survey) -> list[str]:
+def check_train(train: Survey, class_weight: str | None = None) -> list[str]:
     """Check the training rows.
+
+    Args:
+        train: from `survey`.
+        class_weight: of the head: `balanced`, or None.
 
     Returns:
         A warning, one line each, for unequal classes, constant features, and equal vectors with different
@@ -82,10 +86,10 @@ def check_train(train: Survey) -> list[str]:
     warnings = []
     largest, smallest = int(counts.argmax()), int(counts.argmin())
     if is_imbalanced(counts):
+        advice = "" if class_weight else ", and --class-weight balanced gives each class the same weight"
         warnings.append(
             f"classes are unequal: {counts[largest]:,} training images of {train.class_names[largest]}, "
-            f"{counts[smallest]:,} of {train.class_names[smallest]}; macro F1 says more than accuracy here, and "
-            "--class-weight balanced gives each class the same weight"
+            f"{counts[smallest]:,} of {train.class_names[smallest]}; macro F1 says more than accuracy here{advice}"
         )
     # A few units in float32's last place are no variation, but scaling would blow them up like any other.
     low, high = train.low.astype(np.float64), train.high.astype(np.float64)

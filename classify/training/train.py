@@ -107,7 +107,7 @@ def train_head(
     """
     train = training_rows(job)
     train_survey = survey(train, "training", job.threads, client)
-    warnings = check_train(train_survey)
+    warnings = check_train(train_survey, job.class_weight)
     logger.info("%s: %s x %s", job.title, f"{len(train.y):,}", f"{train.dim:,}")
     studies = run_dir.parent
     try:

@@ -22,8 +22,8 @@ def test(cache: Path) -> Features:
     return load_features(cache, "test")
 
 
-def check_train(train: Features) -> list[str]:
-    return checks.check_train(survey(train, "training"))
+def check_train(train: Features, class_weight: str | None = None) -> list[str]:
+    return checks.check_train(survey(train, "training"), class_weight)
 
 
 def check_overlap(train: Features, test: Features) -> list[str]:
@@ -103,6 +103,8 @@ def test_unequal_classes(train: Features) -> None:
         "classes are unequal: 40 training images of ant, 13 of bee; macro F1 says more than accuracy here, and "
         "--class-weight balanced gives each class the same weight"
     ]
+    (balanced,) = check_train(thrice, "balanced")
+    assert balanced.endswith("macro F1 says more than accuracy here")
 
 
 def test_constant_features(train: Features) -> None:
