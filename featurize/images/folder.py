@@ -59,8 +59,8 @@ def load_image_folder(root: Path) -> ImageDataset:
     presplit = len(parts) == 2
     words = files.digests.view(">u8")  # (n, 4)
     is_test = given_test if presplit else words[:, 0] < np.uint64(TEST_SHARE * 2**64)
-    # By content, then split. The sort is stable, so equal files stay in the order of class and name.
-    order = np.lexsort((is_test, *words.T[::-1]))
+    # By content. The sort is stable, so equal files stay in the order of split, class and name.
+    order = np.lexsort(words.T[::-1])
     files, labels, is_test = files[order], labels[order], is_test[order]
 
     duplicates = _report_duplicates(files, labels, is_test)
