@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the packages first: tests/featurize is not one
 from tiny_data import make_dataset, write_tiny_cache
 
 from classify.runs.results import RunResult

@@ -248,6 +248,7 @@ def test_a_limit_that_is_no_time(seconds: float) -> None:
         run_with_limit(seconds, where)
 
 
+TESTS = Path(__file__).parents[2]
 SCRIPT = """
 import sys, time
 sys.path[:0] = {path!r}
@@ -267,7 +268,7 @@ def start(tmp_path: Path, seconds_to_start: float) -> tuple[subprocess.Popen, Pa
     script, pids = tmp_path / "script.py", tmp_path / "pids"
     script.write_text(
         SCRIPT.format(
-            path=[str(Path(__file__).parent), str(Path(__file__).parents[2])], pids=str(pids), start=seconds_to_start
+            path=[str(TESTS.parent), str(TESTS), str(Path(__file__).parent)], pids=str(pids), start=seconds_to_start
         )
     )
     process = subprocess.Popen(
