@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS.parent), str(TESTS)]  # the packages first: tests/featurize is not one
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))  # comes first: tests/featurize is not the package
 from tiny_data import make_dataset, write_tiny_cache
 
 from classify.runs.results import RunResult
