@@ -89,13 +89,13 @@ def run(
     if tune:
         packages.append("optuna")
     with connected(cluster, functools.partial(library_versions, packages)) if cluster else nullcontext() as client:
-        results, stopped = train_heads(
+        results, left_out = train_heads(
             todo, runs or runs_folder(), time_limit=time_limit, force=force, keep_heads=save, client=client
         )
     if results:
         report(results, as_json=as_json)
-    if stopped:
-        raise HeadError("; ".join(stopped))
+    if left_out:
+        raise HeadError("; ".join(left_out))
 
 
 @app.command()

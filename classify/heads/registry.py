@@ -4,6 +4,7 @@ A head is a scikit-learn pipeline with `predict_proba`. Its scaling is part of t
 everything is fitted on the head's own training rows only.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -115,10 +116,10 @@ def mlp(task: Task) -> Any:
 
 
 def knn(task: Task) -> Any:
-    """The vote of the 20 nearest neighbours (Cover and Hart, 1967): a baseline without training."""
+    """The vote of the 20 nearest neighbours, or of all rows if there are fewer (Cover and Hart, 1967)."""
     from classify.heads.neighbours import Neighbours
 
-    return _standardised(Neighbours(20, class_weight=task.class_weight, n_jobs=task.jobs))
+    return _standardised(Neighbours(min(20, task.rows), class_weight=task.class_weight, n_jobs=task.jobs))
 
 
 def cnn(task: Task) -> Any:
@@ -153,6 +154,8 @@ def stack(task: Task) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
+    # Each head is fitted on folds, too: its PCA cannot have more components than a fold has rows.
+    task = dataclasses.replace(task, rows=task.rows * (FOLDS - 1) // FOLDS)
     blender = LogisticRegression(C=0.1, class_weight=task.class_weight, max_iter=MAX_ITERATIONS)
     return make_pipeline(
         StackingClassifier(

@@ -24,7 +24,7 @@ from classify.training.time_limit import HeadTimeoutError, run_with_limit
 from classify.training.tuning import Measure, Settings, run_trial, tune
 from featurize.cache import FeatureRows, Features
 from featurize.core.environment import library_versions
-from featurize.core.errors import DataError
+from featurize.core.errors import DataError, HeadError
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("frozenbench")
 Outcome = RunResult | str
-"""The result of a head, or a line that says that it was stopped at the time limit."""
+"""The result of a head, or a line that says why there is none: the time limit, or rows that it cannot be fitted on."""
 
 
 def train_heads(
@@ -59,12 +59,12 @@ def train_heads(
             process. None to train one head after another here.
 
     Returns:
-        The result of each head by its run directory, reused ones included, and a line for each head
-        that was stopped at the limit, both in the order of the jobs.
+        The result of each head by its run directory, reused ones included, and a line for each head that was
+        stopped at the limit or cannot be fitted, both in the order of the jobs.
 
     Raises:
         ClusterError: the workers cannot do the work.
-        FrozenbenchError: the features or a head cannot be used; runs that are finished stay.
+        FrozenbenchError: the features cannot be used; finished runs stay.
     """
     if client is not None:
         jobs = _prepare_cluster(client, list(jobs), runs, time_limit)
@@ -103,7 +103,7 @@ def train_head(
         client: of a cluster whose workers fit the head together, if its rows come in blocks.
 
     Raises:
-        FrozenbenchError: the features or the head cannot be used.
+        FrozenbenchError: the features cannot be used.
     """
     train = training_rows(job)
     train_survey = survey(train, "training", job.threads, client)
@@ -115,6 +115,10 @@ def train_head(
     except HeadTimeoutError as error:
         logger.warning(error)
         return str(error)
+    except HeadError as error:  # these rows are no good for this head: the others go on
+        line = f"{job.title} is left out: {error}"
+        logger.warning(line)
+        return line
     test, opened = open_test_split(job, run_dir.parent)
     warnings += check_overlap(train_survey, survey(test, "test", job.threads, client))
     warnings += fitted.warnings

@@ -78,6 +78,12 @@ def test_the_stack_blends_rows_that_its_heads_were_not_fitted_on() -> None:
     assert blended.max(axis=1).mean() < 0.5  # its heads are sure of their own rows; it has seen them fail on others
 
 
+@pytest.mark.slow
+def test_the_stack_takes_vectors_longer_than_a_fold_has_rows() -> None:
+    x = np.random.default_rng(0).normal(size=(45, 64)).astype(np.float32)
+    assert make_head("stack", Task(*x.shape)).fit(x, np.arange(45) % 3).predict_proba(x).shape == (45, 3)
+
+
 def test_the_seed_reaches_the_heads_that_draw() -> None:
     for name in ("mlp", "xgboost"):
         other = make_head(name, Task(*X.shape, seed=4)).fit(X, Y)

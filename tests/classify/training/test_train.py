@@ -117,6 +117,15 @@ def test_a_head_that_takes_too_long_is_stopped_and_the_others_go_on(
     assert "knn on tiny-net was stopped after 1 seconds" in stopped[0]
 
 
+def test_a_head_that_cannot_be_fitted_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+    few = make_dataset(8)  # 3, 3 and 2 rows of a class
+    cache = read_info(write_tiny_cache(tmp_path / "few.h5", dataset=few))
+    results, left_out = train_heads([Job("xgboost", cache), Job("knn", cache)], tmp_path / "runs")
+    assert [result.model for result in results.values()] == ["knn"]
+    [line] = left_out
+    assert line.startswith("xgboost on few is left out: xgboost is fitted in 3 folds and needs 3 training images of ")
+
+
 def test_a_limit_that_is_kept_changes_nothing(job: Job, tmp_path: Path) -> None:
     plain, limited = (train_heads([job], tmp_path / str(limit), time_limit=limit)[0] for limit in (None, 120))
     assert list(map(saved_arrays, plain)) == list(map(saved_arrays, limited))
