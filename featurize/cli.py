@@ -47,6 +47,10 @@ def run(
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="Stored type: float32 or float16.")] = "float32",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per pass.  [default: by size]")] = None,
+    test_fraction: Annotated[
+        float | None,
+        typer.Option(help="Share of each class for testing, if class folders have no splits.  [default: 0.2]"),
+    ] = None,
     train: Annotated[int | None, typer.Option(min=1, help="Only the first N training images.")] = None,
     test: Annotated[int | None, typer.Option(min=1, help="Only the first N test images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="For --weights random.")] = 0,
@@ -78,7 +82,7 @@ def run(
         logger.info("pixels has no layers: --layers and --pool do not apply, the vector is the image itself")
     compute = cluster_compute(cluster)
     shards_at = shards_folder(shards)
-    dataset = load_dataset(data).first(train=train, test=test)
+    dataset = load_dataset(data, test_fraction).first(train=train, test=test)
     for line in class_counts(dataset):
         logger.info(line)
     network = load_backbone(

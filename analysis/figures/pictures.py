@@ -134,7 +134,7 @@ def _images(result: RunResult, split: str, rows: int, digest: str, ids: np.ndarr
     source = str(result.source["data"])
     rows = result.source.get("images", {}).get(split, rows)
     try:
-        images = _dataset(source).splits[split].first(rows)
+        images = _dataset(source, result.source.get("test_fraction")).splits[split].first(rows)
         if images.digest != digest:
             raise DataError(
                 f"the {split} images at {source} have digest {images.digest[:8]}, expected {digest[:8]}: they are not "
@@ -163,12 +163,12 @@ def _pixels(result: RunResult, split: Split) -> np.ndarray:
 
 
 @functools.lru_cache(1)
-def _dataset(source: str) -> ImageDataset:
+def _dataset(source: str, test_fraction: float | None) -> ImageDataset:
     """The images at a source, read once for all figures; nothing is downloaded."""
     if source == "cifar10" and not any(data_root().glob("cifar-10-*")):
         raise DataError(f"CIFAR-10 is not in {data_root()}; python -m featurize downloads it")
     try:
-        return load_dataset(source)
+        return load_dataset(source, test_fraction)
     except FrozenbenchError as error:
         raise DataError(str(error)) from error
 

@@ -43,6 +43,8 @@ def connected(address: str, versions: Callable[[], dict[str, str]]) -> Iterator[
     scheduler = _scheduler(address)
     settings = {
         "distributed.admin.large-graph-warning-threshold": "1 GB",  # a task may carry the pixels of its images
+        # Dask gives up a local worker that is not back this long after a death, for instance because it died again.
+        "distributed.deploy.lost-worker-timeout": "1 day",
         "distributed.worker.daemon": False,  # a daemon may not start processes, such as a head with a time limit
     }
     with dask.config.set(settings), silence_logging_cmgr(logging.CRITICAL):

@@ -167,8 +167,10 @@ def _columns(plan: Plan) -> list[Columns]:
 
 
 def _image_facts(dataset: ImageDataset) -> dict[str, Any]:
-    """The number of images in each split, and their height and width if they are all the same."""
+    """What is needed to load the same images again, and their height and width if they are all the same."""
     facts: dict[str, Any] = {"images": {name: len(split) for name, split in dataset.splits.items()}}
+    if dataset.test_fraction is not None:
+        facts["test_fraction"] = dataset.test_fraction
     shape = next(iter(dataset.splits.values())).images.shape
     return facts if shape is None else {**facts, "image_shape": shape}
 

@@ -8,7 +8,7 @@ from featurize.cache import CacheInfo, load_features, read_info
 from featurize.core.errors import BackboneError, CacheError
 from featurize.extraction.extractor import Extractor
 from featurize.extraction.recorded import recorded_backbone, recorded_extractor
-from featurize.images import Split, load_dataset
+from featurize.images import Split, recorded_dataset
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3}  # relative: the last bits depend on the batch size
 MOST_REPORTED = 10  # wrong labels or ids of a split
@@ -46,7 +46,7 @@ def verify(path: Path, recompute: int = 0, seed: int = 0) -> list[str]:
 def _recompute(info: CacheInfo, count: int, seed: int) -> list[str]:
     """Compare the cache with its sources."""
     all_rows = {name: rows + len(info.skipped[name]) for name, rows in info.rows.items()}
-    dataset = load_dataset(str(info.source["data"])).first(**all_rows)
+    dataset = recorded_dataset(info.source).first(**all_rows)
     problems = [
         f"{info.path}: the {name} images, labels or ids at {info.source['data']} are no longer those of the cache"
         for name, digest in info.digests.items()

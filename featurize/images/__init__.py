@@ -9,7 +9,7 @@ May import: core.
 from featurize.images.dataset import ImageDataset, Images, PixelArray, Split, class_counts
 from featurize.images.decode import read_image
 from featurize.images.resize import check_aspect, check_kernel, resized
-from featurize.images.sources import load_dataset
+from featurize.images.sources import load_dataset, recorded_dataset
 
 __all__ = [
     "ImageDataset",
@@ -21,5 +21,6 @@ __all__ = [
     "class_counts",
     "load_dataset",
     "read_image",
+    "recorded_dataset",
     "resized",
 ]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -134,12 +134,13 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Labelled images in the splits `train` and `test`; `load_dataset(source)` loads them again."""
+    """Labelled images in the splits `train` and `test`; `load_dataset(source, test_fraction)` loads them again."""
 
     name: str
     class_names: tuple[str, ...]
     splits: dict[str, Split]
     source: str = ""
+    test_fraction: float | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -150,7 +151,7 @@ class ImageDataset:
     def first(self, **counts: int | None) -> "ImageDataset":
         """The first images of each split: `dataset.first(train=2000, test=None)`."""
         splits = {name: split.first(counts.get(name)) for name, split in self.splits.items()}
-        return ImageDataset(self.name, self.class_names, splits, self.source)
+        return replace(self, splits=splits)
 
 
 def update_with_pixels(digest: "_Hash", images: Any) -> None:

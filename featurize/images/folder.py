@@ -1,10 +1,10 @@
 """Class folders of image files: the files, their content, and the split of each.
 
-    FOLDER/cats/1.jpg                                   split by content, a fifth to test
+    FOLDER/cats/1.jpg                                   split by content, a fifth of each class to test
     FOLDER/train/cats/1.jpg, FOLDER/test/cats/2.jpg     split as given
 
-The SHA-256 of a file's content decides its split and its position in the order. So neither changes when
-files are added, removed or renamed. Nothing is decoded here.
+The SHA-256 of a file's content decides its split and its position in the order, whatever its name. Nothing is
+decoded here.
 """
 
 import logging
@@ -19,15 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
-from featurize.core.errors import DataError
+from featurize.core.errors import DataError, UsageError
 from featurize.images.dataset import ImageDataset, Split
 from featurize.images.files import WORKERS, ImageFiles, join_bytes, sha256
 
 logger = logging.getLogger("frozenbench")
 
 SUFFIXES = frozenset(b".bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split())
-TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that exists
-TEST_SHARE = 0.2  # of the images of a folder without splits
+TRAIN_FOLDERS = ("train", "training")  # the first that exists
+TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")  # the first that exists
+TEST_FRACTION = 0.2  # of the images of each class, in a folder without splits
 EXAMPLES = 3
 HASHED_AT_ONCE = 256
 PROGRESS_SECONDS = 10.0
@@ -36,7 +37,7 @@ ClassFolders = dict[str, list[bytes]]
 """Class name -> the paths of its image files below the root."""
 
 
-def load_image_folder(root: Path) -> ImageDataset:
+def load_image_folder(root: Path, test_fraction: float | None = None) -> ImageDataset:
     """A data set from class folders, named after the folder.
 
     Ignored entries and duplicate images are logged, one line for each kind. The images of a split are in the
@@ -44,8 +45,11 @@ def load_image_folder(root: Path) -> ImageDataset:
 
     Args:
         root: an existing folder.
+        test_fraction: share of each class that is for testing, 0..1, if the folder has no splits; None for
+            `TEST_FRACTION`.
 
     Raises:
+        UsageError: the folder has splits of its own, and a test fraction is given.
         DataError: there are no class folders, one class only, a class that cannot be split, colliding names,
             splits with different classes, or an entry that cannot be read.
     """
@@ -54,22 +58,55 @@ def load_image_folder(root: Path) -> ImageDataset:
     parts = _list_images(root)
     _check_classes(root, parts)
     class_names = tuple(parts[0])
-    files, labels, given_test = _flatten(root, parts, class_names)
+    files, labels, in_second = _flatten(root, parts, class_names)
 
-    presplit = len(parts) == 2
-    words = files.digests.view(">u8")  # (n, 4)
-    is_test = given_test if presplit else words[:, 0] < np.uint64(TEST_SHARE * 2**64)
     # By content. The sort is stable, so equal files stay in the order of split, class and name.
-    order = np.lexsort(words.T[::-1])
-    files, labels, is_test = files[order], labels[order], is_test[order]
-
-    duplicates = _report_duplicates(files, labels, is_test)
-    if not presplit:
-        _check_split(root, class_names, labels, is_test, duplicates)
+    order = np.lexsort(files.digests.view(">u8").T[::-1])
+    files, labels, in_second = files[order], labels[order], in_second[order]
+    if len(parts) == 2:
+        if test_fraction is not None:
+            raise UsageError(f"--test-fraction: {root} has splits of its own; leave out the option")
+        is_test = in_second
+    else:
+        _check_distinct_images(root, class_names, files.digests, labels)
+        is_test = split_by_content(files.digests, labels, test_fraction or TEST_FRACTION)
+    _report_duplicates(files, labels, is_test)
     splits = {}
     for split, rows in (("train", ~is_test), ("test", is_test)):
         splits[split] = Split(files[rows], labels[rows], np.arange(np.count_nonzero(rows)))
-    return ImageDataset(name, class_names, splits)
+    _warn_of_untested(class_names, splits["test"].labels)
+    return ImageDataset(name, class_names, splits, test_fraction=test_fraction)
+
+
+def split_by_content(digests: np.ndarray, labels: np.ndarray, test_fraction: float) -> np.ndarray:
+    """Choose the test images: in each class those with the lowest digests.
+
+    Digests are as good as random numbers, but they depend on nothing except the content of an image. So when
+    images are added, removed or renamed, only images next to the border change sides. Each class meets the
+    fraction to within one image, and has at least one distinct image on each side. Equal images stay together; if
+    they are in different classes, on the side of the training images where they are not all below their borders.
+
+    Args:
+        digests: uint8 (n, 32), sorted.
+        labels: int64 (n,), 0..K-1.
+        test_fraction: share of the test images, 0..1.
+
+    Returns:
+        bool (n,), which images are for testing.
+    """
+    is_new = np.ones(len(labels), bool)
+    is_new[1:] = (digests[1:] != digests[:-1]).any(axis=1)
+    content = np.cumsum(is_new)  # equal images have the same number
+    is_test = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = max(1, round(test_fraction * len(rows)))
+        border = content[rows[min(count, len(rows) - 1) - 1]]
+        if border == content[rows[-1]]:  # copies of the last image: without them, if another one remains
+            border -= 1
+        is_test[rows] = content[rows] <= border
+    trained_on = np.bincount(content, ~is_test) > 0
+    return is_test & ~trained_on[content]
 
 
 @dataclass
@@ -105,12 +142,13 @@ def _parts(root: Path, ignored: _Ignored) -> list[dict[str, bytes]]:
     """The class folders to be split, or those for training and those for testing."""
     folders = _subfolders(os.fsencode(root), ignored)
     lower = {name.lower(): name for name in folders}
-    if list(lower) == ["train"]:
-        return [_subfolders(folders[lower["train"]], ignored)]
+    trains = [lower[name] for name in TRAIN_FOLDERS if name in lower]
     tests = [lower[name] for name in TEST_FOLDERS if name in lower]
-    if "train" not in lower or not tests:
+    if trains and len(lower) == 1:
+        return [_subfolders(folders[trains[0]], ignored)]
+    if not (trains and tests):
         return [folders]
-    train, test = lower["train"], tests[0]
+    train, test = trains[0], tests[0]
     for name in sorted(folders.keys() - {train, test}):
         ignored.add(f"folders beside {train} and {test}, the test split", folders[name])
     return [_subfolders(folders[train], ignored), _subfolders(folders[test], ignored)]
@@ -159,12 +197,14 @@ def _subfolders(folder: bytes, ignored: _Ignored) -> dict[str, bytes]:
 
 
 def _image_paths(folder: bytes, ignored: _Ignored) -> list[bytes]:
-    """The sorted paths, below the root, of the image files in a class folder."""
+    """The sorted paths, below the root, of the image files in a class folder and the folders inside it."""
     prefix = len(join_bytes(ignored.root, b""))
     paths = []
     for entry in _entries(folder, ignored):
-        if entry.is_dir():
-            ignored.add("folders inside class folders", entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            paths += _image_paths(entry.path, ignored)
+        elif entry.is_dir():  # a loop would never end
+            ignored.add("symbolic links to folders inside class folders", entry.path)
         elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122 - a path in bytes
             ignored.add("files without an image's suffix", entry.path)
         elif not entry.is_file():
@@ -240,16 +280,13 @@ def _check_classes(root: Path, parts: list[ClassFolders]) -> None:
         raise DataError(f"{root} holds images of one class only ({next(iter(first))}), expected two or more")
 
 
-def _report_duplicates(files: ImageFiles, labels: np.ndarray, is_test: np.ndarray) -> np.ndarray:
-    """Find files of equal content, and log them, one line for each kind.
+def _report_duplicates(files: ImageFiles, labels: np.ndarray, is_test: np.ndarray) -> None:
+    """Log the files of equal content, one line for each kind.
 
     Args:
         files: sorted by content, split and class.
         labels: int64 (n,).
         is_test: bool (n,).
-
-    Returns:
-        bool (n,), which files repeat the file before them in the same class.
     """
     same = (files.digests[1:] == files.digests[:-1]).all(axis=1)
     other_class = labels[1:] != labels[:-1]
@@ -264,39 +301,29 @@ def _report_duplicates(files: ImageFiles, labels: np.ndarray, is_test: np.ndarra
     report(same & ~other_class & ~other_split, "duplicate images within a class, all of which count", logging.INFO)
     report(same & other_class, "duplicate images in different classes, so one label is wrong", logging.WARNING)
     report(same & other_split, "duplicate images in both splits, so test accuracy is too high", logging.WARNING)
-    return np.concatenate([[False], same & ~other_class])
 
 
-def _check_split(
-    root: Path, class_names: tuple[str, ...], labels: np.ndarray, is_test: np.ndarray, duplicates: np.ndarray
-) -> None:
-    """Check a split by content.
-
-    Raises:
-        DataError: a class has one distinct image only or none for training, or no class has one for testing.
-    """
-
-    def classes_with_fewer(rows: np.ndarray, least: int) -> list[str]:
-        counts = np.bincount(labels[rows], minlength=len(class_names))
-        return [class_names[number] for number in np.flatnonzero(counts < least)]
-
-    def fail(what: str, names: list[str]) -> None:
+def _check_distinct_images(root: Path, class_names: tuple[str, ...], digests: np.ndarray, labels: np.ndarray) -> None:
+    """Raise DataError if a class has one distinct image only: it cannot be split."""
+    single = []
+    for label, name in enumerate(class_names):
+        found = digests[labels == label]
+        if (found == found[0]).all():
+            single.append(name)
+    if single:
         raise DataError(
-            f"{root} has {what} for {len(names):,} of {len(class_names):,} classes ({_some(names, len(names))}); the "
-            f"content of each image decides whether it is one of the {TEST_SHARE:.0%} for testing; add some images, "
-            "or make the splits yourself: folders train and test"
+            f"{root} has only one image for {len(single):,} of {len(class_names):,} classes "
+            f"({_some(single, len(single))}), expected two, one for training and one for testing; add some, or make "
+            "the splits yourself: folders train and test"
         )
 
-    if single := classes_with_fewer(~duplicates, 2):
-        fail("only one image", single)
-    if untrained := classes_with_fewer(~is_test, 1):
-        fail("no training image", untrained)
-    untested = classes_with_fewer(is_test, 1)
-    if not is_test.any():
-        fail("no test image", untested)
+
+def _warn_of_untested(class_names: tuple[str, ...], test_labels: np.ndarray) -> None:
+    counts = np.bincount(test_labels, minlength=len(class_names))
+    untested = [class_names[number] for number in np.flatnonzero(counts == 0)]
     if untested:
         logger.warning(
-            "%s of %s classes have no test image, because each image's content decides its split (%s)",
+            "%s of %s classes have no test image, because theirs are training images of other classes (%s)",
             f"{len(untested):,}",
             f"{len(class_names):,}",
             _some(untested, len(untested)),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
 
+import dask
 import psutil
 import pytest
 from distributed import LocalCluster
@@ -78,6 +79,8 @@ def test_no_workers(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_local_cluster(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "frozenbench")
     with connected("local:2", versions) as client:
+        # Else a worker that dies twice within the default of 15 s may never come back.
+        assert dask.config.get("distributed.deploy.lost-worker-timeout") == "1 day"
         threads = client.nthreads()
         assert list(threads.values()) == [max(1, (os.cpu_count() or 1) // 2)] * 2
         assert f"cluster: workers 2, threads {sum(threads.values())}; http://127.0.0.1:" in caplog.text

@@ -1,5 +1,6 @@
 """Stage 1 on a cluster of real processes: the same cache as without one, whatever happens to workers."""
 
+import contextlib
 import functools
 import os
 import platform
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client, Future, LocalCluster, get_worker
@@ -32,10 +34,16 @@ from featurize.networks.backbone import load_backbone
 PIXELS = load_backbone("pixels", image_size=8)
 
 
-def two_workers() -> LocalCluster:
-    return LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
-    )
+@contextlib.contextmanager
+def two_workers() -> Iterator[LocalCluster]:
+    """A cluster that starts a killed worker again, however often (see `featurize.core.cluster.connected`)."""
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=50
+        ) as cluster,
+    ):
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -425,7 +433,7 @@ def test_workers_that_die_more_often_than_dask_allows(client: Client, tmp_path: 
 
 
 def test_a_worker_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another worker does its range. A cluster of its own: where workers were killed, one may be missing."""
+    """Another worker does its range."""
     monkeypatch.setattr(ranges_module, "LEAST_LATE_SECONDS", 0.2)
     found = []
     with two_workers() as cluster, Client(cluster) as client:
@@ -475,8 +483,6 @@ def test_going_on_when_the_scheduler_is_back(tmp_path: Path, monkeypatch: pytest
 
     @functools.wraps(distributed.connected)
     def connected(address: str, versions: object) -> Any:
-        import contextlib
-
         if len(attempts) == 1 and not noted[1:]:
             raise ClusterError("no scheduler answers")
         return contextlib.nullcontext(object())

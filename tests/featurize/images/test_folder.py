@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_pictures import write_picture
 
-from featurize.core.errors import DataError
+from featurize.core.errors import DataError, UsageError
 from featurize.images import Split, load_dataset
 from featurize.images import files as files_module
 from featurize.images import folder as folder_module
@@ -36,10 +36,6 @@ def found_in(folder: Path) -> dict[str, dict[str, str]]:
         classes = [dataset.class_names[label] for label in split.labels]
         found[name] = {os.fsdecode(path): label for path, label in zip(split.images.paths, classes, strict=True)}
     return found
-
-
-def in_test(content: bytes) -> bool:
-    return int.from_bytes(hashlib.sha256(content).digest()[:8]) < 0.2 * 2**64
 
 
 def test_given_splits(tmp_path: Path) -> None:
@@ -81,11 +77,45 @@ def test_train_may_be_a_class(tmp_path: Path) -> None:
     assert load_image_folder(fill(tmp_path, train=30, bus=30)).class_names == ("bus", "train")
 
 
-def test_a_fifth_of_every_class_is_to_test_on(tmp_path: Path) -> None:
-    found = found_in(fill(tmp_path, cats=1000, dogs=500))
-    for name, count in (("cats", 1000), ("dogs", 500)):
-        share = list(found["test"].values()).count(name) / count
-        assert abs(share - 0.2) < 4 * (0.2 * 0.8 / count) ** 0.5
+@pytest.mark.parametrize("name", ["training", "Training"])
+def test_training_and_testing(tmp_path: Path, name: str) -> None:
+    fill(tmp_path / name, cats=3, dogs=2)
+    fill(tmp_path / "testing", cats=1, dogs=1)
+    assert set(found_in(tmp_path)["test"]) == {"testing/cats/000.png", "testing/dogs/000.png"}
+
+
+@pytest.mark.parametrize("fraction", [None, 0.01, 0.2, 0.5, 0.99])
+def test_every_class_meets_the_fraction(tmp_path: Path, fraction: float | None) -> None:
+    sizes = {"two": 2, "three": 3, "twelve": 12, "many": 333}
+    dataset = load_image_folder(fill(tmp_path, **sizes), fraction)
+    for label, name in enumerate(dataset.class_names):
+        test = int((dataset.splits["test"].labels == label).sum())
+        train = int((dataset.splits["train"].labels == label).sum())
+        assert test + train == sizes[name]
+        assert min(test, train) >= 1
+        assert abs(test - (fraction or 0.2) * sizes[name]) <= 1
+
+
+def test_the_fraction_does_not_apply_to_given_splits(tmp_path: Path) -> None:
+    fill(tmp_path / "train", cats=3, dogs=2)
+    fill(tmp_path / "test", cats=3, dogs=2)
+    with pytest.raises(UsageError, match="--test-fraction: .* has splits of its own; leave out the option"):
+        load_dataset(str(tmp_path), 0.5)
+    with pytest.raises(UsageError, match="--test-fraction: sample has splits of its own"):
+        load_dataset("sample", 0.5)
+    for fraction in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(UsageError, match=f"--test-fraction {fraction}: expected a number above 0 and below 1"):
+            load_dataset(str(tmp_path), fraction)
+
+
+def test_folders_inside_class_folders(tmp_path: Path) -> None:
+    fill(tmp_path / "cats", kittens=5, old=3)
+    fill(tmp_path, cats=2, dogs=9)
+    found = found_in(tmp_path)
+    assert sum(map(len, found.values())) == 19
+    assert (found["train"] | found["test"])["cats/kittens/004.png"] == "cats"
+    (tmp_path / "cats" / "kittens" / "up").symlink_to(tmp_path / "cats")  # would never end
+    assert found_in(tmp_path) == found
 
 
 def test_the_order_mixes_the_classes(tmp_path: Path) -> None:
@@ -97,16 +127,19 @@ def test_the_order_mixes_the_classes(tmp_path: Path) -> None:
     assert dataset.class_names == ("ant", "bee", "cow")
 
 
-def test_nothing_moves_when_files_come_go_or_are_renamed(tmp_path: Path) -> None:
+def test_few_images_move_when_files_come_go_or_are_renamed(tmp_path: Path) -> None:
     before = found_in(fill(tmp_path, cats=40, dogs=40))
-    fill(tmp_path, cats=80, dogs=60, eels=30)
     (tmp_path / "cats" / "007.png").rename(tmp_path / "cats" / "zzz.jpeg")
+    renamed = found_in(tmp_path)
+    side = "train" if "cats/007.png" in before["train"] else "test"
+    assert set(renamed[side]) == set(before[side]) - {"cats/007.png"} | {"cats/zzz.jpeg"}
+    fill(tmp_path, cats=50, eels=30)  # the border of the cats is at 10 instead of 8
     (tmp_path / "dogs" / "003.png").unlink()
     after = found_in(tmp_path)
-    for name, files in before.items():
-        assert set(files) - set(after[name]) <= {"cats/007.png", "dogs/003.png"}
-    moved = "train" if "cats/007.png" in before["train"] else "test"
-    assert "cats/zzz.jpeg" in after[moved]
+    moved = [path for path in after["test"] if path in renamed["train"]]
+    moved += [path for path in after["train"] if path in renamed["test"]]
+    assert all(path.startswith("cats/") for path in moved)
+    assert len(moved) <= 2 + 2
 
 
 def test_the_digest_is_that_of_content_and_classes(tmp_path: Path) -> None:
@@ -141,6 +174,7 @@ def test_what_is_left_out_is_told_a_line_a_kind(tmp_path: Path, caplog: pytest.L
     (root / "empty").mkdir()
     (root / ".git").mkdir()
     (root / "cats" / "inner").mkdir()
+    (root / "cats" / "around").symlink_to(root / "cats")
     (root / "cats" / "link.png").symlink_to(outside / "cats" / "000.png")
     (root / "linked").symlink_to(outside)
     (root / "cats" / "nowhere.png").symlink_to(root / "gone.png")
@@ -155,8 +189,8 @@ def test_what_is_left_out_is_told_a_line_a_kind(tmp_path: Path, caplog: pytest.L
     lines = [line for line in caplog.messages if line.startswith("ignored: ")]
     for line in (
         "files beside the class folders: 1 (notes.txt)",
-        "folders without images: 1 (empty)",
-        "folders inside class folders: 1 (cats/inner)",
+        "folders without images: 2 (cats/inner, empty)",
+        "symbolic links to folders inside class folders: 1 (cats/around)",
         "pipes, sockets and devices: 1 (cats/pipe.png)",
     ):
         assert f"ignored: {line}" in lines
@@ -236,28 +270,40 @@ def test_folders_that_cannot_be_used(tmp_path: Path, layout: dict[str, int], mes
     assert "\n" not in str(raised.value)
 
 
-def test_a_class_whose_content_is_all_on_one_side(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    train = [str(number) for number in range(99) if not in_test(str(number).encode())]
-    test = [str(number) for number in range(99) if in_test(str(number).encode())]
+def test_a_class_of_one_image_and_its_copies(tmp_path: Path) -> None:
+    fill(tmp_path, a=5)
+    (tmp_path / "b").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "b" / name).write_text("the same")
+    with pytest.raises(DataError, match=r"has only one image for 1 of 2 classes \(b\), .*folders train and test"):
+        load_image_folder(tmp_path)
+    (tmp_path / "b" / "3.png").write_text("another")
+    assert {len(split.labels[split.labels == 1]) for split in load_image_folder(tmp_path).splits.values()} == {1, 2}
 
-    def write(folder: str, contents: list[str]) -> None:
-        (tmp_path / folder).mkdir(exist_ok=True)
-        for number, content in enumerate(contents):
-            (tmp_path / folder / f"{number}.png").write_text(content)
 
-    write("a", train[:2])
-    write("b", train[2:5])
-    with pytest.raises(DataError, match=r"has no test image for 2 of 2 classes \(a, b\).*folders train and test"):
-        load_image_folder(tmp_path)
-    write("a", [*train[:2], test[0]])
-    load_image_folder(tmp_path)
-    assert "1 of 2 classes have no test image, because each image's content decides" in caplog.text
-    write("c", test[1:3])
-    with pytest.raises(DataError, match=r"has no training image for 1 of 3 classes \(c\)"):
-        load_image_folder(tmp_path)
-    write("c", [test[1], test[1]])  # one picture, twice
-    with pytest.raises(DataError, match=r"has only one image for 1 of 3 classes \(c\)"):
-        load_image_folder(tmp_path)
+def test_classes_of_the_same_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An image in two classes trains wherever one of them trains on it."""
+    fill(tmp_path, a=2, b=9)
+    (tmp_path / "c").mkdir()
+    for number, path in enumerate(sorted((tmp_path / "a").iterdir())):
+        (tmp_path / "c" / f"{number}.png").write_bytes(path.read_bytes())
+    splits = load_image_folder(tmp_path).splits
+    assert sorted(np.unique(splits["test"].labels)) == [0, 1, 2]  # both have the same border
+    (tmp_path / "c" / "more.png").write_text("c 1")
+    (tmp_path / "c" / "still more.png").write_text("c 2")
+    splits = load_image_folder(tmp_path).splits
+    train, test = (set(map(bytes, split.images.digests)) for split in splits.values())
+    assert not train & test
+
+
+def test_a_class_that_only_others_train_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    contents = sorted((str(number) for number in range(9)), key=lambda text: hashlib.sha256(text.encode()).digest())
+    for name, chosen in (("a", contents[2:4]), ("b", contents[:9])):
+        (tmp_path / name).mkdir()
+        for content in chosen:
+            (tmp_path / name / f"{content}.png").write_text(content)
+    assert set(load_image_folder(tmp_path).splits["test"].labels) == {1}
+    assert "1 of 2 classes have no test image, because theirs are training images of other classes (a)" in caplog.text
 
 
 def test_a_folder_or_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,13 +382,7 @@ def test_any_layout(train: dict[str, list[int]], test: dict[str, list[int]]) -> 
         if given_splits:
             good = train and parts[0].keys() == parts[1].keys() and len(parts[0]) > 1
         else:
-            sides = {name: {in_test(str(content).encode()) for content in parts[0][name]} for name in parts[0]}
-            good = (
-                len(parts[0]) > 1
-                and all(len(contents) > 1 for contents in parts[0].values())
-                and all(False in side for side in sides.values())
-                and any(True in side for side in sides.values())
-            )
+            good = len(parts[0]) > 1 and all(len(contents) > 1 for contents in parts[0].values())
         if not good:
             with pytest.raises(DataError):
                 load_image_folder(root)
@@ -353,10 +393,10 @@ def test_any_layout(train: dict[str, list[int]], test: dict[str, list[int]]) -> 
         }
         for split, files in found.items():
             for path in files:
-                if given_splits:
-                    assert path.startswith(f"{split}/")
-                else:
-                    assert in_test(str(written[path][1]).encode()) == (split == "test")
+                assert not given_splits or path.startswith(f"{split}/")
+        if not given_splits:
+            contents = [{written[path][1] for path in files} for files in found.values()]
+            assert not contents[0] & contents[1]
 
 
 def test_long_work_is_told_of(
