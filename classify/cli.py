@@ -2,29 +2,20 @@
 
 import functools
 import itertools
-import json
 import logging
 import os
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from classify.table import report
 from featurize.core.console import TYPER_OPTIONS
 from featurize.core.errors import HeadError, UsageError
 
-if TYPE_CHECKING:
-    from classify.runs import RunResult
-
 logger = logging.getLogger("frozenbench")
 app = typer.Typer(**TYPER_OPTIONS)
-JSON_KEYS = (
-    "model", "features", "train_rows", "test_rows", "seed", "class_weight", "tuned", "accuracy", "accuracy_low",
-    "accuracy_high", "macro_f1", "macro_f1_low", "macro_f1_high", "log_loss", "brier", "ece", "test_opened",
-    "fit_seconds", "predict_ms_per_image", "iterations", "converged", "warnings",
-)  # fmt: skip
-SHARED_LETTERS = "Heads that share a letter do not differ significantly (exact McNemar tests, Holm, 5%)."
 
 
 @app.callback(invoke_without_command=True)
@@ -100,7 +91,9 @@ def run(
 
 @app.command()
 def predict(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="The directory of a run.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run: its name, a unique beginning of the name, or its directory.")
+    ],
     images: Annotated[
         list[Path],
         typer.Argument(
@@ -109,14 +102,17 @@ def predict(
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="Number of classes to name for each image.")] = 5,
+    runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a row for each class.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Classify image files with the saved head of a run. The exit code is 1 if any file cannot be read."""
     from classify.predict import named_files, predict_images, show
+    from classify.runs import find_run, runs_folder
 
     if as_csv and as_json:
         raise UsageError("--csv and --json: expected one of them")
+    run_dir = find_run(run, runs or runs_folder())
     show(predict_images(run_dir, named_files(images), top), as_csv=as_csv, as_json=as_json)
 
 
@@ -159,63 +155,3 @@ def numbers(option: str, text: str, least: int) -> list[int]:
             raise UsageError(f"{option} {part}: expected whole numbers from {least} on, such as 100 or 100,1000")
         found.append(int(part))
     return list(dict.fromkeys(found))
-
-
-def report(results: "dict[Path, RunResult]", *, as_json: bool) -> None:
-    """Print the comparison on standard output, best first, a table for each test set."""
-    ranked = sorted(results.items(), key=lambda item: (-item[1].accuracy, item[1].features, item[1].model))
-    if as_json:
-        rows = []
-        for path, result in ranked:
-            row = {key: getattr(result, key) for key in JSON_KEYS}
-            rows.append({**row, "run_dir": str(path)})
-        print(json.dumps({"runs": rows}))
-        return
-    test_sets: dict[str, dict[Path, RunResult]] = {}
-    for path, result in ranked:
-        test_sets.setdefault(result.test_digest, {})[path] = result
-    for runs_on_one in test_sets.values():
-        print_table(runs_on_one)
-
-
-def print_table(results: "dict[Path, RunResult]") -> None:
-    """Print the runs on one test set as a table, with letters for the significance of their differences."""
-    import sys
-
-    from rich.console import Console
-    from rich.table import Table
-
-    from classify.runs import head_name, read_predictions
-    from classify.statistics import compare, size_warning
-
-    comparison = compare({path: read_predictions(path) for path in results})
-    first = next(iter(results.values()))
-    several = len(results) > 1
-    table = Table(
-        title=f"{first.dataset}: {first.test_rows:,} test images", caption=SHARED_LETTERS if several else None
-    )
-    table.add_column("features", overflow="fold")
-    table.add_column("head", no_wrap=True)
-    for heading in ("train", "accuracy %", "95% interval"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("group", no_wrap=True)
-    for heading in ("macro F1 %", "log loss", "ECE %", "fit s", "ms/image"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for path, result in results.items():
-        table.add_row(
-            result.features.removeprefix(f"{result.dataset}-"),
-            head_name(result, details=True),
-            f"{result.train_rows:,}",
-            f"{100 * result.accuracy:.1f}",
-            f"{100 * result.accuracy_low:.1f} to {100 * result.accuracy_high:.1f}",
-            comparison.groups[path] if several else "",
-            f"{100 * result.macro_f1:.1f}",
-            f"{result.log_loss:.3f}",
-            f"{100 * result.ece:.1f}",
-            f"{result.fit_seconds:.1f}",
-            f"{result.predict_ms_per_image:.3f}",
-        )
-    # A pipe has no width of its own: give it enough, so that no number is cut off.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-    if warning := size_warning(comparison, lambda path: head_name(results[path], details=True)):
-        logger.info(warning)

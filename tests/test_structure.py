@@ -40,6 +40,7 @@ ROOMS = {
 DOORS = {
     "featurize.cli": "featurize",
     "classify.cli": "classify featurize",
+    "classify.table": "classify.runs classify.statistics",
     "classify.predict": "classify.runs featurize",
     "analysis.cli": "analysis classify featurize",
     "analysis.experiment": "classify featurize",

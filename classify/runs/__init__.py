@@ -5,7 +5,16 @@ May import: featurize.core, featurize.cache.
 
 from classify.runs.card import CARD, model_card
 from classify.runs.persist import AGAIN, HEAD, load_head, save_head
-from classify.runs.results import RESULT, RunResult, load_runs, new_run, read_predictions, runs_folder, write_result
+from classify.runs.results import (
+    RESULT,
+    RunResult,
+    find_run,
+    load_runs,
+    new_run,
+    read_predictions,
+    runs_folder,
+    write_result,
+)
 from classify.runs.words import head_name, markdown_table
 
 __all__ = [
@@ -14,6 +23,7 @@ __all__ = [
     "HEAD",
     "RESULT",
     "RunResult",
+    "find_run",
     "head_name",
     "load_head",
     "load_runs",

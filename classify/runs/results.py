@@ -8,6 +8,7 @@ data/runs/<features>/<head>-<hash>/
     README.md              the model card
 """
 
+import difflib
 import json
 import logging
 import tempfile
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from featurize.core.errors import DataError, UsageError
+from featurize.core.errors import DataError, UsageError, suggestion
 from featurize.core.files import data_root
 
 logger = logging.getLogger("frozenbench")
@@ -169,6 +170,35 @@ def read_predictions(run_dir: Path) -> Any:
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be used: {error}") from error
     return table
+
+
+def find_run(name: str, folder: Path) -> Path:
+    """The directory of a run.
+
+    Args:
+        name: the directory, its name (`svm-1f3a5c7d`), or a unique beginning of the name.
+        folder: of all runs.
+
+    Raises:
+        UsageError: there is no such run, or more than one.
+    """
+    if (Path(name) / RESULT).is_file():
+        return Path(name)
+    finished = [path.parent for path in sorted(folder.glob(f"*/*/{RESULT}")) if not path.parent.name.startswith(".")]
+    if not finished:
+        raise UsageError(f"{name}: no such run; there are no runs in {folder}, make some with python -m classify")
+    found = [path for path in finished if path.name == name]
+    if not found:
+        found = [path for path in finished if path.name.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        some = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
+        raise UsageError(f"{name}: {len(found)} runs have names that begin like this ({some}); name one of them")
+    by_beginning = {path.name[: len(name)]: path.name for path in finished}  # the digits at the end say nothing
+    close = difflib.get_close_matches(name, by_beginning, n=1)
+    known = [by_beginning[close[0]]] if close else [path.name for path in finished]
+    raise UsageError(f"{name}: no such run; {suggestion(known[0] if close else name, known)}")
 
 
 def load_runs(folder: Path) -> tuple[dict[Path, RunResult], list[tuple[Path, str]]]:

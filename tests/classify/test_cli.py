@@ -24,7 +24,7 @@ from tiny_data import make_dataset, write_tiny_cache
         (["--train-size", "10%"], 2, ["--train-size 10%"]),
         (["--seed", "a"], 2, ["--seed a: expected whole numbers from 0 on"]),
         (["--seed", ","], 2, ["--seed names no seed"]),
-        (["predict", "absent", "x.png"], 1, ["absent", "result.json"]),
+        (["predict", "absent", "x.png"], 2, ["absent: no such run; there are no runs in"]),
     ],
 )
 def test_bad_requests_to_classify(arguments: list[str], code: int, parts: list[str], data_folder: Path) -> None:
