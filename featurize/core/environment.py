@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 
 from featurize.core.errors import BackboneError
@@ -62,6 +63,15 @@ def silenced(descriptor: int) -> Iterator[None]:
         os.dup2(saved, descriptor)
         os.close(saved)
         os.close(sink)
+
+
+def processor_name() -> str:
+    """The model of the processor, such as "Intel(R) Xeon(R) CPU @ 2.20GHz"; empty if the system does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def library_versions(packages: Sequence[str]) -> dict[str, str]:

@@ -3,14 +3,20 @@
 An engine faster than TensorFlow is used only if it gives the same numbers.
 """
 
+import json
+import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+import joblib
 import numpy as np
 
+from featurize.core.environment import processor_name
 from featurize.core.errors import BackboneError, FrozenbenchError, UsageError, suggestion
+from featurize.core.files import data_root, seal, sealed
 from featurize.engines.tensorflow import gpu, tensorflow_engine
 from featurize.networks import Backbone
 
@@ -72,8 +78,9 @@ def choose_engine(backbone: Backbone, name: str, images: np.ndarray, why: str = 
     """Choose the engine that runs the backbone.
 
     `auto` takes the first engine that knows the network, agrees with TensorFlow on `images` and is faster on
-    them. If there is none, or if there is a GPU, it takes TensorFlow. A named engine is made, and compared
-    with TensorFlow, when it gets its first images.
+    them. If there is none, or if there is a GPU, it takes TensorFlow. The choice is remembered in the data folder,
+    for this network, these versions and this machine. A named or remembered engine is made, and compared with
+    TensorFlow, when it gets its first images.
 
     Args:
         backbone: from `load_backbone`.
@@ -89,7 +96,7 @@ def choose_engine(backbone: Backbone, name: str, images: np.ndarray, why: str = 
     if backbone.model is None:
         return Choice(_pixels, "", "", "")
     if name == "auto":
-        return _fastest(backbone, images)
+        return _remembered(backbone, images)
     return Choice(_on_demand(backbone, name), name, _version(name), why)
 
 
@@ -124,10 +131,28 @@ def agreement(outputs: list[np.ndarray], expected: list[np.ndarray], name: str, 
     return largest
 
 
+def _remembered(backbone: Backbone, images: np.ndarray) -> Choice:
+    """The fastest engine, measured once for each network on each machine: a busy moment must not change vectors."""
+    if device := gpu():
+        return Choice(_on_demand(backbone, REFERENCE), REFERENCE, _version(REFERENCE), f"on the GPU {device}")
+    folder = data_root() / "engines"
+    identity = [
+        "choice",
+        [backbone.name, backbone.weights_digest, backbone.layers, backbone.image_size, backbone.preprocess],
+        [[name, _installed_version(name)] for name in ENGINES],
+        [platform.machine(), processor_name(), joblib.cpu_count(only_physical_cores=True)],
+    ]
+    if found := sealed(folder, identity, ".json"):
+        name, why = json.loads(found[1])
+        return Choice(_on_demand(backbone, name), name, _version(name), why)
+    choice = _fastest(backbone, images)
+    with suppress(OSError):  # without a place to remember it, it is measured again next time
+        seal(folder, identity, ".json", json.dumps([choice.name, choice.why]).encode())
+    return choice
+
+
 def _fastest(backbone: Backbone, images: np.ndarray) -> Choice:
     reference = tensorflow_engine(backbone)
-    if device := gpu():
-        return Choice(reference, REFERENCE, _version(REFERENCE), f"on the GPU {device}")
     few = images[:CHECKED_IMAGES]
     expected = reference(few)
     reasons = []
@@ -177,6 +202,14 @@ def _on_demand(backbone: Backbone, name: str) -> Engine:
         return made[0](images)
 
     return run
+
+
+def _installed_version(name: str) -> str:
+    """The version of an engine; empty if it is not installed."""
+    with suppress(PackageNotFoundError):
+        _, version_of = ENGINES[name]
+        return version_of()
+    return ""
 
 
 def _version(name: str) -> str:

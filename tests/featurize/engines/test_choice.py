@@ -3,6 +3,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,6 +111,32 @@ def test_auto_stays_with_tensorflow(make: Callable, why: str, network: Backbone,
     assert choice.name == "tensorflow"
     assert re.fullmatch(why, choice.why)
     np.testing.assert_array_equal(choice.run(IMAGES[:3])[1], tensorflow_engine(network)(IMAGES[:3])[1])
+
+
+def test_the_choice_is_remembered(
+    network: Backbone, other: Callable, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy moment must not change the engine, and with it the fingerprint."""
+    other(identical)
+    ratios = iter([1.5, 0.5])
+    monkeypatch.setattr(engine_module, "_speed_ratio", lambda *_: next(ratios))
+    first = choose_engine(network, "auto", IMAGES[:2])
+    assert first.name == "other"
+    again = choose_engine(network, "auto", IMAGES[:2])
+    assert (again.name, again.version, again.why) == (first.name, first.version, first.why)
+    for ours, theirs in zip(again.run(IMAGES[:2]), first.run(IMAGES[:2]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    monkeypatch.setattr(engine_module, "processor_name", lambda: "another processor")
+    assert choose_engine(network, "auto", IMAGES[:2]).name == "tensorflow"  # measured: 0.5 times as fast
+
+
+def test_a_choice_that_cannot_be_remembered(
+    network: Backbone, other: Callable, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other(identical)
+    monkeypatch.setattr(engine_module, "_speed_ratio", lambda *_: 2.0)
+    data_folder.write_text("a file, not a folder")
+    assert choose_engine(network, "auto", IMAGES[:2]).name == "other"
 
 
 def test_auto_takes_tensorflow_on_a_gpu(network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
