@@ -11,13 +11,12 @@ from featurize.engines.choice import (
     ENGINES,
     REFERENCE,
     Choice,
-    Engine,
     agreement,
     check_engine,
     choose_engine,
     default_batch_size,
 )
-from featurize.engines.tensorflow import gpu, tensorflow_engine
+from featurize.engines.tensorflow import Engine, gpu, tensorflow_engine
 
 __all__ = [
     "CHECKED_IMAGES",

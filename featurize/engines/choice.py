@@ -1,7 +1,4 @@
-"""The choice of the engine that runs the frozen network on a batch of images.
-
-An engine faster than TensorFlow is used only if it gives the same numbers.
-"""
+"""The choice of an engine. One that is faster than TensorFlow is used only if it gives the same numbers."""
 
 import json
 import platform
@@ -14,18 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 import joblib
 import numpy as np
 
-from featurize.core.environment import processor_name
+from featurize.core.environment import library_versions, processor_name
 from featurize.core.errors import BackboneError, FrozenbenchError, UsageError, suggestion
 from featurize.core.files import data_root, seal, sealed
-from featurize.engines.tensorflow import gpu, tensorflow_engine
+from featurize.engines.tensorflow import Engine, gpu, tensorflow_engine
 from featurize.networks import Backbone
-
-Engine = Callable[[np.ndarray], list[np.ndarray]]
-"""uint8 (n, size, size, 3) RGB -> one float32 activation for each tapped layer: (n, h, w, c) or (n, c)."""
 
 TOLERANCE = 1e-4  # largest relative error of a layer, in the Euclidean norm
 CHECKED_IMAGES = 4
-ROUNDS = 3
+ROUNDS = 3  # of timing
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class Choice:
 def _winograd(backbone: Backbone) -> Engine:
     try:
         from featurize.engines.winograd.network import winograd_engine
-    except (ImportError, OSError, RuntimeError) as error:  # the latter: numba finds no folder for its compiled code
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: numba finds no folder for compiled code
         raise _not_available("winograd", error, "numba") from error
     return winograd_engine(backbone)
 
@@ -71,16 +65,17 @@ ENGINES: dict[str, tuple[Callable[[Backbone], Engine], Callable[[], str]]] = {
     "winograd": (_winograd, lambda: "1"),  # our own code: raise it when results change
     "mnn": (_mnn, lambda: version("MNN")),
 }
-"""Name -> what makes the engine, and the version that determines its numbers; the reference, then the fastest first."""
+"""Name -> what makes the engine, and the version that determines its numbers. `auto` tries them in this order."""
 
 
 def choose_engine(backbone: Backbone, name: str, images: np.ndarray, why: str = "as asked for") -> Choice:
     """Choose the engine that runs the backbone.
 
-    `auto` takes the first engine that knows the network, agrees with TensorFlow on `images` and is faster on
-    them. If there is none, or if there is a GPU, it takes TensorFlow. The choice is remembered in the data folder,
-    for this network, these versions and this machine. A named or remembered engine is made, and compared with
-    TensorFlow, when it gets its first images.
+    `auto` takes TensorFlow on a GPU. Otherwise it takes the first engine that supports the network, agrees with
+    TensorFlow on `images` and is faster; or TensorFlow, if no engine does. It remembers the choice in the data
+    folder, for this network, these versions and this machine.
+
+    A named or remembered engine is made, and compared with TensorFlow, when it gets its first images.
 
     Args:
         backbone: from `load_backbone`.
@@ -89,15 +84,17 @@ def choose_engine(backbone: Backbone, name: str, images: np.ndarray, why: str = 
         why: the reason for a named engine.
 
     Raises:
-        UsageError: no such engine; from the engine: it is not available, or does not know a layer.
+        UsageError: no such engine; from the engine: it is not available, or does not support a layer.
         BackboneError: from the engine: it cannot run the network, or disagrees with TensorFlow.
     """
     check_engine(name)
     if backbone.model is None:
         return Choice(_pixels, "", "", "")
-    if name == "auto":
-        return _remembered(backbone, images)
-    return Choice(_on_demand(backbone, name), name, _version(name), why)
+    if name != "auto":
+        return _named(backbone, name, why)
+    if device := gpu():
+        return _named(backbone, REFERENCE, f"on the GPU {device}")
+    return _remembered(backbone, images)
 
 
 def check_engine(name: str) -> None:
@@ -132,26 +129,30 @@ def agreement(outputs: list[np.ndarray], expected: list[np.ndarray], name: str, 
 
 
 def _remembered(backbone: Backbone, images: np.ndarray) -> Choice:
-    """The fastest engine, measured once for each network on each machine: a busy moment must not change vectors."""
-    if device := gpu():
-        return Choice(_on_demand(backbone, REFERENCE), REFERENCE, _version(REFERENCE), f"on the GPU {device}")
+    """The fastest engine, measured once for each network on each machine.
+
+    A second measurement on a busy machine could take another engine, and so change the vectors.
+    """
     folder = data_root() / "engines"
     identity = [
         "choice",
         [backbone.name, backbone.weights_digest, backbone.layers, backbone.image_size, backbone.preprocess],
         [[name, _installed_version(name)] for name in ENGINES],
+        library_versions(["numba"]),  # winograd needs it, but its version is our own
         [platform.machine(), processor_name(), joblib.cpu_count(only_physical_cores=True)],
     ]
     if found := sealed(folder, identity, ".json"):
-        name, why = json.loads(found[1])
-        return Choice(_on_demand(backbone, name), name, _version(name), why)
+        _, content = found
+        name, why = json.loads(content)
+        return _named(backbone, name, why)
     choice = _fastest(backbone, images)
-    with suppress(OSError):  # without a place to remember it, it is measured again next time
+    with suppress(OSError):  # a choice that cannot be saved is measured again next time
         seal(folder, identity, ".json", json.dumps([choice.name, choice.why]).encode())
     return choice
 
 
 def _fastest(backbone: Backbone, images: np.ndarray) -> Choice:
+    """The first engine that agrees with the reference and is faster, else the reference with all reasons."""
     reference = tensorflow_engine(backbone)
     few = images[:CHECKED_IMAGES]
     expected = reference(few)
@@ -174,14 +175,25 @@ def _fastest(backbone: Backbone, images: np.ndarray) -> Choice:
 
 
 def _speed_ratio(engine: Engine, reference: Engine, images: np.ndarray) -> float:
-    """How many times as fast the engine is as the reference, by the best of interleaved rounds."""
-    fastest = [np.inf, np.inf]
+    """How many times as fast the engine is as the reference.
+
+    The rounds alternate, and the best of each counts: so a short load on the machine harms neither.
+    """
+    best = best_reference = np.inf
     for _ in range(ROUNDS):
-        for index, run in enumerate((engine, reference)):
-            began = time.perf_counter()
-            run(images)
-            fastest[index] = min(fastest[index], time.perf_counter() - began)
-    return fastest[1] / fastest[0]
+        best = min(best, _seconds(engine, images))
+        best_reference = min(best_reference, _seconds(reference, images))
+    return best_reference / best
+
+
+def _seconds(engine: Engine, images: np.ndarray) -> float:
+    began = time.perf_counter()
+    engine(images)
+    return time.perf_counter() - began
+
+
+def _named(backbone: Backbone, name: str, why: str) -> Choice:
+    return Choice(_on_demand(backbone, name), name, _version(name), why)
 
 
 def _on_demand(backbone: Backbone, name: str) -> Engine:

@@ -7,11 +7,14 @@ import numpy as np
 from featurize.core.environment import import_keras
 from featurize.networks import Backbone, preprocessed
 
+Engine = Callable[[np.ndarray], list[np.ndarray]]
+"""uint8 (n, size, size, 3) RGB -> one float32 activation for each tapped layer: (n, h, w, c) or (n, c)."""
 
-def tensorflow_engine(backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Preprocessing and network in one traced function for any number of images: a `choice.Engine`.
 
-    Not `Model.predict`, which retraces and leaks memory in a loop. Not XLA, which is slow on CPUs.
+def tensorflow_engine(backbone: Backbone) -> Engine:
+    """Preprocessing and network in one function, traced once for any number of images.
+
+    `Model.predict` would retrace and leak memory in a loop, and XLA is slow on CPUs.
     """
     import_keras()
     import tensorflow as tf

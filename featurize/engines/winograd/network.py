@@ -10,11 +10,12 @@ import joblib
 import numpy as np
 
 from featurize.engines.keras_graph import Call, calls, image_source, unsupported
+from featurize.engines.tensorflow import Engine
 from featurize.engines.winograd.kernels import LANES, LINE, ROWS, WIDTH, convolve, matrices
 from featurize.networks import Backbone, preprocessed
 
 GROUP_BYTES = 1 << 27
-"""Bytes of the first activation for which images are processed together. It bounds the memory."""
+"""Images are processed together up to these many bytes of the first activation. That bounds the memory."""
 CACHE_BYTES = 600_000
 """A thread's share of the cache for transformed tiles and products, beside some of the weights (measured)."""
 WEIGHT_BYTES_PER_TILE = 250_000
@@ -42,8 +43,8 @@ class Stage:
     pool: bool = False
 
 
-def winograd_engine(backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """Winograd's algorithm on all physical cores, in float32: a `choice.Engine`.
+def winograd_engine(backbone: Backbone) -> Engine:
+    """Winograd's algorithm on all physical cores, in float32.
 
     Raises:
         UsageError: the network has a layer that is not one of a VGG.
@@ -51,8 +52,8 @@ def winograd_engine(backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarra
     return chain_engine(stages(backbone.model, backbone.layers), backbone)
 
 
-def chain_engine(chain: list[Stage], backbone: Backbone) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """The engine of given stages; the backbone's model is not used."""
+def chain_engine(chain: list[Stage], backbone: Backbone) -> Engine:
+    """The engine that runs a chain of stages. It does not use the backbone's model."""
     return _Network(chain, backbone, joblib.cpu_count(only_physical_cores=True)).run
 
 

@@ -130,6 +130,18 @@ def test_the_choice_is_remembered(
     assert choose_engine(network, "auto", IMAGES[:2]).name == "tensorflow"  # measured: 0.5 times as fast
 
 
+def test_the_choice_is_measured_again_with_other_packages(
+    network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Winograd has a version of its own, but cannot run without numba."""
+    other(identical)
+    monkeypatch.setattr(engine_module, "_speed_ratio", lambda *_: 2.0)
+    assert choose_engine(network, "auto", IMAGES[:2]).name == "other"
+    monkeypatch.setattr(engine_module, "library_versions", lambda packages: {})
+    other(missing)
+    assert choose_engine(network, "auto", IMAGES[:2]).name == "tensorflow"
+
+
 def test_a_choice_that_cannot_be_remembered(
     network: Backbone, other: Callable, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
