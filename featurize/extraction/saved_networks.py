@@ -91,7 +91,7 @@ def _identity(spec: ExtractionSpec) -> list[Any]:
 
 def _chain_to_arrays(backbone: Backbone) -> dict[str, np.ndarray]:
     """The stages of a Winograd network as arrays: kernels, biases, and the rest as JSON."""
-    from featurize.engines.winograd.network import stages
+    from featurize.engines.winograd.stages import stages
 
     chain = stages(backbone.model, backbone.layers)
     description = [(stage.name, stage.relu, stage.pool) for stage in chain]
@@ -104,7 +104,8 @@ def _chain_to_arrays(backbone: Backbone) -> dict[str, np.ndarray]:
 
 
 def _chain_from_arrays(backbone: Backbone, arrays: Arrays) -> Engine:
-    from featurize.engines.winograd.network import Stage, chain_engine
+    from featurize.engines.winograd.network import chain_engine
+    from featurize.engines.winograd.stages import Stage
 
     chain = []
     for index, (name, relu, pool) in enumerate(json.loads(str(arrays["chain"]))):

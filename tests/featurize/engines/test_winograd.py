@@ -12,7 +12,8 @@ from featurize.core.errors import UsageError
 from featurize.engines import tensorflow_engine
 from featurize.engines.winograd import network as winograd
 from featurize.engines.winograd.kernels import matrices
-from featurize.engines.winograd.network import stages, winograd_engine
+from featurize.engines.winograd.network import winograd_engine
+from featurize.engines.winograd.stages import stages
 from featurize.networks.backbone import Backbone, load_backbone
 
 RANDOM = np.random.default_rng(4)
