@@ -36,7 +36,7 @@ def experiment(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the report.")] = OUT,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Number of threads of the heads.  [default: all cores]")
+        int | None, typer.Option(min=1, help="Threads of the heads.  [default: one per usable physical core]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -5,7 +5,6 @@ Finished features and runs are reused, so the same command resumes an interrupte
 
 import functools
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def run_experiment(preset: str, data: str = "cifar10", *, folder: Path | None = 
         preset: a key of `PRESETS`.
         data: as for `featurize.load_dataset`.
         folder: for features and runs; `experiment_folder` by default.
-        threads: number of threads of the heads; all cores by default.
+        threads: number of threads of the heads; one per usable physical core by default.
 
     Returns:
         The folder of the runs.
@@ -84,13 +83,17 @@ def run_experiment(preset: str, data: str = "cifar10", *, folder: Path | None = 
     """
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset}: {suggestion(preset, list(PRESETS))}")
+    import joblib
+
     from featurize.images import load_dataset
 
     began = time.monotonic()
-    folder, chosen = folder or experiment_folder(preset), PRESETS[preset]
+    folder = folder or experiment_folder(preset)
+    chosen = PRESETS[preset]
+    threads = threads or joblib.cpu_count(only_physical_cores=True)
     dataset = load_dataset(data).first(train=chosen.train)
     infos = [extracted(dataset, weights, chosen, folder / "features") for weights in ("imagenet", "random", "")]
-    steps = list(training_steps(infos, chosen, folder / "runs", threads or os.cpu_count() or 1))
+    steps = list(training_steps(infos, chosen, folder / "runs", threads))
     carry_out(steps)
     logger.info("the experiment took %s, without what was finished before", _duration(time.monotonic() - began))
     return folder / "runs"

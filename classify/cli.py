@@ -3,7 +3,6 @@
 import functools
 import itertools
 import logging
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -42,7 +41,8 @@ def run(
     ] = None,
     seed: Annotated[str, typer.Option(help="Random seed; comma-separated for several runs.")] = "0",
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Number of threads; ignored with --cluster.  [default: all cores]")
+        int | None,
+        typer.Option(min=1, help="Number of threads; ignored with --cluster.  [default: one per physical core]"),
     ] = None,
     cluster: Annotated[
         str, typer.Option(help="Run heads and trials on Dask workers: local:N, or tcp://HOST:PORT.")
@@ -56,6 +56,8 @@ def run(
     if context.invoked_subcommand is not None:
         return
     # Imported here so that --help does not wait for them.
+    import joblib
+
     from classify.heads import head_names
     from classify.runs import runs_folder
     from classify.training import VERSIONS_OF, Job, train_heads
@@ -72,7 +74,7 @@ def run(
     wanted = tuple(name.strip() for name in layers.split(",") if name.strip())
     infos = [read_info(path) for path in features or [newest_cache()]]
     weight = None if class_weight == "none" else class_weight
-    threads = jobs or os.cpu_count() or 1
+    threads = jobs or joblib.cpu_count(only_physical_cores=True)
     combinations = itertools.product(infos, sizes or [None], seeds, names)
     todo = [Job(name, info, wanted, rows, number, weight, tune, threads) for info, rows, number, name in combinations]
     # Workers need the same versions of what runs depend on and of what is sent to and from them.

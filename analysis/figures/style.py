@@ -4,6 +4,7 @@ The palette suits colour-blind readers, and no figure relies on colour alone: ma
 words repeat the distinction, so that a print in black and white can be read.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import matplotlib
 import pandas as pd
 import seaborn as sns
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -30,7 +32,18 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "figure.facecolor": "white",  # also on a dark page
     "lines.markersize": 5.5,
+    "text.parse_math": False,  # a class may be called "$5"
 }
+OTHER_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "WenQuanYi Micro Hei",
+    "Microsoft YaHei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Arial Unicode MS",
+)
+"""For letters that matplotlib's own font lacks, such as Chinese ones, where these fonts are installed."""
 KINDS = ("pretrained", "random", "pixels", "scratch")
 MARKERS = "osD^vPX*<>"
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
@@ -42,7 +55,10 @@ TICK_DISTANCE = 0.07  # of the width of a logarithmic axis: labels closer than t
 @contextmanager
 def empty_figure(width: float, height: float) -> Iterator[Figure]:
     """A figure in the house style, in inches, without a window or global state."""
-    with matplotlib.rc_context(STYLE):
+    installed = set(font_manager.get_font_names())
+    fonts = ["DejaVu Sans", *(name for name in OTHER_FONTS if name in installed)]
+    with matplotlib.rc_context({**STYLE, "font.family": fonts}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the empty box in a name says so, too
         yield Figure(figsize=(width, height), layout="constrained")
 
 

@@ -18,6 +18,7 @@ MAX_ITERATIONS = 1000
 FOLDS = 3
 PCA_COMPONENTS = 512  # input of the discriminants
 COLUMNS_FOR_TREES = 128
+ROWS_FOR_THREADS = 4_000  # of the trees
 ROWS_FOR_TEMPERATURE = 10_000  # limits the second fit of the slow heads
 
 
@@ -86,7 +87,9 @@ def xgboost(task: Task) -> Any:
 
     from classify.heads.trees import BoostedTrees
 
-    trees = BoostedTrees(class_weight=task.class_weight, n_jobs=task.jobs, random_state=task.seed)
+    # On fewer rows, threads wait longer than they work, and on a busy machine many times as long (measured).
+    threads = task.jobs if task.rows >= ROWS_FOR_THREADS else 1
+    trees = BoostedTrees(class_weight=task.class_weight, n_jobs=threads, random_state=task.seed)
     first = FunctionTransformer(leading, kw_args={"columns": COLUMNS_FOR_TREES})
     discriminants = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
     return _standardised(

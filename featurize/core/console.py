@@ -37,6 +37,7 @@ def run_command_line(app: Callable[[], object]) -> NoReturn:
         logger.error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
+        logger.error("interrupted; finished work is saved, and the same command resumes")
         sys.exit(130)
     except MemoryError as error:
         logger.error("out of memory: %s; use fewer images (--train N) or a shorter vector (--pool avg)", error)

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import pytest
 
 from analysis.figures.confusion import class_order, confusion, counts_of, most_confused
-from analysis.figures.style import figure
+from analysis.figures.style import figure, save
 
 
 def test_confusion_is_in_percent_of_the_true_class() -> None:
@@ -62,3 +65,16 @@ def test_most_confused() -> None:
     names, counts = ["ant", "bee", "cow"], counts_of(predictions, 3)
     assert most_confused(counts, names, 2) == [("bee", "cow", 2), ("ant", "cow", 1)]
     assert most_confused(counts, names, 9) == [("bee", "cow", 2), ("ant", "cow", 1), ("cow", "ant", 1)]
+
+
+def test_class_names_are_not_formulas(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """A dollar sign is one, and letters that the font lacks cost no figure and no warning."""
+    names = ["$5 bill", "$\\undefined$", "\u732b", "a_b^c"]
+    predictions = pd.DataFrame({"label": [0, 1, 2, 3], "predicted": [1, 2, 3, 0]})
+    with figure(5, 5) as (drawn, ax):
+        confusion(counts_of(predictions, 4), names, ax)
+        assert [label.get_text() for label in ax.get_xticklabels()] == names
+        png, svg = save(drawn, tmp_path / "confusion")
+    assert png.stat().st_size
+    assert svg.stat().st_size
+    assert [str(warning.message) for warning in recwarn] == []

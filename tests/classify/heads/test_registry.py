@@ -53,8 +53,10 @@ def test_float32_stays_float32(name: str) -> None:
 
 def test_the_jobs_reach_the_heads_with_threads_of_their_own() -> None:
     for name in ("svm", "xgboost", "knn"):
-        parameters = make_head(name, Task(*X.shape, jobs=7)).get_params()
+        parameters = make_head(name, Task(5_000, X.shape[1], jobs=7)).get_params()
         assert 7 in [value for key, value in parameters.items() if key.endswith("n_jobs")]
+    few = make_head("xgboost", Task(500, X.shape[1], jobs=7)).get_params()
+    assert {value for key, value in few.items() if key.endswith("__n_jobs")} <= {1, None}
 
 
 def test_the_trees_see_discriminants_of_rows_that_these_were_not_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None:
