@@ -20,25 +20,25 @@ def features_folder() -> Path:
     return data_root() / "features"
 
 
-def read_info(path: Path) -> CacheInfo:
+def read_info(path: Path | str) -> CacheInfo:
     """The description of a cache, after its seal has been checked.
 
     Raises:
         CacheError: the file does not exist, is damaged, or is not a feature cache of this version.
     """
-    with _opened(path) as (header, _):
+    with _opened(Path(path)) as (header, _):
         return header.info
 
 
-def load_features(path: Path, split: str, layers: Sequence[str] = ()) -> Features:
+def load_features(path: Path | str, split: str, layers: Sequence[str] = ()) -> Features:
     """The features of one split as float32, with all columns or those of some layers.
 
     Raises:
         CacheError: the file is damaged, is not a feature cache, or holds values that are not finite.
         UsageError: it has no such split or layer.
     """
-    with _opened(path) as (header, file):
-        return _rows(header, file, split, layers, 0, None)
+    with _opened(Path(path)) as (header, file):
+        return _rows(header, file, split, [layers] if isinstance(layers, str) else layers, 0, None)
 
 
 def read_rows(path: Path, split: str, start: int, stop: int, layers: Sequence[str] = ()) -> Features:

@@ -49,7 +49,7 @@ def extract_features(
     dataset: ImageDataset,
     backbone: Backbone,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
     compute: Compute | None = None,
@@ -78,7 +78,8 @@ def extract_features(
         BackboneError: a vector is not finite, or the chosen engine does not give TensorFlow's numbers.
         DataError: all images of a split were skipped.
     """
-    plan = plan_extraction(dataset, backbone, ExtractionOptions(**options), out=out)
+    path = None if out is None else Path(out)
+    plan = plan_extraction(dataset, backbone, ExtractionOptions(**options), out=path)
     return carry_out(plan, overwrite=overwrite, progress=progress, compute=compute, shards_at=shards_at)
 
 

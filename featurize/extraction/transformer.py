@@ -34,7 +34,7 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         backbone: a name in `keras.applications`, a path to a `.keras` file, or `pixels`.
         weights: `imagenet` (for a `.keras` file: its own), `random`, or a path to an `.h5` file.
-        layers: names of the layers to tap; empty for the last one before the classifier.
+        layers: a layer to tap, or several; empty for the last one before the classifier.
         pool: one of `pooling.POOLS`; `pixels` is always flattened.
         image_size: images are resized to this many pixels squared.
         resize: one of `resize.KERNELS`.
@@ -146,7 +146,7 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self._options(),
             self.backbone,
             self.weights,
-            tuple(self.layers),
+            (self.layers,) if isinstance(self.layers, str) else tuple(self.layers),
             self.image_size,
             self.preprocess,
             self.seed,

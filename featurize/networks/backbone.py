@@ -65,7 +65,7 @@ def load_backbone(
     name: str = "vgg16",
     *,
     weights: str = "imagenet",
-    layers: tuple[str, ...] = (),
+    layers: str | tuple[str, ...] = (),
     image_size: int = 96,
     preprocess: str = "auto",
     seed: int = 0,
@@ -76,7 +76,7 @@ def load_backbone(
         name: a name in `keras.applications` (`vgg16`), a path to a `.keras` file, or `pixels`.
         weights: `imagenet` (for a `.keras` file: its own), `random` (its layers' initialisers, seeded), or a path
             to an `.h5` file in the layout that Keras publishes.
-        layers: names of the layers to tap; empty for the last one before the classifier.
+        layers: a layer to tap, or several; empty for the last one before the classifier.
         image_size: height and width of the images, in pixels.
         preprocess: `auto` (the backbone's own; `none` for a `.keras` file) or one of `PREPROCESSING`.
         seed: for `random`.
@@ -85,6 +85,7 @@ def load_backbone(
         UsageError: an unknown name, layer or preprocessing, or an image size that the network does not take.
         BackboneError: the file or the weights cannot be loaded or hold values that are not finite.
     """
+    layers = (layers,) if isinstance(layers, str) else tuple(layers)
     if name == PIXELS:
         return Backbone(
             PIXELS,

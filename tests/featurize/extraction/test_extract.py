@@ -53,6 +53,16 @@ def test_what_is_in_the_cache(network: Backbone, data_folder: Path) -> None:
         np.testing.assert_array_equal(features.ids, split.ids)
 
 
+def test_plain_strings(tiny_network: Path, tmp_path: Path) -> None:
+    """Paths may be strings, and a single layer too."""
+    network = load_backbone(str(tiny_network), layers="late", image_size=12)
+    assert network.layers == ("late",)
+    info = extract_features(make_dataset(6, 6), network, out=str(tmp_path / "x.h5")).info
+    assert read_info(str(info.path)) == info
+    both = load_features(str(info.path), "train")
+    np.testing.assert_array_equal(load_features(str(info.path), "train", "late").x, both.x)
+
+
 def test_flip_averages_the_vector_of_the_mirror_image(network: Backbone) -> None:
     dataset = make_dataset(6, 6)
     split = dataset.splits["train"]

@@ -132,6 +132,7 @@ def test_copies_share_the_network_and_no_pickle_holds_it(
         np.testing.assert_array_equal(copy.transform(IMAGES), expected)
     assert loaded == []
     assert features.set_params(layers=["late"]).transform(IMAGES).shape == (12, 24)
+    assert features.set_params(layers="late").transform(IMAGES).shape == (12, 24)
     assert len(loaded) == 1
 
 
