@@ -1,25 +1,27 @@
 """Winograd's 3 x 3 convolution in numba, its inner kernels written as vector code for LLVM.
 
 The algorithm is F(m x m, 3 x 3) of Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks*
-(CVPR 2016): for each tile of m x m outputs, the (m + 2)^2 = K inputs d are transformed to B^T d B, each
-of the K numbers has a matrix product over the channels of its own, and A^T p A of the products are the
-outputs. That takes K multiplications instead of 9 m^2: with m = 4, a quarter.
+(CVPR 2016, https://arxiv.org/abs/1509.09308). A tile of m x m outputs depends on K = (m + 2)^2 inputs d.
+They are transformed to B^T d B. Each of the K transformed numbers has its own matrix product over the
+channels, and A^T p A of the products p are the outputs. That takes K multiplications instead of 9 m^2: with
+m = 4, a quarter.
 
-A thread takes a few tiles at a time, so that they stay in its cache, through three phases:
+A thread takes a few tiles at a time through three phases, so that they stay in its cache:
 
     gather    d -> B^T d B                                v (panels, K, ci x ROWS)
     gemm      K products v[:, k] @ u[k]                   p (panels, K, co x ROWS)
     scatter   A^T p A, bias, ReLU, 2 x 2 maxima           y (n, height, width, co)
 
 A panel holds ROWS tiles as (channels / LANES, ROWS, LANES), in the order in which the matrix product reads
-them. Maps have a border of zeros and room for whole tiles, so nothing here checks for an edge. The order of
-all sums is fixed: a result depends neither on the batch nor on the number of threads.
+them. Maps have a border of zeros and fit whole tiles, so no kernel checks for an edge. The order of all sums
+is fixed: a result depends neither on the batch nor on the number of threads.
 
-The speed of a matrix product depends on sums that stay in vector registers, which numba's compiled loops do
-not achieve. So the three kernels are written in LLVM's own terms. They work on addresses and steps in bytes.
+A matrix product is fast only if its sums stay in vector registers. Numba's compiled loops do not achieve
+that, so the three inner kernels are written as LLVM instructions, on addresses and steps in bytes.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +33,8 @@ from numba.extending import intrinsic
 _FEATURES = config.CPU_FEATURES or binding.get_host_cpu_features().flatten()  # type: ignore[attr-defined]
 AVX512 = "+avx512f" in _FEATURES
 LANES = 16 if AVX512 else 8  # numbers in a vector
-# The block of sums. With COLS weights and one input it fills the 32 (AVX-512) or 16 vector registers.
+# The matrix product keeps ROWS x COLS vectors of sums. With COLS vectors of weights and one input, they take all
+# but one of the 32 (AVX-512) or 16 vector registers.
 ROWS, COLS = (14, 2) if AVX512 else (6, 2)
 LINE = 4 * LANES  # bytes of a vector
 WIDTH = COLS * LANES  # output channels that are computed together
@@ -39,7 +42,7 @@ WIDTH = COLS * LANES  # output channels that are computed together
 FLOAT, INT32, INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VECTOR, BYTES = ir.VectorType(FLOAT, LANES), ir.IntType(8).as_pointer()
 FUSED = ("contract", "nsz")  # LLVM may fuse a product and a sum into one instruction
-POINTS = (0, 1, -1, 2, -2)
+POINTS = (0, 1, -1, 2, -2)  # of interpolation, as in the paper
 _intrinsic: Any = intrinsic
 _compiled: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")
 
@@ -47,8 +50,8 @@ _compiled: Any = functools.partial(njit, nogil=True, cache=True, error_model="nu
 def matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """B^T (m + 2, m + 2), G (m + 2, 3) and A^T (m, m + 2) of F(m, 3), for m = 2 or 4.
 
-    From Cook and Toom's interpolation at `POINTS` and infinity. For m = 1 all three are (1, 1), and the same
-    phases compute an ordinary product of gathered inputs.
+    They follow from Cook and Toom's interpolation at `POINTS` and infinity. For m = 1 all three are (1, 1), and
+    the same phases compute an ordinary matrix product of gathered inputs.
     """
     if m == 1:
         return np.eye(1), np.eye(1), np.eye(1)
@@ -70,7 +73,8 @@ def matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _sums_and_differences(size: int) -> np.ndarray:
     """The matrix (size, size) that replaces each pair of values at p and -p by their sum and difference.
 
-    Factored out of B^T and A^T, it leaves matrices with half as many non-zeros.
+    The points of interpolation are such pairs. So this matrix, factored out of B^T and A^T, leaves matrices
+    with half as many non-zeros.
     """
     result = np.eye(size)
     for i in range(1, size - 2, 2):
@@ -82,10 +86,10 @@ def _constant(value: float) -> ir.Constant:
     return ir.Constant(VECTOR, [ir.Constant(FLOAT, float(value))] * LANES)
 
 
-def _at(b: ir.IRBuilder, base: Any, *steps: tuple[int, Any]) -> Any:
-    """The address base + number * step + ... ."""
-    for number, step in steps:
-        base = b.add(base, b.mul(INT64(number), step))
+def _at(b: ir.IRBuilder, base: Any, *offsets: tuple[int, Any]) -> Any:
+    """The address base + count * step for each pair (count, step)."""
+    for count, step in offsets:
+        base = b.add(base, b.mul(INT64(count), step))
     return base
 
 
@@ -110,7 +114,7 @@ def _larger(b: ir.IRBuilder, x: Any, y: Any) -> Any:
 
 
 def _product(b: ir.IRBuilder, matrix: np.ndarray, vectors: Sequence[Any]) -> list[Any]:
-    """`matrix` @ `vectors`, without multiplications by zero and by a leading one."""
+    """`matrix` @ `vectors`, without multiplications by zero and, in the first term, by one."""
     result = []
     for row in matrix:
         terms = [(factor, vector) for factor, vector in zip(row, vectors, strict=True) if factor]
@@ -128,7 +132,7 @@ def _both_axes(grid: list[Any], *steps: Callable[[Any], list[Any]]) -> list[Any]
     for _ in range(2):
         for step in steps:
             grid = [step(line) for line in grid]
-        grid = list(zip(*grid, strict=True))
+        grid = list(zip(*grid, strict=True))  # the columns become rows, and rows again the second time
     return grid
 
 
@@ -142,11 +146,11 @@ def _forward(m: int) -> Any:
     def code(context: Any, b: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> Any:
         source, row, column, target, step = arguments
         for i in range(n):
-            for j in range(n, n + m):  # the tile to the right is the next one
+            for j in range(n, n + m):  # the next tile is the one to the right
                 _prefetch(b, _at(b, source, (i, row), (j, column)), write=False)
         grid = [[_load(b, _at(b, source, (i, row), (j, column))) for j in range(n)] for i in range(n)]
         grid = _both_axes(grid, lambda line: _product(b, rest, line), lambda line: _product(b, mix, line))
-        for k, value in enumerate(value for line in grid for value in line):
+        for k, value in enumerate(itertools.chain(*grid)):
             _store(b, value, _at(b, target, (k, step)))
         return context.get_dummy_value()
 
@@ -168,7 +172,7 @@ def _inverse(m: int, pool: bool) -> Any:
                 _prefetch(b, _at(b, target, (i, row), (j, column)), write=True)
         grid = [[_load(b, _at(b, source, (i * n + j, step))) for j in range(n)] for i in range(n)]
         grid = _both_axes(grid, lambda line: _product(b, mix, line), lambda line: _product(b, rest, line))
-        if pool:  # before bias and ReLU, which do not change the order: fewer numbers to add and compare
+        if pool:  # before bias and ReLU, which do not change which number is largest: fewer additions
             grid = _both_axes(grid, lambda line: [_larger(b, *line[i : i + 2]) for i in range(0, m, 2)])
         bias, floor = _load(b, bias), _load(b, floor)
         for i, line in enumerate(grid):
@@ -194,30 +198,31 @@ def _sums_in_registers() -> Any:
         body = b.append_basic_block("body")
         done = b.append_basic_block("done")
         b.branch(body)
-        # The loop over blocks of LANES input channels. Its state are phi nodes, so the sums stay in registers.
+        # The loop over blocks of LANES input channels. Its variables are phi nodes, so the sums stay in registers.
         b.position_at_end(body)
-        start = [INT64(0), a, w] + [_constant(0)] * (ROWS * COLS)
-        state = [b.phi(value.type) for value in start]
-        k, a, w, *sums = state
+        initial_values = [INT64(0), a, w] + [_constant(0)] * (ROWS * COLS)
+        variables = [b.phi(value.type) for value in initial_values]
+        k, a, w, *sums = variables
         undefined = ir.Constant(VECTOR, ir.Undefined)
         zeros = ir.Constant(ir.VectorType(INT32, LANES), None)
         # For each channel: broadcast the number of each tile, and add its products with COLS vectors of weights.
-        for q in range(LANES):
-            weights = [_load(b, b.add(w, INT64((q * COLS + j) * LINE))) for j in range(COLS)]
+        for channel in range(LANES):
+            weights = [_load(b, b.add(w, INT64((channel * COLS + j) * LINE))) for j in range(COLS)]
             for i in range(ROWS):
-                one = b.insert_element(undefined, _load(b, b.add(a, INT64(i * LINE + 4 * q)), FLOAT), INT32(0))
-                everywhere = b.shuffle_vector(one, undefined, zeros)
+                number = _load(b, b.add(a, INT64(i * LINE + 4 * channel)), FLOAT)
+                broadcast = b.shuffle_vector(b.insert_element(undefined, number, INT32(0)), undefined, zeros)
                 for j, weight in enumerate(weights, i * COLS):
-                    sums[j] = b.fadd(sums[j], b.fmul(everywhere, weight, flags=FUSED), flags=FUSED)
+                    sums[j] = b.fadd(sums[j], b.fmul(broadcast, weight, flags=FUSED), flags=FUSED)
         k = b.add(k, INT64(1))
-        following = [k, b.add(a, INT64(ROWS * LINE)), b.add(w, INT64(WIDTH * LINE)), *sums]
-        for phi, initial, value in zip(state, start, following, strict=True):
-            phi.add_incoming(initial, entry)
-            phi.add_incoming(value, body)
+        next_values = [k, b.add(a, INT64(ROWS * LINE)), b.add(w, INT64(WIDTH * LINE)), *sums]
+        for variable, initial, following in zip(variables, initial_values, next_values, strict=True):
+            variable.add_incoming(initial, entry)
+            variable.add_incoming(following, body)
         b.cbranch(b.icmp_signed("<", k, blocks), body, done)
         b.position_at_end(done)
-        for i, value in enumerate(sums):
-            _store(b, value, b.add(c, INT64((i % COLS * ROWS + i // COLS) * LINE)))
+        for i in range(ROWS):
+            for j in range(COLS):
+                _store(b, sums[i * COLS + j], b.add(c, INT64((j * ROWS + i) * LINE)))
         return context.get_dummy_value()
 
     return _intrinsic(lambda context, a, w, c, blocks: (types.void(*[types.intp] * 4), code))
@@ -230,8 +235,17 @@ _inverse2_pool, _inverse4_pool = _inverse(2, True), _inverse(4, True)
 
 
 @_compiled()
+def _panels(tiles: int) -> int:
+    """The panels that hold some tiles. The last one may not be full."""
+    return (tiles + ROWS - 1) // ROWS
+
+
+@_compiled()
 def _tile_addresses(x: np.ndarray, m: int, side: int, start: int, stop: int, out: np.ndarray) -> None:
-    """Addresses of ROWS tiles of x from `start` on, side x side in each map; beyond `stop`, the last one again."""
+    """Write the addresses of ROWS tiles of x from `start` on; a map has side x side tiles of m x m pixels.
+
+    From `stop` on, the last tile is repeated: it fills the panel, and its outputs are written again.
+    """
     for i in range(ROWS):
         tile = min(start + i, stop - 1)
         image = tile // (side * side)
@@ -242,26 +256,28 @@ def _tile_addresses(x: np.ndarray, m: int, side: int, start: int, stop: int, out
 
 @_compiled()
 def _gather(x: np.ndarray, offsets: np.ndarray, m: int, side: int, start: int, stop: int, v: np.ndarray) -> None:
-    source = np.empty(ROWS, np.intp)
+    """Write B^T d B of the tiles from `start` to `stop` into v."""
+    tiles = np.empty(ROWS, np.intp)
     _, row, column, _ = x.strides
     step = v.strides[1]
-    for panel in range(-(-(stop - start) // ROWS)):
-        _tile_addresses(x, m, side, start + panel * ROWS, stop, source)
+    for panel in range(_panels(stop - start)):
+        _tile_addresses(x, m, side, start + panel * ROWS, stop, tiles)
         for i in range(ROWS):
             for j in range(len(offsets)):
-                a = source[i] + offsets[j]
-                d = v.ctypes.data + panel * v.strides[0] + (j * ROWS + i) * LINE
+                source = tiles[i] + offsets[j]
+                target = v.ctypes.data + panel * v.strides[0] + (j * ROWS + i) * LINE
                 if m == 4:
-                    _forward4(a, row, column, d, step)
+                    _forward4(source, row, column, target, step)
                 elif m == 2:
-                    _forward2(a, row, column, d, step)
+                    _forward2(source, row, column, target, step)
                 else:
-                    _forward1(a, row, column, d, step)
+                    _forward1(source, row, column, target, step)
 
 
 @_compiled()
 def _gemm(v: np.ndarray, u: np.ndarray, p: np.ndarray, panels: int) -> None:
-    # The panels are innermost: a column of weights stays in the first-level cache while all of them pass.
+    """Write the K products v[:, k] @ u[k] of some panels into p."""
+    # The innermost loop is over panels: WIDTH columns of weights stay in the first-level cache for all of them.
     for k in range(u.shape[0]):
         for j in range(u.shape[1]):
             for i in range(panels):
@@ -285,27 +301,28 @@ def _scatter(
     start: int,
     stop: int,
 ) -> None:
-    target = np.empty(ROWS, np.intp)
+    """Write the outputs of the tiles from `start` to `stop`, from their products p, into y."""
+    tiles = np.empty(ROWS, np.intp)
     _, row, column, _ = y.strides
     step = p.strides[1]
-    for panel in range(-(-(stop - start) // ROWS)):
-        _tile_addresses(y, m // 2 if pool else m, side, start + panel * ROWS, stop, target)
+    lowest = floor.ctypes.data
+    for panel in range(_panels(stop - start)):
+        _tile_addresses(y, m // 2 if pool else m, side, start + panel * ROWS, stop, tiles)
         for i in range(ROWS):
             for j in range(y.shape[3] // LANES):
-                a = p.ctypes.data + panel * p.strides[0] + (j * ROWS + i) * LINE
-                b = bias.ctypes.data + j * LINE
-                f = floor.ctypes.data
-                d = target[i] + row + column + j * LINE  # inside the border of one row and one column
+                source = p.ctypes.data + panel * p.strides[0] + (j * ROWS + i) * LINE
+                added = bias.ctypes.data + j * LINE
+                target = tiles[i] + row + column + j * LINE  # inside the border of one row and one column
                 if m == 4 and pool:
-                    _inverse4_pool(a, step, b, f, d, row, column)
+                    _inverse4_pool(source, step, added, lowest, target, row, column)
                 elif m == 4:
-                    _inverse4(a, step, b, f, d, row, column)
+                    _inverse4(source, step, added, lowest, target, row, column)
                 elif m == 2 and pool:
-                    _inverse2_pool(a, step, b, f, d, row, column)
+                    _inverse2_pool(source, step, added, lowest, target, row, column)
                 elif m == 2:
-                    _inverse2(a, step, b, f, d, row, column)
+                    _inverse2(source, step, added, lowest, target, row, column)
                 else:
-                    _inverse1(a, step, b, f, d, row, column)
+                    _inverse1(source, step, added, lowest, target, row, column)
 
 
 _MAPS = "f4[:,:,:,:]"
@@ -327,13 +344,13 @@ def convolve(
     v: np.ndarray,
     p: np.ndarray,
 ) -> None:
-    """Write some tiles of the inside of y: the convolution of x, its bias and ReLU, pooled or not.
+    """Write some tiles of y, inside its border: the convolution of x with bias and ReLU, pooled or not.
 
-    Nothing is checked: with wrong shapes it reads and writes other memory.
+    It checks nothing: with wrong shapes it reads and writes other memory.
 
     Args:
         x: input maps (n, H, W, ci) with a border of one zero, from the second row and column on.
-        offsets: where each vector of a tile's first pixel begins, in bytes.
+        offsets: the offset in bytes of each vector of a tile's first pixel.
         u: transformed weights (K, co / WIDTH, ci, WIDTH).
         bias: (co,).
         floor: (LANES,), the lowest output: zeros for a ReLU, minus infinities for none.
@@ -341,14 +358,14 @@ def convolve(
         y: output maps (n, H', W', co), written from row and column 1 on.
         m: a tile has m x m outputs: 4, 2, or 1 if `offsets` gather all inputs of an output.
         side: tiles in a row of a map, and in a column.
-        start: the first tile, counted over all maps.
-        stop: the last tile + 1.
-        v: buffer (panels, K, at least ci x ROWS), whose number of panels is processed at a time.
+        start: the index of the first tile, over all maps.
+        stop: the index of the last tile + 1.
+        v: buffer (panels, K, at least ci x ROWS); its panels are processed together.
         p: buffer (panels, K, at least co x ROWS).
     """
     block = len(v) * ROWS
     for first in range(start, stop, block):
         last = min(first + block, stop)
         _gather(x, offsets, m, side, first, last, v)
-        _gemm(v, u, p, -(-(last - first) // ROWS))
+        _gemm(v, u, p, _panels(last - first))
         _scatter(p, bias, floor, pool, y, m, side, first, last)

@@ -221,10 +221,10 @@ def _tile_size(side: int, *, first: bool) -> int:
 
 
 def _input_offsets(m: int, row_bytes: int, inputs: int) -> np.ndarray:
-    """Where each vector of a tile's first pixel begins, in bytes.
+    """The offset in bytes of each vector of a tile's first pixel.
 
-    For m = 1 it is three pixels in each of three rows. Each row reads some numbers too many, whose weights
-    are zero.
+    For m = 1 the vectors cover three pixels in each of three rows. They also read a few numbers beyond, whose
+    weights are zero.
     """
     if m > 1:
         return np.arange(0, 4 * inputs, LINE)
