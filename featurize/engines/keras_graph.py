@@ -1,4 +1,4 @@
-"""The layers of a Keras network and how they are connected, for other engines."""
+"""The layers of a Keras network and their connections, for engines that are not TensorFlow."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +31,10 @@ class Call:
 
 
 def calls(model: Any) -> Iterator[Call]:
-    """The calls of a functional Keras model, each after the calls that it depends on; `InputLayer` has none."""
+    """Yield the calls of a functional Keras model, each after the calls that it depends on.
+
+    The `InputLayer` has no call; `image_source` is its tensor.
+    """
     for entry in model.get_config()["layers"]:
         layer = model.get_layer(entry["name"])
         for number, node in enumerate(entry["inbound_nodes"]):
@@ -45,7 +48,7 @@ def image_source(model: Any) -> Source:
 
 
 def unsupported(layer: Any, what: str) -> UsageError:
-    """The error for a layer that an engine does not support; `what` ends in "is not" or "are not"."""
+    """The error for a layer that an engine does not support. `what` is a subject with "is not" or "are not"."""
     return UsageError(f"layer {layer.name}: {what} supported by this engine")
 
 
@@ -56,12 +59,12 @@ def _source(history: list[Any]) -> Source:
 
 def _tensors(node: Any) -> list[dict[str, Any]]:
     """The tensors among the arguments of a call in a Keras configuration, however deeply nested."""
-    if isinstance(node, dict) and node.get("class_name") == "__keras_tensor__":
-        return [node["config"]]
     if isinstance(node, dict):
-        parts = list(node.values())
-    elif isinstance(node, (list, tuple)):
-        parts = list(node)
-    else:
-        return []
-    return [tensor for part in parts for tensor in _tensors(part)]
+        if node.get("class_name") == "__keras_tensor__":
+            return [node["config"]]
+        node = list(node.values())
+    tensors = []
+    if isinstance(node, (list, tuple)):
+        for part in node:
+            tensors.extend(_tensors(part))
+    return tensors
