@@ -1,4 +1,4 @@
-"""A cluster is looked at before any work is sent to it."""
+"""A cluster is checked before it gets work."""
 
 import functools
 import importlib.util
@@ -29,7 +29,7 @@ def other_versions() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def nobody() -> Iterator[str]:
+def empty_cluster() -> Iterator[str]:
     """The address of a scheduler without workers."""
     with LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
         yield cluster.scheduler_address
@@ -38,7 +38,7 @@ def nobody() -> Iterator[str]:
 @pytest.mark.parametrize(
     "address", ["local", "local:", "local:0", "local:two", "tcp:/host:1", "tcp://host", "http://host:1", "8786", ""]
 )
-def test_no_kind_of_address(address: str) -> None:
+def test_an_invalid_address(address: str) -> None:
     with pytest.raises(UsageError, match="--cluster .*: expected local:N, or a scheduler's address such as tcp://HOST"):
         check_address(address)
 
@@ -67,11 +67,11 @@ def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
 
 
-def test_no_workers(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_workers(empty_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_module, "WORKER_SECONDS", 0.3)
     with (
-        pytest.raises(ClusterError, match=f"the scheduler has no workers; start some with dask worker {nobody}"),
-        connected(nobody, versions),
+        pytest.raises(ClusterError, match=f"the scheduler has no workers; start some with dask worker {empty_cluster}"),
+        connected(empty_cluster, versions),
     ):
         pass
 
@@ -79,14 +79,14 @@ def test_no_workers(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_local_cluster(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "frozenbench")
     with connected("local:2", versions) as client:
-        # Else a worker that dies twice within the default of 15 s may never come back.
+        # Otherwise a worker that dies twice within the default of 15 s may never come back.
         assert dask.config.get("distributed.deploy.lost-worker-timeout") == "1 day"
         threads = client.nthreads()
         assert list(threads.values()) == [max(1, (os.cpu_count() or 1) // 2)] * 2
         assert f"cluster: workers 2, threads {sum(threads.values())}; http://127.0.0.1:" in caplog.text
-        given = client.run(functools.partial(os.environ.get, "OMP_NUM_THREADS"))
-        assert set(given.values()) == {str(next(iter(threads.values())))}
-        # Nobody but this machine can talk to it.
+        settings = client.run(functools.partial(os.environ.get, "OMP_NUM_THREADS"))
+        assert set(settings.values()) == {str(next(iter(threads.values())))}
+        # No other machine can connect to it.
         family = [psutil.Process(), *psutil.Process().children(recursive=True)]
         listening = [
             link.laddr.ip
@@ -103,20 +103,20 @@ def test_a_local_cluster(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("found", "message"),
     [
         (PackageNotFoundError("frozenbench"), "the worker tcp://far:1 has no frozenbench .*; install frozenbench "),
         ("0.0.9", "the worker tcp://far:1 has frozenbench 0.0.9, expected "),
     ],
 )
-def test_workers_without_the_package(answer: object, said: str) -> None:
-    """Nothing of the package is sent to them: they could not read it."""
+def test_workers_without_the_package(found: object, message: str) -> None:
+    """They only get functions of the standard library, because they cannot unpickle those of the package."""
 
     def run(function: object, *arguments: str, on_error: str) -> dict[str, object]:
         assert function is version
         assert arguments == ("frozenbench",)
-        return {"tcp://far:1": answer}
+        return {"tcp://far:1": found}
 
     client = SimpleNamespace(run=run, wait_for_workers=lambda *_, **__: None)
-    with pytest.raises(ClusterError, match=said):
+    with pytest.raises(ClusterError, match=message):
         check_workers(client, "tcp://far:0", versions)  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ def slow(backbone: Backbone) -> Engine:
     engine = tensorflow_engine(backbone)
 
     def run(images: np.ndarray) -> list[np.ndarray]:
-        time.sleep(1.0)
+        time.sleep(0.3)
         return engine(images)
 
     return run
@@ -86,7 +86,7 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Backbone], Eng
 
 
 @pytest.mark.slow
-def test_auto_takes_the_faster_one(network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_a_faster_engine(network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     other(identical)
     monkeypatch.setattr(engine_module, "tensorflow_engine", slow)
     choice = choose_engine(network, "auto", IMAGES[:2])
@@ -152,13 +152,13 @@ def test_a_choice_that_cannot_be_remembered(
 
 
 def test_auto_takes_tensorflow_on_a_gpu(network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    other(lambda backbone: pytest.fail("nothing is to be compared"))
+    other(lambda backbone: pytest.fail("engines are compared"))
     monkeypatch.setattr(engine_module, "gpu", lambda: "Tesla Turbo")
     choice = choose_engine(network, "auto", IMAGES[:2])
     assert (choice.name, choice.why) == ("tensorflow", "on the GPU Tesla Turbo")
 
 
-def test_an_engine_that_is_named_is_checked_on_its_first_images(network: Backbone, other: Callable) -> None:
+def test_a_named_engine_is_checked_on_its_first_images(network: Backbone, other: Callable) -> None:
     other(off_at_layer_2)
     engine = choose_engine(network, "other", IMAGES).run
     for _ in range(2):
@@ -170,7 +170,7 @@ def test_an_engine_that_is_named_is_checked_on_its_first_images(network: Backbon
     assert len(choice.run(IMAGES[:20])[0]) == 20
 
 
-def test_an_engine_that_is_named_is_made_when_it_is_needed(network: Backbone, other: Callable) -> None:
+def test_a_named_engine_is_made_on_demand(network: Backbone, other: Callable) -> None:
     made = []
     other(lambda backbone: made.append(backbone) or tensorflow_engine(backbone))
     engine = choose_engine(network, "other", IMAGES).run
@@ -186,13 +186,13 @@ def test_a_package_that_is_not_installed(network: Backbone, other: Callable, mon
         choose_engine(network, "other", IMAGES)
 
 
-def test_values_that_are_no_numbers_never_agree(network: Backbone, other: Callable) -> None:
+def test_nan_never_agrees(network: Backbone, other: Callable) -> None:
     other(lambda backbone: lambda images: [part * np.nan for part in tensorflow_engine(backbone)(images)])
     with pytest.raises(BackboneError, match="other differs from tensorflow by nan at layer block1_pool"):
         choose_engine(network, "other", IMAGES).run(IMAGES[:2])
 
 
-def test_an_engine_that_is_named_must_be_there(network: Backbone, other: Callable) -> None:
+def test_a_named_engine_must_be_available(network: Backbone, other: Callable) -> None:
     other(missing)
     with pytest.raises(UsageError, match="not available: no module; use --engine tensorflow"):
         choose_engine(network, "other", IMAGES).run(IMAGES)

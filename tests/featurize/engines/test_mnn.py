@@ -1,4 +1,4 @@
-"""MNN gives the numbers that Keras gives, and nothing is installed, imported or sent on the way."""
+"""MNN gives Keras' numbers, and its converter installs, imports and sends nothing."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from featurize.networks.backbone import Backbone, load_backbone
 
 
 def images(count: int, size: int, seed: int = 0) -> np.ndarray:
-    """Smooth random images, uint8 (count, size, size, 3): noise has more detail than pictures do."""
+    """Smooth random images, uint8 (count, size, size, 3): noise has more detail than photographs."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (count, 4, 4, 3), np.uint8)
     from featurize.images.resize import resized
@@ -81,9 +81,9 @@ def test_the_batch_size_does_not_matter(network: Backbone, batch: int) -> None:
 def test_results_are_not_overwritten_by_the_next_batch(network: Backbone) -> None:
     engine = mnn_engine(network)
     first = engine(images(4, 32))[1]
-    kept = first.copy()
+    saved = first.copy()
     engine(images(4, 32, seed=1))
-    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(first, saved)
 
 
 def test_a_network_is_converted_once(network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ sys.addaudithook(note)
 
 
 def test_the_converter_reports_to_nobody(network: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the child no package is imported or installed, no program run and no connection opened."""
+    """The child process imports and installs no package, runs no program and opens no connection."""
     (tmp_path / "sitecustomize.py").write_text(WATCH)
     log, trace = tmp_path / "log", tmp_path / "trace"
     monkeypatch.setenv("WATCH_LOG", str(log))
@@ -176,8 +176,8 @@ def test_the_converter_reports_to_nobody(network: Backbone, tmp_path: Path, monk
         assert not [line for line in lines if re.search(r"AF_INET|connect\(|sendto\(", line)]
 
 
-def test_the_watch_would_notice(network: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same with a converter that does what `MNN.tools` does: both ways of watching report it."""
+def test_a_converter_that_reports_is_seen(network: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A converter that opens a connection, as `MNN.tools` does, fails the test above."""
     with pytest.MonkeyPatch.context() as local:
         local.setattr(
             mnn,

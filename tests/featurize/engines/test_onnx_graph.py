@@ -12,14 +12,14 @@ IMAGES = RANDOM.normal(0, 2, (3, 11, 10, 3)).astype(np.float32)
 
 
 def randomised(model: object) -> object:
-    """Give every weight a value that no layer begins with; variances stay positive."""
+    """Give every weight a random value, because many start as 0 or 1; variances stay positive."""
     for layer in model.layers:
         layer.set_weights([RANDOM.uniform(0.2, 1, weight.shape) for weight in layer.get_weights()])
     return model
 
 
 def difference(model: object, names: list[str]) -> float:
-    """The largest relative difference between the graph, as ONNX's own evaluator runs it, and Keras."""
+    """The largest relative difference between Keras and the graph in ONNX's reference evaluator."""
     graph = to_onnx(model, names)
     onnx.checker.check_model(graph)
     ours = ReferenceEvaluator(graph).run(None, {"images": IMAGES.transpose(0, 3, 1, 2)})
@@ -57,7 +57,7 @@ def layers_under_test() -> dict[str, object]:
         "average pooling": layers.AveragePooling2D(2),
         "average pooling, same": layers.AveragePooling2D(3, strides=2, padding="same"),
         "global average": layers.GlobalAveragePooling2D(),
-        "global maximum, kept": layers.GlobalMaxPooling2D(keepdims=True),
+        "global maximum, keepdims": layers.GlobalMaxPooling2D(keepdims=True),
         "zero padding": layers.ZeroPadding2D(((0, 2), (1, 3))),
         "rescaling": layers.Rescaling(0.3, -1.0),
         "rescaling by channel": layers.Rescaling([0.3, 2.0, -1.0], [1.0, 0.5, 0.0]),
@@ -99,7 +99,7 @@ def test_branches_a_shared_layer_and_several_outputs() -> None:
         (lambda layers: layers.BatchNormalization(axis=1, name="odd"), "axis 1"),
     ],
 )
-def test_what_cannot_be_written_is_named(make: object, reason: str) -> None:
+def test_an_unsupported_layer_is_named(make: object, reason: str) -> None:
     keras = import_keras()
     image = keras.Input((11, 10, 3))
     model = keras.Model(image, make(keras.layers)(image))

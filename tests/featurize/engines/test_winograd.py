@@ -55,8 +55,11 @@ def test_vgg16_with_its_own_kernels(size: int) -> None:
 def plain_convolution(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndarray:
     _, height, width, _ = x.shape
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    places = [(i, j) for i in range(3) for j in range(3)]
-    return sum(padded[:, i : i + height, j : j + width] @ kernel[i, j] for i, j in places) + bias
+    total = 0.0
+    for i in range(3):
+        for j in range(3):
+            total = total + padded[:, i : i + height, j : j + width] @ kernel[i, j]
+    return total + bias
 
 
 def plain_pooling(x: np.ndarray) -> np.ndarray:
@@ -130,13 +133,13 @@ def test_the_number_of_threads_does_not_matter_at_all(
 def test_results_are_not_overwritten_by_the_next_batch(network: Backbone) -> None:
     engine = winograd_engine(network)
     first = engine(images(4, 32))[0]
-    kept = first.copy()
+    saved = first.copy()
     engine(images(5, 32))
-    np.testing.assert_array_equal(first, kept)
+    np.testing.assert_array_equal(first, saved)
 
 
-def test_what_lies_in_its_memory_does_not_matter(network: Backbone) -> None:
-    """A batch after a larger one sees none of it: borders are cleared, room for whole tiles as well."""
+def test_an_earlier_batch_does_not_matter(network: Backbone) -> None:
+    """The buffers still hold a larger batch; their borders are cleared as far as whole tiles reach."""
     engine, pictures = winograd_engine(network), images(3, 32)
     alone = engine(pictures)[1]
     engine(np.full((9, 32, 32, 3), 255, np.uint8))
@@ -144,7 +147,7 @@ def test_what_lies_in_its_memory_does_not_matter(network: Backbone) -> None:
 
 
 @pytest.mark.parametrize("size", [32, 33])
-def test_nothing_is_written_outside_of_its_memory(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_beyond_the_buffers(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     guards = []
 
     def guarded(*shape: int) -> np.ndarray:
@@ -163,7 +166,7 @@ def test_nothing_is_written_outside_of_its_memory(size: int, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_with_the_vectors_of_other_processors() -> None:
+def test_processors_with_shorter_vectors() -> None:
     """AVX2 only: another process, because the kernels are made for one length of vectors."""
     script = """
 import numpy as np
@@ -186,7 +189,7 @@ print("LANES", LANES)
     assert done.stdout.split() == ["LANES", "8"]
 
 
-def test_a_layer_of_interest_ends_a_pass() -> None:
+def test_a_tapped_layer_ends_its_stage() -> None:
     model = load_backbone("vgg16", layers=("block1_conv2", "block2_pool"), image_size=32).model
     assert [stage.name for stage in stages(model, ["block2_pool"])] == [
         "block1_conv1", "block1_pool", "block2_conv1", "block2_pool"
@@ -212,7 +215,7 @@ def test_a_layer_of_interest_ends_a_pass() -> None:
         lambda layers: layers.Flatten(name="odd"),
     ],
 )
-def test_what_is_no_vgg_is_named(make: object) -> None:
+def test_a_layer_that_no_vgg_has_is_named(make: object) -> None:
     keras = import_keras()
     image = keras.Input((12, 12, 3))
     model = keras.Model(image, make(keras.layers)(keras.layers.Conv2D(6, 3, padding="same")(image)))
