@@ -182,17 +182,19 @@ class _Network:
         the next images, may slow one of them down.
         """
         step = _round_up(max(least, _divide_up(size, PARTS * self.threads)), unit)
+        # `least` must not leave a thread without work.
         step = min(step, _round_up(_divide_up(size, self.threads), unit))
+        # All threads take from one iterator. CPython's lock makes each step of a list's iterator atomic.
         parts = iter([(start, min(start + step, size)) for start in range(0, size, step)])
 
         def work(thread: int) -> None:
             for start, stop in parts:
                 task(thread, start, stop)
 
-        list(self.workers.map(work, range(self.threads)))
+        list(self.workers.map(work, range(self.threads)))  # waits, and raises what a thread raises
 
     def _buffer(self, name: object, *shape: int) -> np.ndarray:
-        """A buffer that is reused, and grown if needed. LANES numbers beyond its shape may be read."""
+        """A buffer that is reused, and grown if needed. The first pass may read LANES numbers beyond its shape."""
         size = int(np.prod(shape)) + LANES
         if name not in self.buffers or self.buffers[name].size < size:
             self.buffers[name] = _aligned(size)
@@ -238,6 +240,7 @@ def _transformed(stage: Stage, m: int) -> np.ndarray:
         return np.zeros(0)
     _, _, inputs, outputs = stage.kernel.shape
     if m == 1:
+        # One product of a pixel's neighbourhood: three rows of three pixels, each filled up to whole vectors.
         rows = stage.kernel.reshape(3, 3 * inputs, outputs)
         padded = np.pad(rows, ((0, 0), (0, -3 * inputs % LANES), (0, -outputs % WIDTH)))
         u = padded.reshape(1, -1, padded.shape[2])
@@ -247,6 +250,7 @@ def _transformed(stage: Stage, m: int) -> np.ndarray:
         # G g G^T for all channels at once, in float64 so that the weights lose nothing.
         u = (np.kron(g, g) @ padded.reshape(9, -1).astype(float)).reshape(-1, *padded.shape[2:])
     depth, inputs, columns = u.shape
+    # The matrix product reads WIDTH columns of all inputs, one input after the other.
     result = _aligned(depth, columns // WIDTH, inputs, WIDTH)
     result[...] = u.reshape(depth, inputs, -1, WIDTH).swapaxes(1, 2)
     return result
