@@ -240,19 +240,48 @@ def test_npz(tmp_path: Path) -> None:
     assert dataset.splits["test"].labels.dtype == np.int64
 
 
+@pytest.mark.parametrize("shape", [(6, 8, 8), (6, 8, 8, 1)])
+def test_grey_images(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    np.savez(tmp_path / "grey.npz", **{**npz_arrays(), "x_train": grey})
+    images = np.asarray(load_npz(tmp_path / "grey.npz").splits["train"].images)
+    assert images.shape == (6, 8, 8, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(images[..., channel], grey.reshape(6, 8, 8))
+
+
+def test_named_classes(tmp_path: Path) -> None:
+    arrays = npz_arrays()
+    names = np.array(["cow", "ant", "bee"])
+    labels = {key: names[arrays[key].ravel()] for key in ("y_train", "y_test")}
+    np.savez(tmp_path / "text.npz", **{**arrays, **labels})
+    dataset = load_npz(tmp_path / "text.npz")
+    assert dataset.class_names == ("ant", "bee", "cow")
+    for split in ("train", "test"):
+        found = [dataset.class_names[label] for label in dataset.splits[split].labels]
+        assert found == labels[f"y_{split}"].tolist()
+    np.savez(tmp_path / "named.npz", **arrays, class_names=names)
+    assert load_npz(tmp_path / "named.npz").class_names == ("cow", "ant", "bee")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("x_train", None, "holds no array x_train"),
         ("x_train", np.zeros((6, 8, 8, 3), np.float32), "x_train is float32"),
-        ("x_train", np.zeros((6, 8, 8), np.uint8), "x_train is uint8"),
+        ("x_train", np.zeros((6, 8, 8, 2), np.uint8), r"x_train is uint8 .*or grey images \(n, height, width\)"),
+        ("x_train", np.zeros((6, 8), np.uint8), "x_train is uint8"),
         ("x_train", np.zeros((0, 8, 8, 3), np.uint8), "x_train is uint8"),
         ("x_test", np.array([{}], object), "cannot be read as plain arrays"),
-        ("y_train", np.zeros(5, np.int64), "y_train is int64"),
+        ("y_train", np.array([0, 1, 2, 0, 1]), "y_train has 5 labels for 6 images of x_train"),
+        ("y_train", np.zeros((6, 2), np.int64), "y_train is int64"),
+        ("y_train", np.array(["a", "b", "c", "a", "b", "c"]), "no image of class"),  # y_test has numbers
+        ("class_names", np.array(["ant", "bee"]), r"class_names is <U3 \(2,\), expected strings \(3,\), one for each"),
+        ("class_names", np.arange(3), r"class_names is int64 \(3,\), expected strings"),
         ("y_train", np.zeros(6), "y_train is float64"),
         ("y_train", np.array([0, 1, -1, 0, 1, 2]), "the label -1"),
         ("y_train", np.array([0, 2, 0, 2, 0, 2]), "no image of class 1"),
-        ("y_test", np.array([0, 1, 10**15]), "no image of class 3"),
+        ("y_test", np.array([0, 1, 10**15]), "no image of class 1000000000000000, which y_test has"),
     ],
 )
 def test_bad_npz(tmp_path: Path, name: str, value: np.ndarray | None, message: str) -> None:
