@@ -15,7 +15,7 @@ from analysis.report.html import Part, Report, Section, Table, write_report
 from analysis.report.tables import ACCURACY, LEGEND, best_rows, readable, write_comparison
 from classify.runs import RunResult, head_name, read_predictions
 from featurize.cache import read_info
-from featurize.core.errors import CacheError, DataError
+from featurize.core.errors import DataError, FrozenbenchError
 
 logger = logging.getLogger("frozenbench")
 MISTAKES_NAMED = 5
@@ -217,7 +217,7 @@ def _skipped_images(runs: Mapping[Path, RunResult]) -> list[tuple[str, str]]:
     for cache in dict.fromkeys(run.cache for run in runs.values()):
         try:
             skipped = read_info(Path(cache)).skipped
-        except CacheError:
+        except FrozenbenchError:
             continue
         for split, files in skipped.items():
             if len(files) > LISTED:

@@ -155,7 +155,7 @@ def _class_counts(train: Survey) -> np.ndarray:
     _check_labels(train, "training")
     counts = np.bincount(train.y, minlength=len(train.class_names))
     absent = [name for name, count in zip(train.class_names, counts, strict=True) if not count]
-    more = "use more of the data (python -m featurize without --train, or with a larger N)"
+    more = "use more images (a larger --train-size, or python -m featurize with a larger --train)"
     if (counts > 0).sum() == 1:
         raise HeadError(
             f"the training rows hold one class only ({train.class_names[counts.argmax()]}): expected two or more to "

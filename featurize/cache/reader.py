@@ -24,7 +24,8 @@ def read_info(path: Path | str) -> CacheInfo:
     """The description of a cache, after its seal has been checked.
 
     Raises:
-        CacheError: the file does not exist, is damaged, or is not a feature cache of this version.
+        UsageError: there is no such file.
+        CacheError: the file is damaged, or is not a feature cache of this version.
     """
     with _opened(Path(path)) as (header, _):
         return header.info
@@ -35,7 +36,7 @@ def load_features(path: Path | str, split: str, layers: Sequence[str] = ()) -> F
 
     Raises:
         CacheError: the file is damaged, is not a feature cache, or holds values that are not finite.
-        UsageError: it has no such split or layer.
+        UsageError: there is no such file, or it has no such split or layer.
     """
     with _opened(Path(path)) as (header, file):
         return _rows(header, file, split, [layers] if isinstance(layers, str) else layers, 0, None)
@@ -70,8 +71,12 @@ def read_labels(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Header, BinaryIO]]:
     """The parsed header and the open file, both checked."""
+    if path.is_dir():
+        caches = sorted(each.name for each in path.glob("*.h5"))
+        holds = f"it holds {', '.join(caches[:5])}" if caches else f"give a file name, such as {path / 'features.h5'}"
+        raise UsageError(f"{path} is a folder, expected the path of a feature cache; {holds}")
     if not path.is_file():
-        raise CacheError(f"{path}: no such feature cache; make one with python -m featurize --out {path}")
+        raise UsageError(f"{path}: no such feature cache; make one with python -m featurize --out {path}")
     with path.open("rb") as file:
         try:
             header = parse_header(path, read_seal(path, file), path.stat().st_size)

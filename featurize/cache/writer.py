@@ -296,6 +296,10 @@ def open_writer(
                     if remote:
                         discard(remote)
     except OSError as error:
+        if not folder.exists():  # nothing was finished
+            raise CacheError(
+                f"{path} could not be written: {error}; choose a folder with the permission and the space (--out)"
+            ) from error
         raise CacheError(
             f"{path} could not be written: {error}; finished rows stay in {shards_folder}, and the same command "
             "resumes from there"

@@ -220,6 +220,8 @@ def read_keras_file(path: Path) -> tuple[Any, bytes]:
     """
     if not path.is_file():
         raise UsageError(f"--backbone {path}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise BackboneError(f"{path} is not a .keras file, which is a zip archive; save one with model.save(...)")
     try:
         model = import_keras().models.load_model(path, compile=False, safe_mode=True)
         with zipfile.ZipFile(path) as archive:

@@ -50,7 +50,7 @@ def test_the_three_stages(tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["featurize", "--pool", "avgg"], 2, "error: --pool avgg: did you mean avg?\n"),
-        (["classify", "--features", "none.h5"], 1, "error: none.h5: no such feature cache"),
+        (["classify", "--features", "none.h5"], 2, "error: none.h5: no such feature cache"),
         (["analysis", "--runs", "nowhere"], 2, "error: no runs in nowhere"),
         (["featurise"], 2, "No such command"),
     ],

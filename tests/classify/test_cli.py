@@ -15,7 +15,7 @@ from tiny_data import make_dataset, write_tiny_cache
     [
         ([], 2, ["no feature cache in", "python -m featurize"]),
         (["list"], 2, ["no runs in", "python -m classify"]),
-        (["--features", "absent.h5"], 1, ["absent.h5: no such feature cache"]),
+        (["--features", "absent.h5"], 2, ["absent.h5: no such feature cache"]),
         (["--features", "README.md"], 1, ["README.md is not a feature cache of frozenbench"]),
         (["--model", "svn"], 2, ["--model svn: no such head", "did you mean svm"]),
         (["--model", ""], 2, ["--model names no head"]),

@@ -97,7 +97,7 @@ def test_pixels_takes_the_command_of_the_network_it_is_the_control_for(images: P
         (["--data", "sample", "--weights", "mine.h5"], 2, ["--weights mine.h5: no such file"]),
         (["--data", "sample", "--backbone", "pixels", "--out", "README.md/x.h5"], 1, ["could not be written"]),
         (["backbones", "vgg61"], 2, ["--backbone vgg61", "did you mean vgg19 or vgg16"]),
-        (["info", "absent.h5"], 1, ["absent.h5: no such feature cache"]),
+        (["info", "absent.h5"], 2, ["absent.h5: no such feature cache"]),
         (["info", "README.md"], 1, ["README.md is not a feature cache of frozenbench"]),
     ],
 )

@@ -66,7 +66,7 @@ def test_large_values_are_numbers(train: Features) -> None:
 
 
 def test_a_class_without_training_rows(train: Features) -> None:
-    with pytest.raises(HeadError, match="hold no image of bee: every class needs some; use more of the data"):
+    with pytest.raises(HeadError, match="hold no image of bee: every class needs some; use more images"):
         check_train(kept(train, train.y != 1))
 
 

@@ -255,8 +255,16 @@ def test_something_else(tmp_path: Path, content: bytes) -> None:
 
 
 def test_no_such_cache(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match="no such feature cache; make one with python -m featurize"):
+    with pytest.raises(UsageError, match="no such feature cache; make one with python -m featurize"):
         read_info(tmp_path / "absent.h5")
+
+
+def test_a_folder_is_no_cache(cache: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is a folder, expected the path of a feature cache; it holds tiny-net.h5$"):
+        read_info(cache.parent)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"is a folder, .*; give a file name, such as .*empty/features.h5$"):
+        read_info(tmp_path / "empty")
 
 
 def test_another_layout_version(cache: Path) -> None:

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -272,8 +273,12 @@ def test_keras_files_that_do_not_fit(tmp_path: Path, tiny_network: Path) -> None
     with pytest.raises(BackboneError, match="does not take one batch of images"):
         load_backbone(str(save_tiny_network(tmp_path / "grey.keras", channels=1)), image_size=12)
     (tmp_path / "text.keras").write_text("no zip")
-    with pytest.raises(BackboneError, match=r"text.keras cannot be loaded as a Keras model"):
+    with pytest.raises(BackboneError, match=r"text.keras is not a .keras file, which is a zip archive"):
         load_backbone(str(tmp_path / "text.keras"), image_size=12)
+    with zipfile.ZipFile(tmp_path / "empty.keras", "w") as archive:
+        archive.writestr("notes.txt", "no network")
+    with pytest.raises(BackboneError, match=r"empty.keras cannot be loaded as a Keras model"):
+        load_backbone(str(tmp_path / "empty.keras"), image_size=12)
 
 
 def test_code_in_a_keras_file_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
