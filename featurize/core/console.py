@@ -18,6 +18,7 @@ TYPER_OPTIONS: dict[str, Any] = {
 }
 """The settings that all our typer applications share."""
 PLAIN_PROGRESS_SECONDS = 5.0
+INTERRUPTED = 130  # exit code
 
 
 class _Line(logging.Formatter):
@@ -37,8 +38,11 @@ def run_command_line(app: Callable[[], object]) -> NoReturn:
         logger.error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        logger.error("interrupted; finished work is saved, and the same command resumes")
-        sys.exit(130)
+        _exit_interrupted()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has caught the Ctrl-C
+            _exit_interrupted()
+        raise
     except MemoryError as error:
         logger.error("out of memory: %s; use fewer images (--train N) or a shorter vector (--pool avg)", error)
         sys.exit(1)
@@ -49,6 +53,11 @@ def run_command_line(app: Callable[[], object]) -> NoReturn:
         logger.error("%s; check that the path exists, that you may write to it, and that the disk has space", where)
         sys.exit(1)
     sys.exit(0)
+
+
+def _exit_interrupted() -> NoReturn:
+    logger.error("interrupted; finished work is saved, and the same command resumes")
+    sys.exit(INTERRUPTED)
 
 
 @contextmanager
