@@ -27,7 +27,7 @@ def read_info(path: Path | str) -> CacheInfo:
         UsageError: there is no such file.
         CacheError: the file is damaged, or is not a feature cache of this version.
     """
-    with _opened(Path(path)) as (header, _):
+    with opened(Path(path)) as (header, _):
         return header.info
 
 
@@ -38,7 +38,7 @@ def load_features(path: Path | str, split: str, layers: Sequence[str] = ()) -> F
         CacheError: the file is damaged, is not a feature cache, or holds values that are not finite.
         UsageError: there is no such file, or it has no such split or layer.
     """
-    with _opened(Path(path)) as (header, file):
+    with opened(Path(path)) as (header, file):
         return _rows(header, file, split, [layers] if isinstance(layers, str) else layers, 0, None)
 
 
@@ -69,7 +69,7 @@ def read_labels(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Header, BinaryIO]]:
+def opened(path: Path) -> Iterator[tuple[Header, BinaryIO]]:
     """The parsed header and the open file, both checked."""
     if path.is_dir():
         caches = sorted(each.name for each in path.glob("*.h5"))
@@ -92,7 +92,7 @@ def _checked_header(path: Path) -> Header:
     try:
         found = path.stat()
     except OSError:
-        with _opened(path) as (header, _):  # raises the error that says what is wrong
+        with opened(path) as (header, _):  # raises the error that says what is wrong
             return header
     return _header_of_version(path.absolute(), found.st_size, found.st_mtime_ns, found.st_ino)
 
@@ -100,7 +100,7 @@ def _checked_header(path: Path) -> Header:
 @functools.lru_cache(8)
 def _header_of_version(path: Path, size: int, changed: int, inode: int) -> Header:
     """The header; the other arguments tell one version of the file from the next."""
-    with _opened(path) as (header, _):
+    with opened(path) as (header, _):
         return header
 
 

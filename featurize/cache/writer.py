@@ -22,10 +22,9 @@ import numpy as np
 from featurize.cache import linked
 from featurize.cache.existing import parts_folder, read_plan
 from featurize.cache.features import CacheInfo, Columns
-from featurize.cache.format import LIBVER, PatientFile, block_size, create_contiguous, read_seal, write_seal
-from featurize.cache.header import parse_header
+from featurize.cache.format import LIBVER, PatientFile, block_size, create_contiguous, write_seal
 from featurize.cache.linked import LinkedRows
-from featurize.cache.reader import read_info
+from featurize.cache.reader import opened, read_info
 from featurize.cache.shards import LOCK, PLAN, RowAppender, Shards, discard
 from featurize.cache.spec import SCHEMA_VERSION, ExtractionSpec, explain_difference
 from featurize.core.environment import library_versions
@@ -323,9 +322,9 @@ def _recover_linked_shards(path: Path, spec: ExtractionSpec, shards: Shards) -> 
     if shards.folder != parts_folder(path) or not path.is_file():
         return
     try:
-        with path.open("rb") as file:
-            header = parse_header(path, read_seal(path, file), path.stat().st_size)
-    except (CacheError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError):
+        with opened(path) as (header, _):
+            pass
+    except CacheError:
         return
     if not header.linked or header.info.spec != spec:
         return

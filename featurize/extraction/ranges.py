@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from distributed import Client, Future, KilledWorker, as_completed
 
 from featurize.core.errors import ClusterError, FrozenbenchError
-from featurize.extraction.worker import Done
+from featurize.extraction.worker import RESUMES, Done
 
 logger = logging.getLogger("frozenbench")
 TASK_SECONDS = 5.0
@@ -32,7 +32,6 @@ MOST_SUSPECTS = 8
 POLL_SECONDS = 0.05
 WORKERS_SECONDS = 2.0  # between two counts of the workers
 BACK_SECONDS = 300  # for lost workers to come back
-RESUMES = "finished rows are saved, and the same command resumes"
 
 
 class Range(NamedTuple):

@@ -21,6 +21,9 @@ PACKAGES = ("frozenbench", "tensorflow", "keras", "mnn", "numba", "numpy", "pill
 """Packages whose versions must agree on all machines: they determine the vectors, or the messages of the cluster."""
 
 
+RESUMES = "finished rows are saved, and the same command resumes"
+
+
 class Done(NamedTuple):
     """A worker's report of a finished range: its address, the shard, the seconds it took, and its device."""
 
@@ -93,7 +96,7 @@ class ExtractionPlugin(WorkerPlugin):
         except OSError as error:
             raise ClusterError(
                 f"the worker {self.address} cannot write to {self.shards.folder}: {error}; give it permission or "
-                "space; finished rows are saved, and the same command resumes"
+                f"space; {RESUMES}"
             ) from error
         return Done(self.address, shard, seconds, device_of(self.spec.engine))
 

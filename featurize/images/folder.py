@@ -53,7 +53,6 @@ def load_image_folder(root: Path, test_fraction: float | None = None) -> ImageDa
         DataError: there are no class folders, one class only, a class that cannot be split, colliding names,
             splits with different classes, or an entry that cannot be read.
     """
-    name = root.resolve().name or "images"
     root = root.resolve()
     parts = _list_images(root)
     _check_classes(root, parts)
@@ -75,7 +74,7 @@ def load_image_folder(root: Path, test_fraction: float | None = None) -> ImageDa
     for split, rows in (("train", ~is_test), ("test", is_test)):
         splits[split] = Split(files[rows], labels[rows], np.arange(np.count_nonzero(rows)))
     _warn_of_untested(class_names, splits["test"].labels)
-    return ImageDataset(name, class_names, splits, test_fraction=test_fraction)
+    return ImageDataset(root.name or "images", class_names, splits, test_fraction=test_fraction)
 
 
 def split_by_content(digests: np.ndarray, labels: np.ndarray, test_fraction: float) -> np.ndarray:
