@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from featurize.core.errors import ClusterError, UsageError
+from featurize.core.errors import ClusterError, UsageError, first_line
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -81,7 +81,7 @@ def _remote_client(address: str) -> "Client":
         return Client(address, timeout=CONNECT_SECONDS)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise ClusterError(
-            f"--cluster {address}: no scheduler answers there ({_first_line(error)}); start one with dask scheduler, "
+            f"--cluster {address}: no scheduler answers there ({first_line(error)}); start one with dask scheduler, "
             "or use local:N"
         ) from error
 
@@ -100,13 +100,13 @@ def check_workers(client: "Client", address: str, versions: Callable[[], dict[st
     for worker, theirs in installed.items():
         if isinstance(theirs, Exception):
             raise ClusterError(
-                f"the worker {worker} has no frozenbench ({_first_line(theirs)}); "
+                f"the worker {worker} has no frozenbench ({first_line(theirs)}); "
                 f"install frozenbench {ours['frozenbench']} where it runs, and start it again"
             )
         check_same(worker, {"frozenbench": ours["frozenbench"]}, {"frozenbench": theirs})
     for worker, theirs in client.run(versions, on_error="return").items():
         if isinstance(theirs, Exception):
-            raise ClusterError(f"the worker {worker} cannot use frozenbench: {_first_line(theirs)}")
+            raise ClusterError(f"the worker {worker} cannot use frozenbench: {first_line(theirs)}")
         check_same(worker, ours, theirs)
     threads = client.nthreads()
     logger.info("cluster: workers %d, threads %d; %s", len(threads), sum(threads.values()), client.dashboard_link)
@@ -141,7 +141,3 @@ def _local_workers(address: str) -> int:
     if kind in ("tcp", "tls") and rest.startswith("//") and rest.rpartition(":")[2].isdigit():
         return 0
     raise UsageError(f"--cluster {address}: expected local:N, or a scheduler's address such as tcp://HOST:8786")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -55,6 +55,11 @@ class HeadError(FrozenbenchError):
     """A head cannot be trained on these features."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, at most 300 characters; its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
 def suggestion(word: str, known: list[str]) -> str:
     """The close matches of `word` among `known`, or all of them, as the end of an error message."""
     import difflib

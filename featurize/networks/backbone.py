@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from featurize.core.environment import import_keras
-from featurize.core.errors import BackboneError, UsageError, suggestion
+from featurize.core.errors import BackboneError, UsageError, first_line, suggestion
 
 BUNDLED_VGG16 = Path(__file__).parents[1] / "bundled" / "vgg16_blocks1to3_notop.h5"
 BUNDLED_VGG16_SHA256 = "50a06a3b320364552465d5d7531b8c9bf214126f64fbfbb815252c829a85127a"
@@ -161,7 +161,9 @@ def built(constructor: Any, weights: str | None, image_size: int) -> Any:
             return pool.apply(build)
     except ValueError as error:
         name = constructor.__name__.lower()
-        raise UsageError(f"{name} takes no images of {image_size} x {image_size} pixels: {_line(error)}") from error
+        raise UsageError(
+            f"{name} takes no images of {image_size} x {image_size} pixels: {first_line(error)}"
+        ) from error
 
 
 def own_preprocessing(constructor: Any) -> str:
@@ -228,7 +230,7 @@ def read_keras_file(path: Path) -> tuple[Any, bytes]:
             architecture = archive.read("config.json")
     except Exception as error:  # a damaged file can raise anything
         raise BackboneError(
-            f"{path} cannot be loaded as a Keras model (safe mode, no custom code): {_line(error)}"
+            f"{path} cannot be loaded as a Keras model (safe mode, no custom code): {first_line(error)}"
         ) from error
     if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[-1] != 3:
         raise BackboneError(f"{path} does not take one batch of images (n, height, width, 3)")
@@ -286,7 +288,9 @@ def _cut(
         image = keras.Input((image_size, image_size, 3))
         cut(image)
     except ValueError as error:
-        raise UsageError(f"{name} takes no images of {image_size} x {image_size} pixels: {_line(error)}") from error
+        raise UsageError(
+            f"{name} takes no images of {image_size} x {image_size} pixels: {first_line(error)}"
+        ) from error
     cut.trainable = False
     for layer in cut.layers:
         for variable in layer.weights:
@@ -316,7 +320,7 @@ def _with_weights(model: Any, path: Path) -> Any:
     except Exception as error:  # a damaged file can raise anything
         raise BackboneError(
             f"{path} does not hold the weights of {model.name} in the layout that Keras publishes "
-            f"(..._notop.h5): {_line(error)}"
+            f"(..._notop.h5): {first_line(error)}"
         ) from error
     return model
 
@@ -339,7 +343,7 @@ def _no_weights(name: str, error: Exception) -> str:
     file_name = found.group(1) if found else f"{name}'s ..._notop.h5"
     folder = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
     return (
-        f"the ImageNet weights of {name} are missing and could not be downloaded ({_line(error)}): {file_name} "
+        f"the ImageNet weights of {name} are missing and could not be downloaded ({first_line(error)}): {file_name} "
         f"belongs in {folder}, or choose it with --weights PATH; without internet access, "
         "--backbone vgg16 --layers block3_pool uses the kernels that come with the package"
     )
@@ -347,8 +351,3 @@ def _no_weights(name: str, error: Exception) -> str:
 
 def _absolute(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_file() else name
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
