@@ -1,15 +1,22 @@
-"""Stage 3 on the command line: `python -m analysis`."""
+"""Stage 3 on the command line: `python -m analysis`; and the whole experiment, which is also `frozenbench run`."""
 
 import json
+import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurize.core.console import TYPER_OPTIONS
+from featurize.core.console import TYPER_OPTIONS, comma_separated
 
+if TYPE_CHECKING:
+    from analysis.experiment import Experiment
+    from analysis.findings import Answer
+
+logger = logging.getLogger("frozenbench")
 app = typer.Typer(**TYPER_OPTIONS)
 OUT = Path("analysis/output")
+REPORT_SECONDS = 10.0
 
 
 @app.callback(invoke_without_command=True)
@@ -22,37 +29,11 @@ def run(
     """Turn run directories into comparison tables, figures and a report."""
     if context.invoked_subcommand is not None:
         return
-    from classify.runs import runs_folder
-
-    report(runs or runs_folder(), out, as_json=as_json)
-
-
-@app.command()
-def experiment(
-    preset: Annotated[str, typer.Option(help="quick (minutes) or full (overnight).")] = "quick",
-    data: Annotated[str, typer.Option(help="As for python -m featurize.")] = "cifar10",
-    folder: Annotated[
-        Path | None, typer.Option(help="Folder for features and runs.  [default: data/experiments/PRESET]")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for tables, figures and the report.")] = OUT,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the heads.  [default: one per usable physical core]")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Run the whole experiment and report on it. After an interruption, the same command resumes it."""
-    from analysis.experiment import run_experiment
-
-    report(run_experiment(preset, data, folder=folder, threads=jobs or 0), out, as_json=as_json)
-
-
-def report(runs: Path, out: Path, *, as_json: bool) -> None:
-    """Write tables, figures and reports on the runs in a folder, and print the findings."""
     # Imported here so that --help does not wait for pandas and matplotlib.
     from analysis.report.build import write_reports
-    from classify.runs import load_runs
+    from classify.runs import load_runs, runs_folder
 
-    found, skipped = load_runs(runs)
+    found, skipped = load_runs(runs or runs_folder())
     summaries, written = write_reports(found, skipped, out)
     if as_json:
         left_out = [{"run_dir": str(path), "reason": reason} for path, reason in skipped]
@@ -65,3 +46,112 @@ def report(runs: Path, out: Path, *, as_json: bool) -> None:
         print()
     for path in written:
         print(f"wrote {path}")
+
+
+@app.command()
+def experiment(
+    data: Annotated[
+        str, typer.Argument(help="cifar10, sample, or a folder or file of images, as for featurize --data.")
+    ] = "cifar10",
+    backbone: Annotated[
+        str, typer.Option(help="Networks, comma-separated: keras.applications names or .keras files.")
+    ] = "vgg16",
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images are resized to N x N.  [default: 64 for vgg16, 96 for other networks]"),
+    ] = None,
+    layers: Annotated[
+        str, typer.Option(help="Layers to tap, comma-separated.  [default: block3_pool of vgg16, else the last one]")
+    ] = "",
+    pool: Annotated[
+        str, typer.Option(help="avg, max, grid2, grid4 or flatten.  [default: by --preset for vgg16, else avg]")
+    ] = "",
+    preprocess: Annotated[str, typer.Option(help="auto (the network's own), caffe, tf, torch or none.")] = "auto",
+    model: Annotated[str, typer.Option(help="Heads, comma-separated, as for classify.")] = "all",
+    train_size: Annotated[
+        str,
+        typer.Option(
+            help="Numbers of training images, comma-separated; all images are always one more.  [default: two sizes "
+            "that follow the data, five with --preset full]"
+        ),
+    ] = "",
+    preset: Annotated[str, typer.Option(help="quick (minutes) or full (overnight).")] = "quick",
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder for features and runs.  [default: data/experiments/NAME-PRESET]")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for tables, figures and the report.  [default: the folder report in --folder]"),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Threads of the heads.  [default: one per usable physical core]")
+    ] = None,
+    data_option: Annotated[str | None, typer.Option("--data", hidden=True)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure what a frozen network is worth on images: features, controls, heads, report.
+
+    After an interruption, the same command resumes.
+    """
+    from analysis.experiment import Study, experiment_folder, run_experiment
+    from analysis.findings import answer
+    from analysis.frame import comparison
+    from analysis.report.build import write_reports
+    from analysis.steps import Step, Steps, steps_display
+    from classify.cli import numbers
+    from classify.heads import head_names
+    from featurize.images import class_counts, load_dataset
+
+    study = Study(
+        preset=preset,
+        backbones=comma_separated(backbone),
+        image_size=image_size,
+        layers=comma_separated(layers),
+        pool=pool,
+        preprocess=preprocess,
+        models=tuple(head_names(model)),
+        sizes=tuple(numbers("--train-size", train_size, 1)),
+    )
+    dataset = load_dataset(data_option or data)
+    for line in class_counts(dataset):
+        logger.info(line)
+    folder = folder or experiment_folder(dataset, preset)
+    out = out or folder / "report"
+    with steps_display() as display:
+        steps = Steps(display)
+        report = Step("report", "report", REPORT_SECONDS, lambda _: write_reports(done.runs, done.left_out, out))
+        done = run_experiment(study, dataset, steps, folder=folder, threads=jobs or 0, later=[report])
+        [(_, written)] = steps.carry_out([report])
+    page = next(path for path in written if path.suffix == ".html")
+    found = answer(comparison(done.runs))
+    if as_json:
+        print(json.dumps(experiment_as_json(done, found, page)))
+        return
+    for reason in dict.fromkeys(reason for _, reason in done.left_out):
+        print(reason)
+    for line in found.lines():
+        print(line)
+    print(f"report: {page}")
+
+
+def experiment_as_json(done: "Experiment", found: "Answer", page: Path) -> dict[str, Any]:
+    """The facts of an experiment that `--json` prints."""
+    from classify.table import run_as_json
+
+    runs = {path: run_as_json(path, result) for path, result in done.runs.items()}
+    best = runs[Path(found.best["run_dir"])]
+    gain = None
+    if found.gain is not None:
+        gain = {
+            "points": 100 * found.gain["gain"],
+            "low": 100 * found.gain["gain_low"],
+            "high": 100 * found.gain["gain_high"],
+            "control": found.gain["control_approach"],
+        }
+    return {
+        "report": str(page),
+        "best": {key: best[key] for key in ("model", "features", "accuracy", "accuracy_low", "accuracy_high")},
+        "gain": gain,
+        "runs": sorted(runs.values(), key=lambda run: -run["accuracy"]),
+        "left_out": [{"what": str(run_dir), "why": reason} for run_dir, reason in done.left_out],
+    }

@@ -14,6 +14,7 @@ app = typer.Typer(**TYPER_OPTIONS, no_args_is_help=True)
 app.add_typer(featurize.cli.app, name="featurize")
 app.add_typer(classify.cli.app, name="classify")
 app.add_typer(analysis.cli.app, name="analysis")
+app.command("run")(analysis.cli.experiment)
 
 
 def print_version(asked: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from classify.table import report
-from featurize.core.console import TYPER_OPTIONS
+from featurize.core.console import TYPER_OPTIONS, comma_separated
 from featurize.core.errors import HeadError, UsageError
 
 logger = logging.getLogger("frozenbench")
@@ -71,7 +71,7 @@ def run(
     sizes: list[int | None] = [*numbers("--train-size", train_size, 1)]
     if not seeds:
         raise UsageError("--seed names no seed; expected whole numbers, such as 0 or 0,1,2")
-    wanted = tuple(name.strip() for name in layers.split(",") if name.strip())
+    wanted = comma_separated(layers)
     infos = [read_info(path) for path in features or [newest_cache()]]
     weight = None if class_weight == "none" else class_weight
     threads = jobs or joblib.cpu_count(only_physical_cores=True)
@@ -152,7 +152,7 @@ def numbers(option: str, text: str, least: int) -> list[int]:
         UsageError: a part of the list is not a whole number, or is below `least`.
     """
     found = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in comma_separated(text):
         if not part.isascii() or not part.isdigit() or int(part) < least:
             raise UsageError(f"{option} {part}: expected whole numbers from {least} on, such as 100 or 100,1000")
         found.append(int(part))

@@ -59,17 +59,19 @@ def report(results: "dict[Path, RunResult]", *, as_json: bool) -> None:
     """Print the comparison on standard output, best first, a table for each test set."""
     ranked = sorted(results.items(), key=lambda item: (-item[1].accuracy, item[1].features, item[1].model))
     if as_json:
-        rows = []
-        for path, result in ranked:
-            row = {key: getattr(result, key) for key in JSON_KEYS}
-            rows.append({**row, "name": path.name, "run_dir": str(path)})
-        print(json.dumps({"runs": rows}))
+        print(json.dumps({"runs": [run_as_json(path, result) for path, result in ranked]}))
         return
     test_sets: dict[str, dict[Path, RunResult]] = {}
     for path, result in ranked:
         test_sets.setdefault(result.test_digest, {})[path] = result
     for runs_on_one in test_sets.values():
         print_table(runs_on_one)
+
+
+def run_as_json(path: Path, result: "RunResult") -> dict[str, Any]:
+    """The facts of a run that `--json` prints."""
+    facts = {key: getattr(result, key) for key in JSON_KEYS}
+    return {**facts, "name": path.name, "run_dir": str(path)}
 
 
 def print_table(results: "dict[Path, RunResult]", width: int | None = None) -> None:

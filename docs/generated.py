@@ -24,7 +24,7 @@ def options_page() -> str:
     sections = []
     for name, group in get_command(frozenbench.app).commands.items():
         sections.append(command_section(f"frozenbench {name}", group, "##"))
-        for subcommand in group.commands.values():
+        for subcommand in getattr(group, "commands", {}).values():
             sections.append(command_section(f"frozenbench {name} {subcommand.name}", subcommand, "###"))
     return "\n\n".join(sections) + "\n"
 
@@ -33,7 +33,7 @@ def command_section(title: str, command: typer.core.TyperCommand | typer.core.Ty
     """One command as Markdown: its help, and a table of its arguments and options."""
     lines = [f"{heading} `{title}`", "", command.help or "", "", "| option | default | meaning |", "|---|---|---|"]
     for parameter in command.params:
-        if parameter.name == "help":
+        if parameter.name == "help" or getattr(parameter, "hidden", False):
             continue
         lines.append(f"| {spelling(parameter)} | {default(parameter)} | {cell(meaning(parameter))} |")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from featurize.cache import CacheInfo, read_info
-from featurize.core.console import TYPER_OPTIONS, progress_display
+from featurize.core.console import TYPER_OPTIONS, comma_separated, progress_display
 from featurize.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def run(
     network = load_backbone(
         backbone,
         weights=weights,
-        layers=tuple(name.strip() for name in layers.split(",") if name.strip()),
+        layers=comma_separated(layers),
         image_size=image_size or (32 if backbone == PIXELS else 96),
         preprocess=preprocess,
         seed=seed,

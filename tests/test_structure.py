@@ -43,7 +43,8 @@ DOORS = {
     "classify.table": "classify.runs classify.statistics",
     "classify.predict": "classify.runs featurize",
     "analysis.cli": "analysis classify featurize",
-    "analysis.experiment": "classify featurize",
+    "analysis.steps": "",
+    "analysis.experiment": "analysis.steps classify featurize",
     "analysis.frozenbench": "analysis classify featurize",
     **{f"{package}.__main__": "analysis classify featurize" for package in PACKAGES},
 }

@@ -10,7 +10,7 @@ import pandas as pd
 from analysis.findings import evidence, text
 from analysis.findings.learning import common_target, images_needed, learning_curves
 from analysis.findings.speed import Ratio, convergence, paired_ratio, seconds_to_reach, timed
-from analysis.findings.transfer import BASELINE, TRANSFER, approaches, difference, gains
+from analysis.findings.transfer import BASELINE, TRANSFER, approaches, best_gain, difference, gains
 from classify.runs import RunResult, head_name
 from classify.statistics import ALPHA
 
@@ -76,7 +76,7 @@ def _accuracy(table: pd.DataFrame) -> Claim:
         missing = "No control was trained on as many images as a head on a pretrained network"
         return _incomplete("accuracy", missing, table)
     intervals = {row.run_dir: (row.accuracy, row.accuracy_low, row.accuracy_high) for row in table.itertuples()}
-    best = found[found["best"]].sort_values(["train_rows", "accuracy"], ascending=False, kind="stable").iloc[0]
+    best = best_gain(found)
     certain = best["adjusted"] <= ALPHA
     gain, low, high = best[["gain", "gain_low", "gain_high"]]
     finding = (

@@ -92,6 +92,16 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
     return result.sort_values(order, ascending=[False, True, False, True], ignore_index=True)[GAINS]
 
 
+def best_gain(found: pd.DataFrame) -> pd.Series:
+    """The row of `gains` with the best head on pretrained features and the best control, on most training images.
+
+    Args:
+        found: from `gains`, not empty.
+    """
+    against_best = found[found["best"]]
+    return against_best.sort_values(["train_rows", "accuracy"], ascending=False, kind="stable").iloc[0]
+
+
 def paired_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]:
     """95% interval of the difference in accuracy of heads A and B on the same n rows, -1..1.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.figures.confusion import counts_of, most_confused
-from analysis.findings import TRANSFER, Claim, claims
+from analysis.findings import TRANSFER, Claim, best_pretrained, claims
 from analysis.frame import comparison, headline, with_groups
 from analysis.report import captions
 from analysis.report.captions import FigureFolder, accuracy_text, run_name
@@ -143,7 +143,7 @@ def _claim_sections(
 
 def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: FigureFolder) -> Section:
     """The mistakes and probabilities of the best head on a pretrained network, beside the best control."""
-    best = _best_pretrained(shown)
+    best = best_pretrained(shown)
     controls = shown[shown["kind"] != TRANSFER]
     pair = [best]
     if len(controls) and best["kind"] == TRANSFER:
@@ -177,7 +177,7 @@ def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: 
 
 def _pictures_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: FigureFolder) -> Section:
     """Mistakes, a map of the vectors and nearest neighbours, as far as images and vectors still exist."""
-    best = _best_pretrained(shown)
+    best = best_pretrained(shown)
     result = runs[Path(best["run_dir"])]
     parts: list[Part] = []
     reasons = []
@@ -196,12 +196,6 @@ def _pictures_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folde
         parts=parts,
         notes=notes,
     )
-
-
-def _best_pretrained(shown: pd.DataFrame) -> pd.Series:
-    """The most accurate head on a pretrained network, or the most accurate head if there is no such network."""
-    pretrained = shown[shown["kind"] == TRANSFER]
-    return (pretrained if len(pretrained) else shown).iloc[0]
 
 
 def _best_sentence(best: pd.Series, result: RunResult) -> str:

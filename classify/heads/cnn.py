@@ -12,8 +12,8 @@ from sklearn.utils import check_random_state
 from classify.heads.base import ProbabilisticClassifier, prediction_data, training_data
 from classify.heads.keras_training import (
     Batch,
-    compile_classifier,
-    learning_rate_schedule,
+    compiled_classifier,
+    learning_rates,
     targets_and_weights,
     train_epoch,
 )
@@ -70,7 +70,7 @@ class ConvNet(ProbabilisticClassifier):
         learning_rate: float = 0.05,
         weight_decay: float = 5e-3,
         epochs: int = 30,
-        min_steps: int = 500,
+        min_steps: int = 100,
         batch_size: int = 64,
         validation_fraction: float = 0.1,
         class_weight: Any = None,
@@ -104,14 +104,15 @@ class ConvNet(ProbabilisticClassifier):
         self.mean_, self.scale_ = _channel_statistics(images)
         steps = math.ceil(len(fitted) / self.batch_size)
         self.n_iter_ = max(self.epochs, math.ceil(self.min_steps / steps))
-        model = self._build(random)
-        self._compile(model, steps * self.n_iter_)
+        model = self._compiled(self._build(random))
+        total = steps * self.n_iter_
+        rates = iter(learning_rates(self.learning_rate, total, warmup_steps=max(1, total // 7)))
         onehot, weights = targets_and_weights(targets, len(self.classes_), self.class_weight)
         self.history_: dict[str, list[float]] = {"loss": [], "accuracy": [], "validation_accuracy": []}
         best = 0.0
         for _ in range(self.n_iter_):
             batches = np.array_split(random.permutation(fitted), steps)
-            loss, accuracy = train_epoch(model, self._inputs(images, onehot, weights, batches, random))
+            loss, accuracy = train_epoch(model, self._inputs(images, onehot, weights, batches, random), rates)
             self.history_["loss"].append(loss)
             self.history_["accuracy"].append(accuracy)
             if len(held_out) == 0:
@@ -188,15 +189,14 @@ class ConvNet(ProbabilisticClassifier):
         kernel = keras.initializers.GlorotUniform(seed())
         return keras.Model(inputs, layers.Dense(len(self.classes_), kernel_initializer=kernel)(x))
 
-    def _compile(self, model: Any, steps: int) -> None:
-        """Give the network its loss and its optimizer, for `steps` steps in all."""
-        optimizer = import_keras().optimizers.SGD(
-            learning_rate_schedule(self.learning_rate, steps, warmup_steps=max(1, steps // 7)),
-            momentum=0.9,
-            nesterov=True,
-            weight_decay=self.weight_decay,
-        )
-        compile_classifier(model, optimizer, self.label_smoothing)
+    def _compiled(self, model: Any) -> Any:
+        """The network with its loss and its optimizer."""
+
+        def optimizer() -> Any:
+            return import_keras().optimizers.SGD(momentum=0.9, nesterov=True, weight_decay=self.weight_decay)
+
+        made_from = ("cnn", *self._image_shape(), *self.widths, len(self.classes_), self.weight_decay)
+        return compiled_classifier(model, optimizer, self.label_smoothing, made_from)
 
 
 def _channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

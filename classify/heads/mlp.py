@@ -11,8 +11,8 @@ from sklearn.utils import check_random_state
 from classify.heads.base import ProbabilisticClassifier, prediction_data, training_data
 from classify.heads.keras_training import (
     Batch,
-    compile_classifier,
-    learning_rate_schedule,
+    compiled_classifier,
+    learning_rates,
     targets_and_weights,
     train_epoch,
 )
@@ -89,12 +89,14 @@ class MLPHead(ProbabilisticClassifier):
         random = check_random_state(self.random_state)
         images = len(X) if self.mirror is None else 2 * len(X)
         steps = math.ceil(images / self.batch_size)
-        model = self._build(X.shape[1], len(self.classes_), steps, random)
+        model = self._build(X.shape[1], len(self.classes_), random)
+        total = steps * self.epochs
+        rates = iter(learning_rates(self.learning_rate, total, warmup_steps=max(1, total // 10)))
         onehot, weights = targets_and_weights(targets, len(self.classes_), self.class_weight)
         self.history_: dict[str, list[float]] = {"loss": [], "accuracy": []}
         for _ in range(self.epochs):
             batches = np.array_split(random.permutation(images), steps)
-            loss, accuracy = train_epoch(model, self._inputs(X, onehot, weights, batches))
+            loss, accuracy = train_epoch(model, self._inputs(X, onehot, weights, batches), rates)
             self.history_["loss"].append(loss)
             self.history_["accuracy"].append(accuracy)
         first, last = (layer for layer in model.layers if layer.weights)
@@ -126,8 +128,8 @@ class MLPHead(ProbabilisticClassifier):
         hidden = np.maximum(X @ self.coefs_[0] + self.intercepts_[0], 0)
         return np.asarray(softmax(hidden @ self.coefs_[1] + self.intercepts_[1], axis=1))
 
-    def _build(self, dim: int, classes: int, steps: int, random: np.random.RandomState) -> Any:
-        """The compiled network, from features (n, d) to logits (n, K), for `steps` steps an epoch."""
+    def _build(self, dim: int, classes: int, random: np.random.RandomState) -> Any:
+        """The compiled network, from features (n, d) to logits (n, K)."""
         keras = import_keras()
         limit_threads(self.n_jobs)
         layers, initializers = keras.layers, keras.initializers
@@ -141,8 +143,9 @@ class MLPHead(ProbabilisticClassifier):
                 layers.Dense(classes, kernel_initializer=initializers.GlorotUniform(seeds[3])),
             ]
         )
-        total = steps * self.epochs
-        learning_rate = learning_rate_schedule(self.learning_rate, total, warmup_steps=max(1, total // 10))
-        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=self.weight_decay)
-        compile_classifier(model, optimizer, self.label_smoothing)
-        return model
+        made_from = ("mlp", dim, self.hidden, classes, self.input_dropout, self.dropout, self.weight_decay)
+
+        def optimizer() -> Any:
+            return keras.optimizers.AdamW(weight_decay=self.weight_decay)
+
+        return compiled_classifier(model, optimizer, self.label_smoothing, made_from)

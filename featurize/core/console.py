@@ -21,6 +21,16 @@ PLAIN_PROGRESS_SECONDS = 5.0
 INTERRUPTED = 130  # exit code
 
 
+class _StandardError(logging.Handler):
+    """Writes to standard error as it is at the moment: a live bar replaces it by a stream that prints above the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except OSError:  # nobody reads it
+            self.handleError(record)
+
+
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return " ".join(f"{record.levelname.lower()}: {record.getMessage()}".splitlines())
@@ -28,7 +38,7 @@ class _Line(logging.Formatter):
 
 def run_command_line(app: Callable[[], object]) -> NoReturn:
     """Run a typer application; every expected failure becomes one line on standard error and an exit code."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(_Line())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -58,6 +68,12 @@ def run_command_line(app: Callable[[], object]) -> NoReturn:
 def _exit_interrupted() -> NoReturn:
     logger.error("interrupted; finished work is saved, and the same command resumes")
     sys.exit(INTERRUPTED)
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    """The parts of an option such as `--layers a,b`, each once; none if the text is empty."""
+    parts = (part.strip() for part in text.split(","))
+    return tuple(dict.fromkeys(part for part in parts if part))
 
 
 @contextmanager

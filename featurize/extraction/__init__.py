@@ -9,7 +9,7 @@ May import: cache, engines, networks, images, core.
 
 from featurize.extraction.extractor import Extractor
 from featurize.extraction.loop import Compute, Extraction, carry_out, compute_here, extract_features
-from featurize.extraction.plan import Estimate, ExtractionOptions, Plan, estimate, plan_extraction
+from featurize.extraction.plan import Estimate, ExtractionOptions, Plan, default_name, estimate, plan_extraction
 from featurize.extraction.recorded import recorded_backbone, recorded_extractor
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Plan",
     "carry_out",
     "compute_here",
+    "default_name",
     "estimate",
     "extract_features",
     "plan_extraction",

@@ -12,7 +12,9 @@ import skops.io
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from slow_cases import mark_slow
 
+from classify.heads import cnn
 from classify.heads.cnn import ConvNet, _held_out, augmented
+from classify.heads.keras_training import train_epoch
 
 SHAPE = (8, 8, 3)
 SMALL: dict[str, Any] = {"shape": SHAPE, "widths": (8, 8), "min_steps": 0, "batch_size": 16, "random_state": 0}
@@ -105,18 +107,16 @@ def test_an_epochs_loss_and_accuracy_are_those_of_all_its_rows(monkeypatch: pyte
 def trained_on(monkeypatch: pytest.MonkeyPatch, x: np.ndarray, y: np.ndarray, **settings: Any) -> np.ndarray:
     """The images that the network was given in training, as they were before they were standardised."""
     seen = []
-    build = ConvNet._build
 
-    def recorded(self: ConvNet, random: Any) -> Any:
-        model = build(self, random)
-        step = model.train_on_batch
-        model.train_on_batch = lambda x, y, w: seen.append(x * self.scale_ + self.mean_) or step(x, y, w)
-        return model
+    def recorded(model: Any, batches: Any, rates: Any) -> tuple[float, float]:
+        kept = list(batches)
+        seen.extend(inputs for inputs, _, _ in kept)
+        return train_epoch(model, kept, rates)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ConvNet, "_build", recorded)
-        ConvNet(**{**TINY, **settings}).fit(x, y)
-    return np.concatenate(seen)
+        patch.setattr(cnn, "train_epoch", recorded)
+        head = ConvNet(**{**TINY, **settings}).fit(x, y)
+    return np.concatenate(seen) * head.scale_ + head.mean_
 
 
 def rows_of(images: np.ndarray, among: np.ndarray) -> np.ndarray:

@@ -1,0 +1,56 @@
+"""The answer in two figures: the best head, and what the frozen network gains over the best control."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.findings import text
+from analysis.findings.transfer import TRANSFER, best_gain, gains
+from analysis.frame import headline
+from classify.runs import head_name
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an experiment comes to.
+
+    Attributes:
+        best: the row of `analysis.frame.comparison` of the best head, see `best_pretrained`.
+        gain: the row of `gains` of the best head on a pretrained network and the best control; None if no
+            control was trained on as many images.
+    """
+
+    best: pd.Series
+    gain: pd.Series | None
+
+    def lines(self) -> list[str]:
+        """The answer for the terminal, one sentence a line."""
+        best, gain = self.best, self.gain
+        interval = text.accuracy(best["accuracy"], best["accuracy_low"], best["accuracy_high"])
+        head = f"{head_name(best)} on {best['features']}"
+        found = [f"best head: {head}, {interval} on {best['test_rows']:,} test images"]
+        if gain is None:
+            return [*found, "frozen network: not compared, there is no control"]
+        points, low, high = text.points(gain["gain"], gain["gain_low"], gain["gain_high"])
+        control = gain["control_approach"]
+        return [*found, f"frozen network: {points} points ({low} to {high}) over the best control, {control}"]
+
+
+def answer(table: pd.DataFrame) -> Answer:
+    """The answer of the runs on one test set, from rows of `analysis.frame.comparison`.
+
+    Raises:
+        DataError: the predictions of a run cannot be used.
+    """
+    found = gains(table)
+    return Answer(best_pretrained(headline(table)), None if found.empty else best_gain(found))
+
+
+def best_pretrained(shown: pd.DataFrame) -> pd.Series:
+    """The most accurate head on a pretrained network, or the most accurate head if there is no such network.
+
+    Args:
+        shown: from `analysis.frame.headline`, best first.
+    """
+    pretrained = shown[shown["kind"] == TRANSFER]
+    return (pretrained if len(pretrained) else shown).iloc[0]
