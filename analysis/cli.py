@@ -75,6 +75,10 @@ def experiment(
             "that follow the data, five with --preset full]"
         ),
     ] = "",
+    test_fraction: Annotated[float | None, typer.Option(help="As for featurize.")] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="As for featurize.")] = None,
+    groups: Annotated[str | None, typer.Option(help="As for featurize.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="As for featurize.")] = None,
     preset: Annotated[str, typer.Option(help="quick (minutes) or full (overnight).")] = "quick",
     folder: Annotated[
         Path | None, typer.Option(help="Folder for features and runs.  [default: data/experiments/NAME-PRESET]")
@@ -112,7 +116,7 @@ def experiment(
         models=tuple(head_names(model)),
         sizes=tuple(numbers("--train-size", train_size, 1)),
     )
-    dataset = load_dataset(data_option or data)
+    dataset = load_dataset(data_option or data, test_fraction, folds=folds, groups=groups, labels=labels)
     for line in class_counts(dataset):
         logger.info(line)
     folder = folder or experiment_folder(dataset, preset)

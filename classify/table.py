@@ -17,7 +17,7 @@ JSON_KEYS = (
     "accuracy_high", "macro_f1", "macro_f1_low", "macro_f1_high", "log_loss", "brier", "ece", "test_opened",
     "fit_seconds", "predict_ms_per_image", "iterations", "converged", "warnings",
 )  # fmt: skip
-SHARED_LETTERS = "Heads that share a letter do not differ significantly (exact McNemar tests, Holm, 5%)."
+SHARED_LETTERS = "Heads that share a letter do not differ significantly ({tests}, Holm, 5%)."
 PIPE_WIDTH = 160  # characters, where there is no terminal
 WRAPPED = 11  # characters that a wrapped column has at least
 DROPPED_FIRST = ("ms/image", "fit s", "log loss", "ECE %", "macro F1 %", "group", "run", "train", "features")
@@ -92,6 +92,13 @@ def print_table(results: "dict[Path, RunResult]", width: int | None = None) -> N
     first = next(iter(results.values()))
     console = Console(width=width or (None if sys.stdout.isatty() else PIPE_WIDTH))
     title = f"{first.dataset}: {first.test_rows:,} test images"
+    if first.folds:
+        title += f" in {first.folds} folds"
+    if first.groups:
+        title += f", {first.groups:,} groups"
+    tests = (
+        "McNemar tests for images that are not independent" if first.folds or first.groups else "exact McNemar tests"
+    )
     columns = []
     for column in _columns(results, comparison):
         if len(results) > 1 and column.heading in ("features", "train") and len(set(column.cells)) == 1:
@@ -100,7 +107,7 @@ def print_table(results: "dict[Path, RunResult]", width: int | None = None) -> N
             columns.append(column)
     columns = fitting(columns, console.width)
     # Markup is not meant: a class or a folder may be called [red].
-    table = Table(title=escape(title), caption=SHARED_LETTERS if len(results) > 1 else None)
+    table = Table(title=escape(title), caption=SHARED_LETTERS.format(tests=tests) if len(results) > 1 else None)
     free = console.width - _table_width(columns)
     for column in columns:
         extra = max(0, min(free, max(map(len, column.cells)) - column.width))

@@ -51,6 +51,21 @@ def run(
         float | None,
         typer.Option(help="Share of each class for testing, if class folders have no splits.  [default: 0.2]"),
     ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="For few images: cross-validation in K folds, in which every image is tested once."),
+    ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep the images of a group (a patient, a camera) on one side: a regular expression that finds the "
+            "group in an image's path, or a CSV file with the columns path,group."
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="A CSV file with the columns path,label[,split][,group], in place of class folders."),
+    ] = None,
     train: Annotated[int | None, typer.Option(min=1, help="Only the first N training images.")] = None,
     test: Annotated[int | None, typer.Option(min=1, help="Only the first N test images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="For --weights random.")] = 0,
@@ -82,7 +97,7 @@ def run(
         logger.info("pixels has no layers: --layers and --pool do not apply, the vector is the image itself")
     compute = cluster_compute(cluster)
     shards_at = shards_folder(shards)
-    dataset = load_dataset(data, test_fraction).first(train=train, test=test)
+    dataset = load_dataset(data, test_fraction, folds=folds, groups=groups, labels=labels).first(train=train, test=test)
     for line in class_counts(dataset):
         logger.info(line)
     network = load_backbone(
@@ -255,6 +270,8 @@ def show(found: CacheInfo) -> None:
         "time": f"{found.seconds:.1f} s, {found.images_per_second:,.0f} images/s on {found.device}",
         "fingerprint": spec.fingerprint,
     }
+    if found.folds:
+        facts["images"] += f" (together, in {found.folds} folds)"
     if not spec.engine:
         del facts["engine"]
     if found.shards:

@@ -5,17 +5,20 @@ still exist and have not changed.
 """
 
 import functools
+import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from classify.runs import RunResult
+from classify.runs import RunResult, tested_digest
 from featurize.cache import Features, load_features, read_info
 from featurize.core.errors import DataError, FrozenbenchError
 from featurize.core.files import data_root
-from featurize.images import ImageDataset, Split, load_dataset
+from featurize.images import ImageDataset, Split, recorded_dataset
 
 MAP_ROWS = 2000
 COMPONENTS = 50
@@ -31,7 +34,13 @@ def test_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
     Raises:
         DataError: the images are gone, or are not those that the run was tested on.
     """
-    return _images(result, "test", result.test_rows, result.test_digest, ids)
+    splits = {"test": _split(result, "test", result.test_rows)}
+    if result.folds:  # every image was tested
+        splits["train"] = _split(result, "train", result.test_rows)
+    with _readable(result):
+        digest = tested_digest({name: split.digest for name, split in splits.items()}, result.folds)
+        _check_digest(result, "test", digest, result.test_digest)
+        return _chosen(result, list(splits.values()), ids)
 
 
 def training_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
@@ -45,7 +54,10 @@ def training_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
     except (FrozenbenchError, OSError) as error:
         raise DataError(str(error)) from error
     _check_cache(result, info.spec.fingerprint)
-    return _images(result, "train", info.rows["train"], info.digests["train"], ids)
+    images = _split(result, "train", info.rows["train"])
+    with _readable(result):
+        _check_digest(result, "train", images.digest, info.digests["train"])
+        return _chosen(result, [images], ids)
 
 
 def features(result: RunResult, split: str) -> Features:
@@ -126,28 +138,52 @@ def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.where(length > 0, length, 1)
 
 
-def _images(result: RunResult, split: str, rows: int, digest: str, ids: np.ndarray) -> np.ndarray:
-    """Images by their ids, if the split's first images still have this digest.
+def _split(result: RunResult, name: str, rows: int) -> Split:
+    """The images of a split that were extracted, among them those that were skipped.
 
-    `rows` counts the images that were extracted; the digest also covers those that were skipped.
+    Args:
+        result: of a run.
+        name: of the split.
+        rows: their number, if the run does not say it.
     """
-    source = str(result.source["data"])
-    rows = result.source.get("images", {}).get(split, rows)
+    rows = result.source.get("images", {}).get(name, rows)
+    return _dataset(json.dumps(result.source, sort_keys=True)).splits[name].first(rows)
+
+
+@contextmanager
+def _readable(result: RunResult) -> Iterator[None]:
+    """Files that have gone since they were listed become a DataError."""
     try:
-        images = _dataset(source, result.source.get("test_fraction")).splits[split].first(rows)
-        if images.digest != digest:
-            raise DataError(
-                f"the {split} images at {source} have digest {images.digest[:8]}, expected {digest[:8]}: they are not "
-                "those of the run; restore those, or repeat the run: python -m featurize, then python -m classify"
-            )
-        order = np.argsort(images.ids, kind="stable")
-        indices = order[np.searchsorted(images.ids, ids, sorter=order).clip(max=rows - 1)]
-        unknown = np.flatnonzero(images.ids[indices] != ids)
-        if len(unknown):
-            raise DataError(f"the {split} images at {source} have no id {ids[unknown[0]]}")
-        return _pixels(result, images[indices])
+        yield
     except OSError as error:
-        raise DataError(f"the images at {source} cannot be read: {error}") from error
+        raise DataError(f"the images at {result.source['data']} cannot be read: {error}") from error
+
+
+def _check_digest(result: RunResult, split: str, found: str, expected: str) -> None:
+    if found != expected:
+        raise DataError(
+            f"the {split} images at {result.source['data']} have digest {found[:8]}, expected {expected[:8]}: they are "
+            "not those of the run; restore those, or repeat the run: python -m featurize, then python -m classify"
+        )
+
+
+def _chosen(result: RunResult, splits: Sequence[Split], ids: np.ndarray) -> np.ndarray:
+    """Images of one or several splits by their ids (n,), as uint8 RGB (n, height, width, 3)."""
+    all_ids = np.concatenate([split.ids for split in splits])
+    order = np.argsort(all_ids, kind="stable")
+    rows = order[np.searchsorted(all_ids, ids, sorter=order).clip(max=len(all_ids) - 1)]
+    unknown = np.flatnonzero(all_ids[rows] != ids)
+    if len(unknown):
+        raise DataError(f"the images at {result.source['data']} have no id {ids[unknown[0]]}")
+    pixels = []
+    places = []
+    first = 0
+    for split in splits:
+        own = np.flatnonzero((rows >= first) & (rows < first + len(split)))
+        pixels.append(_pixels(result, split[rows[own] - first]))
+        places.append(own)
+        first += len(split)
+    return np.concatenate(pixels)[np.argsort(np.concatenate(places))]
 
 
 def _pixels(result: RunResult, split: Split) -> np.ndarray:
@@ -163,13 +199,14 @@ def _pixels(result: RunResult, split: Split) -> np.ndarray:
 
 
 @functools.lru_cache(1)
-def _dataset(source: str, test_fraction: float | None) -> ImageDataset:
-    """The images at a source, read once for all figures; nothing is downloaded."""
-    if source == "cifar10" and not any(data_root().glob("cifar-10-*")):
+def _dataset(recorded: str) -> ImageDataset:
+    """The images of a source, JSON as a run records it, read once for all figures; nothing is downloaded."""
+    source = json.loads(recorded)
+    if source["data"] == "cifar10" and not any(data_root().glob("cifar-10-*")):
         raise DataError(f"CIFAR-10 is not in {data_root()}; python -m featurize downloads it")
     try:
-        return load_dataset(source, test_fraction)
-    except FrozenbenchError as error:
+        return recorded_dataset(source)
+    except (FrozenbenchError, OSError) as error:
         raise DataError(str(error)) from error
 
 

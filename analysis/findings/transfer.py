@@ -102,7 +102,7 @@ def best_gain(found: pd.DataFrame) -> pd.Series:
     return against_best.sort_values(["train_rows", "accuracy"], ascending=False, kind="stable").iloc[0]
 
 
-def paired_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]:
+def paired_interval(only_a: float, only_b: float, n: float) -> tuple[float, float]:
     """95% interval of the difference in accuracy of heads A and B on the same n rows, -1..1.
 
     Bonett and Price, Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on
@@ -114,6 +114,8 @@ def paired_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]:
         only_a: number of rows that only A gets right.
         only_b: number of rows that only B gets right.
         n: number of all rows.
+
+    Where the rows are not independent, all three are divided by the design effect.
     """
     from scipy.stats import norm
 
@@ -187,7 +189,8 @@ def _paired(compared: Comparison, run_dir: str, control: str) -> dict[str, float
     only_head = round((discordant + n * (accuracy - other)) / 2)
     both_wrong = round(n * (1 - other)) - only_head
     either_wrong = both_wrong + discordant
-    low, high = paired_interval(only_head, discordant - only_head, n)
+    design = compared.design[i, j]
+    low, high = paired_interval(only_head / design, (discordant - only_head) / design, n / design)
     return {
         "accuracy": accuracy,
         "control_accuracy": other,

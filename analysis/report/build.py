@@ -113,7 +113,7 @@ def build_report(
         commands=_commands(first),
         versions=_versions(runs),
         fingerprints={f"{row.features}, in {row.cache}.h5": row.fingerprint for row in files.itertuples()},
-        limits=list(LIMITS),
+        limits=_limits(first),
         skipped=[*((path.as_posix(), reason) for path, reason in skipped), *_skipped_images(runs)],
     )
 
@@ -225,6 +225,23 @@ def _commands(result: RunResult) -> list[str]:
     """The commands that make such runs and this report."""
     data = "" if result.source["data"] == "cifar10" else f" --data {result.source['data']}"
     return [f"python -m analysis experiment --preset full{data}", "python -m analysis"]
+
+
+def _limits(result: RunResult) -> list[str]:
+    """What the report does not show."""
+    limits = list(LIMITS)
+    if result.folds:
+        limits[0] = "One data set: other images may give another result."
+        limits.append(
+            f"Every image was tested once, by heads trained on the other {result.folds - 1} of {result.folds} folds. "
+            "Their training images overlap, so intervals and tests are those of two thirds of the images."
+        )
+    if result.groups:
+        limits.append(
+            f"The test images are in {result.groups:,} groups, which stay together: intervals and tests follow the "
+            "differences between groups."
+        )
+    return limits
 
 
 def _versions(runs: Mapping[Path, RunResult]) -> dict[str, str]:

@@ -66,6 +66,7 @@ class FeatureBlocks:
         layers: which columns belong to which layer.
         mirror: as in `Features`.
         image: as in `Features`.
+        groups: as in `Features`.
     """
 
     blocks: tuple[Block, ...]
@@ -75,6 +76,7 @@ class FeatureBlocks:
     layers: tuple[Columns, ...]
     mirror: np.ndarray | None = None
     image: tuple[int, ...] | None = None
+    groups: np.ndarray | None = None
 
     @classmethod
     def of(cls, info: CacheInfo, split: str, layers: tuple[str, ...] = (), rows: np.ndarray | None = None) -> Self:
@@ -85,7 +87,7 @@ class FeatureBlocks:
             UsageError: it has no such split or layer.
         """
         columns = info.columns(layers)
-        labels, ids = read_labels(info.path, split)
+        labels, ids, groups = read_labels(info.path, split)
         path = info.path.absolute()  # workers may have another working directory
         height = max(1, BLOCK_BYTES // (4 * info.dim))
         blocks = []
@@ -100,7 +102,8 @@ class FeatureBlocks:
                 blocks.append(block)
         if rows is not None:
             labels, ids = labels[rows], ids[rows]
-        return cls(tuple(blocks), labels, ids, info.class_names, columns, info.mirror(layers), info.image)
+            groups = None if groups is None else groups[rows]
+        return cls(tuple(blocks), labels, ids, info.class_names, columns, info.mirror(layers), info.image, groups)
 
     @property
     def dim(self) -> int:
@@ -120,7 +123,9 @@ class FeatureBlocks:
             x[start : start + len(matrix)] = matrix
             start += len(matrix)
         fingerprint = self.blocks[0].fingerprint if self.blocks else ""
-        return Features(x, self.y, self.ids, self.class_names, fingerprint, self.layers, self.mirror, self.image)
+        return Features(
+            x, self.y, self.ids, self.class_names, fingerprint, self.layers, self.mirror, self.image, self.groups
+        )
 
 
 def blocks_of(features: FeatureRows) -> tuple[Block, ...]:

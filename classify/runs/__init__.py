@@ -13,6 +13,7 @@ from classify.runs.results import (
     new_run,
     read_predictions,
     runs_folder,
+    tested_digest,
     write_result,
 )
 from classify.runs.words import head_name, markdown_table
@@ -33,5 +34,6 @@ __all__ = [
     "read_predictions",
     "runs_folder",
     "save_head",
+    "tested_digest",
     "write_result",
 ]

@@ -3,16 +3,17 @@
 data/runs/<features>/test-openings.jsonl    a line for every evaluation on the test split
 data/runs/<features>/<head>-<hash>/
     result.json            a RunResult: what was run, the metrics, the cost
-    predictions.parquet    id, label, predicted, p_<class>
+    predictions.parquet    id, path (of image files), label, predicted, fold, group (where there are), p_<class>
     head.skops             the fitted head
     README.md              the model card
 """
 
 import difflib
+import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,7 +23,7 @@ from featurize.core.errors import DataError, UsageError, suggestion
 from featurize.core.files import data_root
 
 logger = logging.getLogger("frozenbench")
-SCHEMA_VERSION = 5  # of the layout; saved heads contain module paths, so moving a head's module raises it
+SCHEMA_VERSION = 6  # of the layout; saved heads contain module paths, so moving a head's module raises it
 RESULT = "result.json"
 PREDICTIONS = "predictions.parquet"
 
@@ -35,6 +36,9 @@ class RunResult:
     `classify.training.evaluate.FittedHead` the cost and course of the fit.
 
     Attributes:
+        test_digest: of the test images, see `tested_digest`.
+        folds: number of folds, if every image was tested once in a cross-validation; 0 for one test split.
+        groups: number of groups among the test images, if they have groups; else 0.
         source: where images and backbone were loaded from, to rebuild the extractor.
         parameters: the head's settings, tuned or not.
         tuned: number of search trials behind the settings; 0 for the head's defaults.
@@ -59,6 +63,8 @@ class RunResult:
     train_rows: int
     test_rows: int
     test_digest: str
+    folds: int
+    groups: int
     seed: int
     class_weight: str | None
     parameters: dict[str, Any]
@@ -117,6 +123,18 @@ class RunResult:
         return cls(**values)
 
 
+def tested_digest(digests: Mapping[str, str], folds: int) -> str:
+    """The digest of the test images: that of the split `test`, or in folds one of all splits.
+
+    Args:
+        digests: of the splits.
+        folds: number of folds of a cross-validation, or 0.
+    """
+    if not folds:
+        return digests["test"]
+    return hashlib.sha256("".join(digests[split] for split in sorted(digests)).encode()).hexdigest()
+
+
 def runs_folder() -> Path:
     """The default folder of runs."""
     return data_root() / "runs"
@@ -155,7 +173,7 @@ def write_result(folder: Path, result: RunResult, predictions: Any) -> None:
 
 
 def read_predictions(run_dir: Path) -> Any:
-    """A run's predictions, a pandas DataFrame with a row per test image: id, label, predicted, p_<class>.
+    """A run's predictions, a pandas DataFrame with a row per test image; its columns are listed above.
 
     Raises:
         DataError: the file is missing or damaged.

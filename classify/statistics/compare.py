@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from classify.statistics.design import design_effect
 from featurize.core.errors import DataError
 
 ALPHA = 0.05
@@ -22,7 +23,10 @@ class Comparison:
         rows: n.
         accuracy: float64 (R,), 0..1.
         discordant: int64 (R, R), rows that exactly one run of a pair gets right.
-        p: float64 (R, R), exact McNemar p values; 1 on the diagonal.
+        design: float64 (R, R), the design effect of each pair's difference, see `design.design_effect`: 1 where
+            the rows are independent.
+        p: float64 (R, R), exact McNemar p values, or, where the rows are not independent, those of `clustered_p`;
+            1 on the diagonal.
         adjusted: float64 (R, R), the p values after Holm's correction over all pairs.
         groups: the letters of each run (`letters`): two runs share a letter if, and only if, they do
             not differ significantly (`adjusted` above `ALPHA`).
@@ -32,6 +36,7 @@ class Comparison:
     rows: int
     accuracy: np.ndarray
     discordant: np.ndarray
+    design: np.ndarray
     p: np.ndarray
     adjusted: np.ndarray
     groups: dict[Any, str]
@@ -43,18 +48,25 @@ def compare(predictions: Mapping[Any, Any]) -> Comparison:
     Args:
         predictions: by run (its directory or any other key) a table with the columns `id`, `label`
             and `predicted`: a DataFrame of its predictions.parquet, or a dict of arrays (n,). Rows are
-            matched by id.
+            matched by id. With the column `group`, rows of one group are not independent; with the column `fold`,
+            they come from a cross-validation.
 
     Raises:
         DataError: the runs were not tested on the same rows, or an id occurs twice.
     """
-    correct = _correctness(predictions)  # (R, n), 0. or 1.
+    correct, clusters, in_folds = _correctness(predictions)  # (R, n), 0. or 1.
     order = np.argsort(-correct.mean(axis=1), kind="stable")
     correct = correct[order]
     keys = list(predictions)
     runs = tuple(keys[number] for number in order)
     only = np.rint(correct @ (1 - correct).T).astype(np.int64)  # (R, R), rows correct in i but not in j
-    p = mcnemar_p(only, only.T)
+    design = np.ones_like(only, np.float64)
+    if clusters is None and not in_folds:
+        p = mcnemar_p(only, only.T)
+    else:
+        design = _designs(correct, clusters, in_folds=in_folds)
+        count = correct.shape[1] if clusters is None else len(np.unique(clusters))
+        p = clustered_p(only, only.T, design, count)
     upper = np.triu_indices(len(runs), 1)
     adjusted = np.ones_like(p)
     adjusted[upper] = holm(p[upper])
@@ -65,6 +77,7 @@ def compare(predictions: Mapping[Any, Any]) -> Comparison:
         rows=correct.shape[1],
         accuracy=correct.mean(axis=1),
         discordant=only + only.T,
+        design=design,
         p=p,
         adjusted=adjusted,
         groups=dict(zip(runs, groups, strict=True)),
@@ -161,7 +174,9 @@ def size_warning(comparison: Comparison, name: Callable[[Any], str] = str) -> st
     if len(comparison.runs) < 2:
         return None
     tests_left = int((comparison.p[np.triu_indices(len(comparison.runs), 1)] >= comparison.p[0, 1]).sum())
-    needed = smallest_difference(comparison.rows, int(comparison.discordant[0, 1]), ALPHA / tests_left)
+    design = comparison.design[0, 1]
+    rows, discordant = round(comparison.rows / design), round(comparison.discordant[0, 1] / design)
+    needed = smallest_difference(rows, discordant, ALPHA / tests_left)
     difference = comparison.accuracy[0] - comparison.accuracy[1]
     if difference > needed - 0.5 / comparison.rows:  # half a row allows for rounding
         return None
@@ -185,10 +200,43 @@ def mcnemar_p(a: Any, b: Any) -> Any:
     return np.minimum(2 * binom.cdf(np.minimum(a, b), np.add(a, b), 0.5), 1)
 
 
-def _correctness(predictions: Mapping[Any, Any]) -> np.ndarray:
-    """Float64 (R, n), 1 where a run is correct; the columns are sorted by id."""
+def clustered_p(a: Any, b: Any, design: Any, clusters: int) -> Any:
+    """Two-sided p values, any shape, of the numbers of rows that only one of two heads gets right, in clusters.
+
+    Durkalski et al., Analysis of Clustered Matched-pair Data, Statistics in Medicine 22, 2003: McNemar's statistic
+    with the variance between clusters, here as its design effect, and Student's distribution for few clusters.
+
+    Args:
+        a: rows that only the first head gets right.
+        b: rows that only the second head gets right.
+        design: the design effect of the difference, 1 or more.
+        clusters: the number of groups, or of rows if each stands for itself.
+    """
+    from scipy.stats import t
+
+    discordant = np.add(a, b)
+    z = np.abs(np.subtract(a, b)) / np.sqrt(np.maximum(discordant * design, 1))
+    return np.where(discordant == 0, 1.0, 2 * t.sf(z, max(1, clusters - 1)))
+
+
+def _designs(correct: np.ndarray, groups: np.ndarray | None, *, in_folds: bool) -> np.ndarray:
+    """The design effect of the difference of each pair of runs, (R, R), from their correctness, (R, n)."""
+    runs = len(correct)
+    designs = np.ones((runs, runs))
+    for i in range(runs):
+        for j in range(i):
+            designs[i, j] = designs[j, i] = design_effect(correct[i] - correct[j], groups, in_folds=in_folds)
+    return designs
+
+
+def _correctness(predictions: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """Float64 (R, n), 1 where a run is correct; the columns are sorted by id. And the groups, (n,), or None, and
+    whether the rows come from a cross-validation.
+    """
     correct = []
     first: Any = None
+    groups = None
+    in_folds = False
     for run, table in predictions.items():
         ids, labels, predicted = (np.asarray(table[column]) for column in ("id", "label", "predicted"))
         order = np.argsort(ids)
@@ -197,10 +245,13 @@ def _correctness(predictions: Mapping[Any, Any]) -> np.ndarray:
             raise DataError(f"{run}: {repeated:,} of its {len(ids):,} test rows have the id of another one; {AGAIN}")
         if first is None:
             first, first_ids, first_labels = run, ids, labels
+            if "group" in table:
+                groups = np.asarray(table["group"])[order]
+            in_folds = "fold" in table
         if not np.array_equal(ids, first_ids):
             apart = len(np.setxor1d(ids, first_ids))
             raise DataError(f"{run} and {first} were tested on different images ({apart:,} in one only); {AGAIN}")
         if other := int((labels != first_labels).sum()):
             raise DataError(f"{run} and {first} have different labels for {other:,} of {len(ids):,} images; {AGAIN}")
         correct.append(predicted == labels)
-    return np.array(correct, np.float64)
+    return np.array(correct, np.float64), groups, in_folds

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from classify.statistics.design import design_effect, wilson_interval
 from featurize.core.errors import HeadError
 
 BINS = 15
@@ -55,8 +56,13 @@ def metrics(
     probabilities: np.ndarray,
     class_names: Sequence[str],
     seed: int = 0,
+    *,
+    groups: np.ndarray | None = None,
+    in_folds: bool = False,
 ) -> Metrics:
     """Measure predictions.
+
+    Where the images are not independent, the intervals are those of fewer images, see `design_effect`.
 
     Args:
         labels: int (n,), 0..K-1.
@@ -64,17 +70,19 @@ def metrics(
         probabilities: float (n, K); each row sums to one, at least roughly.
         class_names: K names.
         seed: seed of the bootstrap.
+        groups: int (n,), the group of each row; None if the rows are independent.
+        in_folds: whether the predictions come from a cross-validation.
 
     Raises:
         HeadError: some probabilities are negative or not finite, or a row of them is all zero.
     """
-    from scipy.stats import binomtest
-
-    correct = int((labels == predicted).sum())
-    interval = binomtest(correct, len(labels)).proportion_ci(LEVEL, "wilson")
+    correct = labels == predicted
+    accuracy = float(correct.mean())
+    independent = len(labels) / design_effect(correct.astype(float), groups, in_folds=in_folds)
+    low, high = wilson_interval(accuracy, independent, LEVEL)
     confusion = confusion_counts(labels, predicted, len(class_names))
     macro_f1, recall = _f1_and_recall(np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0))
-    macro_f1_draws, recall_draws = bootstrap(confusion, seed)
+    macro_f1_draws, recall_draws = bootstrap(confusion, seed, rows=round(independent))
     f1_low, f1_high = _bounds(macro_f1_draws)
     recall_bounds = _bounds(recall_draws)
     recall_of: dict[str, list[float] | None] = dict.fromkeys(class_names)
@@ -84,9 +92,9 @@ def metrics(
         if support[name]:
             recall_of[name] = [float(recall[k]), *recall_bounds[:, k].tolist()]
     return Metrics(
-        accuracy=correct / len(labels),
-        accuracy_low=float(interval.low),
-        accuracy_high=float(interval.high),
+        accuracy=accuracy,
+        accuracy_low=low,
+        accuracy_high=high,
         macro_f1=float(macro_f1),
         macro_f1_low=float(f1_low),
         macro_f1_high=float(f1_high),
@@ -110,7 +118,9 @@ def confusion_counts(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
     return counts
 
 
-def bootstrap(confusion: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap(
+    confusion: np.ndarray, seed: int = 0, resamples: int = RESAMPLES, rows: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Macro F1 and recall of bootstrap samples: n of the n rows, drawn with replacement.
 
     Both depend on the rows only through the confusion matrix. Its counts over n rows drawn with
@@ -121,6 +131,7 @@ def bootstrap(confusion: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) 
         confusion: int (K, K), see `confusion_counts`.
         seed: seed of the draws.
         resamples: number of draws.
+        rows: of each sample, if the rows are worth fewer independent ones; n by default.
 
     Returns:
         Macro F1 (resamples,) and recall (resamples, K), NaN if a draw has no row of the class.
@@ -130,7 +141,7 @@ def bootstrap(confusion: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) 
     true, predicted = np.nonzero(confusion)  # m cells; the others are empty in every draw
     counts = confusion[true, predicted]
     random = np.random.default_rng(seed)
-    draws = random.multinomial(counts.sum(), counts / counts.sum(), size=resamples)  # (resamples, m)
+    draws = random.multinomial(rows or counts.sum(), counts / counts.sum(), size=resamples)  # (resamples, m)
     cells = np.arange(len(true))
 
     def sums_by(classes: np.ndarray, used: np.ndarray) -> np.ndarray:

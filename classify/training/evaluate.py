@@ -183,7 +183,7 @@ def evaluate_head(fitted: FittedHead, test: FeatureRows) -> Evaluation:
     return Evaluation(
         predicted=predicted,
         probabilities=probabilities,
-        metrics=metrics(test.y, predicted, probabilities, test.class_names),
+        metrics=metrics(test.y, predicted, probabilities, test.class_names, groups=test.groups),
         predict_ms_per_image=1000 * seconds / len(test.y),
     )
 

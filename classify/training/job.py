@@ -45,8 +45,13 @@ class Job:
 
     @property
     def train_rows(self) -> int:
-        """Number of training rows."""
-        return self.rows or self.info.rows["train"]
+        """Number of training rows; in a cross-validation, those that a fold leaves."""
+        if self.rows:
+            return self.rows
+        if folds := self.info.folds:
+            rows = sum(self.info.rows.values())
+            return rows - round(rows / folds)
+        return self.info.rows["train"]
 
     @property
     def dim(self) -> int:

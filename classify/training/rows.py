@@ -1,6 +1,5 @@
 """The rows of a job: its training rows, and the test split, whose openings are counted."""
 
-import dataclasses
 import functools
 import json
 from datetime import UTC, datetime
@@ -52,7 +51,7 @@ def rows_in_memory(job: Job) -> Features:
 def stratified_subset(features: Features, rows: int, seed: int) -> Features:
     """A stratified subset of `rows` rows, in the original order; all rows if there are fewer."""
     chosen = np.sort(stratified_order(features.y, seed)[:rows])
-    return dataclasses.replace(features, x=features.x[chosen], y=features.y[chosen], ids=features.ids[chosen])
+    return features.select(chosen)
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -105,15 +104,15 @@ def _chosen_rows(job: Job) -> np.ndarray | None:
     """The rows of a job's subset, ascending; None for all."""
     if job.train_rows == job.info.rows["train"]:
         return None
-    labels, _ = read_labels(job.info.path, "train")
+    labels, _, _ = read_labels(job.info.path, "train")
     return np.sort(stratified_order(labels, job.seed)[: job.rows])
 
 
 def _check_size(job: Job) -> None:
-    rows, available = job.train_rows, job.info.rows["train"]
-    if rows > available:
+    available = job.info.rows["train"]
+    if job.rows and job.rows > available:
         raise UsageError(
-            f"--train-size {rows:,}: {job.info.path} holds {available:,} training images; use fewer, or make a "
+            f"--train-size {job.rows:,}: {job.info.path} holds {available:,} training images; use fewer, or make a "
             "cache of more images with python -m featurize"
         )
 

@@ -8,25 +8,27 @@ import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from classify.heads import Task
 from classify.large import worker_memory
-from classify.runs import CARD, HEAD, RunResult, model_card, new_run, save_head, write_result
+from classify.runs import CARD, HEAD, RunResult, model_card, new_run, save_head, tested_digest, write_result
 from classify.training.checks import check_overlap, check_train, survey
 from classify.training.distributed import check_shared, run_on_workers
 from classify.training.evaluate import Evaluation, FittedHead, evaluate_head, fit_head
+from classify.training.folds import cross_validate
 from classify.training.job import VERSIONS_OF, Job
 from classify.training.rows import now, open_test_split, rows_in_memory, training_rows
 from classify.training.time_limit import HeadTimeoutError, run_with_limit
 from classify.training.tuning import Measure, Settings, run_trial, tune
-from featurize.cache import FeatureRows, Features
+from featurize.cache import CacheInfo, FeatureRows, Features, read_labels, read_paths
 from featurize.core.environment import library_versions
 from featurize.core.errors import DataError, HeadError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from distributed import Client
     from optuna.trial import FrozenTrial, Trial
 
@@ -110,8 +112,13 @@ def train_head(
     warnings = check_train(train_survey, job.class_weight)
     logger.info("%s: %s x %s", job.title, f"{len(train.y):,}", f"{train.dim:,}")
     studies = run_dir.parent
+    crossed = None
     try:
-        fitted = run_with_limit(time_limit, search_and_fit, job, studies, settings, client, what=job.title)
+        if job.info.folds:
+            crossed = run_with_limit(time_limit, cross_validate, job, what=job.title)
+            fitted = crossed.fitted
+        else:
+            fitted = run_with_limit(time_limit, search_and_fit, job, studies, settings, client, what=job.title)
     except HeadTimeoutError as error:
         logger.warning(error)
         return str(error)
@@ -120,13 +127,17 @@ def train_head(
         logger.warning(line)
         return line
     test, opened = open_test_split(job, run_dir.parent)
-    warnings += check_overlap(train_survey, survey(test, "test", job.threads, client))
+    if crossed is not None:
+        rows, test, evaluation = job.train_rows, crossed.rows, crossed.evaluation
+    else:
+        rows, evaluation = len(train.y), evaluate_head(fitted, test)
+        warnings += check_overlap(train_survey, survey(test, "test", job.threads, client))
     warnings += fitted.warnings
     for warning in warnings:
         logger.warning("%s: %s", job.model, warning)
-    evaluation = evaluate_head(fitted, test)
-    result = _run_result(job, len(train.y), fitted, evaluation, opened, warnings)
-    return _save_run(run_dir, result, fitted if keep_heads else None, test, evaluation)
+    result = _run_result(job, rows, fitted, evaluation, opened, warnings)
+    result = dataclasses.replace(result, groups=0 if test.groups is None else len(np.unique(test.groups)))
+    return _save_run(run_dir, result, fitted if keep_heads else None, _predictions_table(job.info, test, evaluation))
 
 
 def search_and_fit(job: Job, studies: Path, settings: Settings | None, client: "Client | None" = None) -> FittedHead:
@@ -219,9 +230,7 @@ def _task(job: Job, train: Features) -> Task:
     return Task.of(train, job.seed, job.threads, job.class_weight)
 
 
-def _save_run(
-    run_dir: Path, result: RunResult, fitted: FittedHead | None, test: FeatureRows, evaluation: Evaluation
-) -> RunResult:
+def _save_run(run_dir: Path, result: RunResult, fitted: FittedHead | None, predictions: "pd.DataFrame") -> RunResult:
     """Write the run directory; returns the result with the digest of the saved head, if there is one."""
     with new_run(run_dir) as folder:
         if fitted is not None:
@@ -229,7 +238,7 @@ def _save_run(
             size = (folder / HEAD).stat().st_size
             result = dataclasses.replace(result, head_sha256=digest, head_bytes=size)
         (folder / CARD).write_text(model_card(result), "utf-8")
-        write_result(folder, result, _predictions_table(test, evaluation))
+        write_result(folder, result, predictions)
     return result
 
 
@@ -252,7 +261,9 @@ def _run_result(
         dim=sum(int(np.prod(layer.shape)) for layer in layers),
         train_rows=rows,
         test_rows=len(evaluation.predicted),
-        test_digest=info.digests["test"],
+        test_digest=tested_digest(info.digests, info.folds),
+        folds=info.folds,
+        groups=0,
         seed=job.seed,
         class_weight=job.class_weight,
         parameters=fitted.parameters,
@@ -275,11 +286,30 @@ def _run_result(
     )
 
 
-def _predictions_table(test: FeatureRows, evaluation: Evaluation) -> Any:
-    """A DataFrame with a row per test image: id, label, predicted, p_<class>."""
+def _predictions_table(info: CacheInfo, test: FeatureRows, evaluation: Evaluation) -> "pd.DataFrame":
+    """A row per test image, see `classify.runs.results`."""
     import pandas as pd
 
     table = pd.DataFrame({"id": test.ids, "label": test.y, "predicted": evaluation.predicted})
+    if paths := _paths_by_id(info):
+        table.insert(1, "path", [paths[row] for row in test.ids.tolist()])
+    if info.folds and isinstance(test, Features):
+        table["fold"] = test.folds
+    if test.groups is not None:
+        table["group"] = test.groups
     for column, name in enumerate(test.class_names):
         table[f"p_{name}"] = evaluation.probabilities[:, column]
     return table
+
+
+def _paths_by_id(info: CacheInfo) -> dict[int, str]:
+    """The names of the tested image files by their ids; empty for images from other sources."""
+    found: dict[int, str] = {}
+    for split in info.rows if info.folds else ["test"]:
+        paths = read_paths(info.path, split)
+        if paths is None:
+            return {}
+        _, ids, _ = read_labels(info.path, split)
+        names = [os.fsencode(path).decode(errors="replace") for path in paths.tolist()]
+        found |= dict(zip(ids.tolist(), names, strict=True))
+    return found

@@ -8,7 +8,7 @@ May import: core.
 
 from featurize.cache.existing import discard_leftovers, finished_cache, recorded_spec
 from featurize.cache.features import CacheInfo, Columns, FeatureRows, Features
-from featurize.cache.reader import features_folder, load_features, read_info, read_labels, read_rows
+from featurize.cache.reader import features_folder, load_features, read_info, read_labels, read_paths, read_rows
 from featurize.cache.shards import PLAN, Shard, Shards
 from featurize.cache.spec import ExtractionSpec
 from featurize.cache.writer import (
@@ -37,6 +37,7 @@ __all__ = [
     "open_writer",
     "read_info",
     "read_labels",
+    "read_paths",
     "read_rows",
     "recorded_spec",
 ]

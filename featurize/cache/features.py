@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,6 +59,11 @@ class CacheInfo:
     def dim(self) -> int:
         """Length of a vector, all layers together."""
         return self.layers[-1].stop
+
+    @property
+    def folds(self) -> int:
+        """The number of folds of a cross-validation; 0 for one test split."""
+        return int(self.source.get("folds", 0))
 
     @property
     def image(self) -> tuple[int, ...] | None:
@@ -123,6 +128,7 @@ class CacheInfo:
             "layers": [asdict(columns) for columns in self.layers],
             "dim": self.dim,
             "splits": {name: {"rows": rows} for name, rows in self.rows.items()},
+            "folds": self.folds,
             "skipped": self.skipped,
             "shards": str(self.shards) if self.shards else None,
             "class_names": list(self.class_names),
@@ -149,6 +155,8 @@ class Features:
         mirror: int64 (d,); `x[:, mirror]` are the vectors of the mirrored images. None if they are unknown
             or equal to `x`.
         image: the shape (rows, columns, channels) of the images in a `pixels` cache; None for a network's vectors.
+        groups: int64 (n,), the number of each image's group; None if every image stands for itself.
+        folds: int64 (n,), the fold in which each image is tested; None without a cross-validation.
     """
 
     x: np.ndarray
@@ -159,6 +167,8 @@ class Features:
     layers: tuple[Columns, ...]
     mirror: np.ndarray | None = None
     image: tuple[int, ...] | None = None
+    groups: np.ndarray | None = None
+    folds: np.ndarray | None = None
 
     @property
     def dim(self) -> int:
@@ -168,6 +178,12 @@ class Features:
     def matrices(self) -> Iterator[np.ndarray]:
         """Yield all vectors at once, float32 (n, d)."""
         yield self.x
+
+    def select(self, rows: np.ndarray) -> "Features":
+        """Some of the rows, by their numbers (m,) or a mask (n,)."""
+        groups = None if self.groups is None else self.groups[rows]
+        folds = None if self.folds is None else self.folds[rows]
+        return replace(self, x=self.x[rows], y=self.y[rows], ids=self.ids[rows], groups=groups, folds=folds)
 
 
 class FeatureRows(Protocol):
@@ -181,6 +197,11 @@ class FeatureRows(Protocol):
     @property
     def ids(self) -> np.ndarray:
         """Ids, int64 (n,)."""
+        ...
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """The number of each image's group, int64 (n,)."""
         ...
 
     @property

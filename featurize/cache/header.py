@@ -11,14 +11,21 @@ from featurize.cache.features import CacheInfo, Columns
 from featurize.cache.linked import LinkedRows, linked_from_json
 from featurize.cache.spec import ExtractionSpec
 
+OPTIONAL = {"groups", "folds"}
+"""Arrays of integers that a cache may have beside the labels."""
+
 
 @dataclass(frozen=True)
 class Header:
-    """The description of a cache, the offset of each array, and, if it links to shards, its features."""
+    """The description of a cache, the offset of each array, and, if it links to shards, its features.
+
+    `path_bytes` is the length of every stored path of a split; 0 without paths, or in a cache of version 0.1.
+    """
 
     info: CacheInfo
     arrays: dict[str, dict[str, int]]
     linked: dict[str, LinkedRows]
+    path_bytes: dict[str, int]
 
 
 def parse_header(path: Path, header: Any, size: int) -> Header:
@@ -49,7 +56,10 @@ def parse_header(path: Path, header: Any, size: int) -> Header:
         linked = linked_from_json(facts, path, spec.fingerprint, dim, spec.dtype)
         if {split: len(found) for split, found in linked.items()} != rows:
             raise ValueError("its shards do not hold its rows")
-    _check_offsets(arrays, rows, _row_bytes(dim, spec.dtype, linked=bool(linked)), size)
+    path_bytes = {split: int(header.get("path_bytes", {}).get(split, 0)) for split in arrays}
+    _check_offsets(arrays, rows, path_bytes, _row_bytes(dim, spec.dtype, linked=bool(linked)), size)
+    if "folds" in header["source"] and not all("folds" in offsets for offsets in arrays.values()):
+        raise ValueError("a split has no folds")
     info = CacheInfo(
         path=path,
         spec=spec,
@@ -70,7 +80,7 @@ def parse_header(path: Path, header: Any, size: int) -> Header:
         device=str(header["device"]),
         engine_choice=str(header.get("engine_choice", "")),
     )
-    return Header(info, arrays, linked)
+    return Header(info, arrays, linked, path_bytes)
 
 
 def _parse_layers(entries: Any, spec: ExtractionSpec) -> tuple[Columns, ...]:
@@ -91,19 +101,26 @@ def _parse_layers(entries: Any, spec: ExtractionSpec) -> tuple[Columns, ...]:
 
 
 def _row_bytes(dim: int, dtype: str, *, linked: bool) -> dict[str, int]:
-    """Bytes of one row of each array in the file."""
+    """Bytes of one row of each array that every cache has in the file."""
     widths = {"labels": 8, "ids": 8}
     return widths if linked else {"features": dim * np.dtype(dtype).itemsize, **widths}
 
 
 def _check_offsets(
-    arrays: dict[str, dict[str, int]], rows: dict[str, int], row_bytes: dict[str, int], size: int
+    arrays: dict[str, dict[str, int]],
+    rows: dict[str, int],
+    path_bytes: dict[str, int],
+    row_bytes: dict[str, int],
+    size: int,
 ) -> None:
     """Raise ValueError if an array reaches outside of the file of `size` bytes."""
     if row_bytes.get("features", 0) > size:  # also for a split without rows: readers make room for a vector
         raise ValueError("one vector alone is larger than the file")
     for split, offsets in arrays.items():
-        for name, width in row_bytes.items():
+        optional = dict.fromkeys(OPTIONAL.intersection(offsets), 8)
+        if path_bytes[split]:
+            optional["paths"] = path_bytes[split]
+        for name, width in {**row_bytes, **optional}.items():
             end = offsets[name] + rows[split] * width
-            if rows[split] < 0 or offsets[name] < 0 or end > size:
+            if rows[split] < 0 or offsets[name] < 0 or width < 0 or end > size:
                 raise ValueError(f"/{split}/{name} lies outside the file")

@@ -56,8 +56,10 @@ def read_rows(path: Path, split: str, start: int, stop: int, layers: Sequence[st
         return _rows(header, file, split, layers, start, stop)
 
 
-def read_labels(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The labels and the ids of a split, int64 (n,) each, without its features; the seal as in `read_rows`.
+def read_labels(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The labels, ids and groups of a split, int64 (n,) each, without its features; the seal as in `read_rows`.
+
+    The groups are None if every image stands for itself.
 
     Raises:
         CacheError: the file is damaged or is not a feature cache.
@@ -65,7 +67,27 @@ def read_labels(path: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """
     header = _checked_header(path)
     with path.open("rb") as file:
-        return _labels(header, file, split, 0, None)
+        labels, ids = _labels(header, file, split, 0, None)
+        return labels, ids, _integers(header, file, split, "groups", 0, len(labels))
+
+
+def read_paths(path: Path, split: str) -> np.ndarray | None:
+    """The names of a split's image files below the data set's folder, bytes (n,); None for images of other sources.
+
+    Raises:
+        CacheError: the file is damaged or is not a feature cache.
+        UsageError: it has no such split.
+    """
+    header = _checked_header(path)
+    rows = header.info.rows
+    if split not in rows:
+        raise UsageError(f"{path} has no split {split}; it has {', '.join(rows)}")
+    width = header.path_bytes[split]
+    if not width:
+        return None
+    offset = header.arrays[split]["paths"]
+    with path.open("rb") as file:
+        return read_array(file, offset, 0, rows[split], 1, np.dtype(f"S{width}"))
 
 
 @contextmanager
@@ -130,7 +152,15 @@ def _rows(header: Header, file: BinaryIO, split: str, layers: Sequence[str], sta
         layers=info.columns(layers),
         mirror=info.mirror(layers),
         image=info.image,
+        groups=_integers(header, file, split, "groups", start, stop),
+        folds=_integers(header, file, split, "folds", start, stop),
     )
+
+
+def _integers(header: Header, file: BinaryIO, split: str, name: str, start: int, stop: int) -> np.ndarray | None:
+    """The numbers of an optional array of an open cache, int64; None if the cache does not have it."""
+    offset = header.arrays[split].get(name)
+    return None if offset is None else read_array(file, offset, start, stop, 1, np.dtype("<i8"))
 
 
 def _labels(header: Header, file: BinaryIO, split: str, start: int, stop: int | None) -> tuple[np.ndarray, np.ndarray]:

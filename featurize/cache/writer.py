@@ -39,29 +39,51 @@ VERSIONS_OF = ("frozenbench", "tensorflow", "keras", "mnn", "numba", "numpy", "h
 class SplitRecords:
     """What stands beside the features of a split, each (n,), and the digest of its images, labels and ids.
 
-    `paths` holds the names of image files, as bytes; None for images from other sources.
+    `paths` holds the names of image files, as bytes; None for images from other sources. `groups` and `folds`,
+    int64 or None, are those of `images.Split`.
     """
 
     labels: np.ndarray
     ids: np.ndarray
     digest: str
     paths: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    folds: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, rows: np.ndarray) -> "SplitRecords":
         """Some of the rows, by a mask, bool (n,)."""
-        paths = None if self.paths is None else self.paths[rows]
-        return SplitRecords(self.labels[rows], self.ids[rows], self.digest, paths)
+
+        def chosen(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[rows]
+
+        return SplitRecords(
+            self.labels[rows],
+            self.ids[rows],
+            self.digest,
+            chosen(self.paths),
+            chosen(self.groups),
+            chosen(self.folds),
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays as they are stored, by name."""
         arrays = {"labels": self.labels.astype("<i8"), "ids": self.ids.astype("<i8")}
+        for name, values in (("groups", self.groups), ("folds", self.folds)):
+            if values is not None:
+                arrays[name] = values.astype("<i8")
         if self.paths is not None:
-            longest = max(1, int(np.char.str_len(self.paths).max()))
-            arrays["paths"] = self.paths.astype(h5py.string_dtype("utf-8", longest))
+            arrays["paths"] = self.paths.astype(h5py.string_dtype("utf-8", self.path_bytes))
         return arrays
+
+    @property
+    def path_bytes(self) -> int:
+        """The length of every stored path; 0 without paths."""
+        if self.paths is None:
+            return 0
+        return max(1, int(np.char.str_len(self.paths).max(initial=0)))
 
 
 @dataclass(frozen=True)
@@ -185,6 +207,9 @@ class CacheWriter:
             if content.paths is not None:  # only image files are skipped
                 for row, why in skipped.get(split, {}).items():
                     files[split].append([os.fsdecode(content.paths[row]), why])
+        lengths = {split: rows.path_bytes for split, rows in records.items() if rows.path_bytes}
+        if lengths:
+            facts = {**facts, "path_bytes": lengths}
         return {
             "spec": json.loads(self.spec.to_json()),
             "fingerprint": self.spec.fingerprint,

@@ -149,7 +149,7 @@ def compute_here(plan: Plan, writer: CacheWriter, note: Note) -> str:
 def _content(plan: Plan) -> CacheContent:
     """Everything in the cache but the features."""
     splits = {
-        name: SplitRecords(split.labels, split.ids, split.digest, split.images.paths)
+        name: SplitRecords(split.labels, split.ids, split.digest, split.images.paths, split.groups, split.folds)
         for name, split in plan.dataset.splits.items()
     }
     return CacheContent(plan.dataset.name, plan.dataset.class_names, plan.backbone.weights, _columns(plan), splits)
@@ -170,8 +170,7 @@ def _columns(plan: Plan) -> list[Columns]:
 def _image_facts(dataset: ImageDataset) -> dict[str, Any]:
     """What is needed to load the same images again, and their height and width if they are all the same."""
     facts: dict[str, Any] = {"images": {name: len(split) for name, split in dataset.splits.items()}}
-    if dataset.test_fraction is not None:
-        facts["test_fraction"] = dataset.test_fraction
+    facts |= dataset.split_options
     shape = next(iter(dataset.splits.values())).images.shape
     return facts if shape is None else {**facts, "image_shape": shape}
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -100,11 +101,16 @@ class Split:
         images: `Images`; an array, uint8 (n, height, width, 3), RGB, becomes a `PixelArray`.
         labels: int64 (n,), 0..K-1.
         ids: int64 (n,), the record's index in the source; for image files, the index in their order.
+        groups: int64 (n,), the number of each image's group, such as a patient; None if every image stands for
+            itself.
+        folds: int64 (n,), the fold in which each image is tested; None without a cross-validation.
     """
 
     images: Images
     labels: np.ndarray
     ids: np.ndarray
+    groups: np.ndarray | None = None
+    folds: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.images, np.ndarray):
@@ -119,13 +125,16 @@ class Split:
 
     def __getitem__(self, rows: Any) -> "Split":
         """Some of the images, by a slice, row numbers or a mask."""
-        return Split(self.images[rows], self.labels[rows], self.ids[rows])
+        groups = None if self.groups is None else self.groups[rows]
+        folds = None if self.folds is None else self.folds[rows]
+        return Split(self.images[rows], self.labels[rows], self.ids[rows], groups, folds)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hexadecimal) of the ids, the labels, and the pixels or the content of the files."""
+        """SHA-256 (hexadecimal) of ids, labels, groups, folds, and the pixels or the content of the files."""
         digest = hashlib.sha256()
-        for values in (self.ids, self.labels):
+        arrays = [self.ids, self.labels, self.groups, self.folds]
+        for values in (array for array in arrays if array is not None):
             digest.update(f"{values.dtype.str} {values.shape}".encode())
             digest.update(np.ascontiguousarray(values).tobytes())
         self.images.update_digest(digest)
@@ -134,13 +143,13 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Labelled images in the splits `train` and `test`; `load_dataset(source, test_fraction)` loads them again."""
+    """Labelled images in the splits `train` and `test`; `load_dataset(source, **split_options)` loads them again."""
 
     name: str
     class_names: tuple[str, ...]
     splits: dict[str, Split]
     source: str = ""
-    test_fraction: float | None = None
+    split_options: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:

@@ -1,6 +1,6 @@
 """Class folders of image files: the files, their content, and the split of each.
 
-    FOLDER/cats/1.jpg                                   split by content, a fifth of each class to test
+    FOLDER/cats/1.jpg                                   split by content, by group or in folds, see `splitting`
     FOLDER/train/cats/1.jpg, FOLDER/test/cats/2.jpg     split as given
 
 The SHA-256 of a file's content decides its split and its position in the order, whatever its name. Nothing is
@@ -12,7 +12,7 @@ import os
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,14 +22,24 @@ import numpy as np
 from featurize.core.errors import DataError, UsageError
 from featurize.images.dataset import ImageDataset, Split
 from featurize.images.files import WORKERS, ImageFiles, join_bytes, sha256
+from featurize.images.splitting import (
+    EXAMPLES,
+    TEST_FRACTION,
+    TEST_NAMES,
+    TRAIN_NAMES,
+    SplitOptions,
+    assign_folds,
+    content_numbers,
+    groups_of,
+    read_labels_table,
+    some_of,
+    split_by_content,
+    split_by_group,
+)
 
 logger = logging.getLogger("frozenbench")
 
 SUFFIXES = frozenset(b".bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split())
-TRAIN_FOLDERS = ("train", "training")  # the first that exists
-TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")  # the first that exists
-TEST_FRACTION = 0.2  # of the images of each class, in a folder without splits
-EXAMPLES = 3
 HASHED_AT_ONCE = 256
 PROGRESS_SECONDS = 10.0
 
@@ -37,75 +47,133 @@ ClassFolders = dict[str, list[bytes]]
 """Class name -> the paths of its image files below the root."""
 
 
-def load_image_folder(root: Path, test_fraction: float | None = None) -> ImageDataset:
-    """A data set from class folders, named after the folder.
+def load_image_folder(root: Path, options: SplitOptions | None = None) -> ImageDataset:
+    """A data set from class folders, or from the files in a table of labels; named after the folder.
 
     Ignored entries and duplicate images are logged, one line for each kind. The images of a split are in the
     order of their SHA-256, which mixes the classes.
 
     Args:
         root: an existing folder.
-        test_fraction: share of each class that is for testing, 0..1, if the folder has no splits; None for
-            `TEST_FRACTION`.
+        options: how the images are split if the folder has no splits, and where the labels come from.
 
     Raises:
-        UsageError: the folder has splits of its own, and a test fraction is given.
+        UsageError: the folder has splits of its own, and the options ask for others.
         DataError: there are no class folders, one class only, a class that cannot be split, colliding names,
-            splits with different classes, or an entry that cannot be read.
+            splits with different classes, an entry that cannot be read, or a damaged table.
     """
     root = root.resolve()
-    parts = _list_images(root)
-    _check_classes(root, parts)
-    class_names = tuple(parts[0])
-    files, labels, in_second = _flatten(root, parts, class_names)
+    options = options or SplitOptions()
+    found = _from_table(root, Path(options.labels)) if options.labels else _from_class_folders(root)
+    names = np.array(found.groups) if found.groups else None
+    if options.groups:
+        names = np.array(groups_of(found.paths, options.groups))
+    files = ImageFiles(root, np.array(found.paths), _digests(root, found.paths))
+    labels = np.array(found.labels, np.int64)
+    in_test = np.array(found.is_test or [False] * len(labels))
 
     # By content. The sort is stable, so equal files stay in the order of split, class and name.
     order = np.lexsort(files.digests.view(">u8").T[::-1])
-    files, labels, in_second = files[order], labels[order], in_second[order]
-    if len(parts) == 2:
-        if test_fraction is not None:
-            raise UsageError(f"--test-fraction: {root} has splits of its own; leave out the option")
-        is_test = in_second
+    files, labels, in_test = files[order], labels[order], in_test[order]
+    groups = None
+    if names is not None:
+        names = names[order]
+        groups = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    folds = None
+    if found.is_test:
+        if options.folds or options.test_fraction:
+            option = "--folds" if options.folds else "--test-fraction"
+            raise UsageError(f"{option}: {root} has splits of its own; leave out the option")
+        is_test = in_test
     else:
-        _check_distinct_images(root, class_names, files.digests, labels)
-        is_test = split_by_content(files.digests, labels, test_fraction or TEST_FRACTION)
+        _check_distinct_images(root, found.class_names, files.digests, labels, names)
+        if options.folds:
+            together = content_numbers(files.digests) if groups is None else groups
+            folds = assign_folds(together, labels, options.folds)
+            is_test = folds == 0
+        elif names is not None:
+            is_test = split_by_group(names, labels, options.test_fraction or TEST_FRACTION)
+        else:
+            is_test = split_by_content(files.digests, labels, options.test_fraction or TEST_FRACTION)
     _report_duplicates(files, labels, is_test)
+    if not options.folds:
+        _warn_of_untested(found.class_names, labels[is_test])
+    ids = _ids(is_test, options.folds)
     splits = {}
     for split, rows in (("train", ~is_test), ("test", is_test)):
-        splits[split] = Split(files[rows], labels[rows], np.arange(np.count_nonzero(rows)))
-    _warn_of_untested(class_names, splits["test"].labels)
-    return ImageDataset(root.name or "images", class_names, splits, test_fraction=test_fraction)
+        splits[split] = Split(files[rows], labels[rows], ids[rows], _some(groups, rows), _some(folds, rows))
+    return ImageDataset(root.name or "images", found.class_names, splits, split_options=options.given())
 
 
-def split_by_content(digests: np.ndarray, labels: np.ndarray, test_fraction: float) -> np.ndarray:
-    """Choose the test images: in each class those with the lowest digests.
+def _ids(is_test: np.ndarray, folds: int | None) -> np.ndarray:
+    """The ids of the images, int64 (n,): in folds, where both splits are tested, their ids differ."""
+    if folds:
+        return np.arange(len(is_test))
+    ids = np.empty(len(is_test), np.int64)
+    for rows in (is_test, ~is_test):
+        ids[rows] = np.arange(np.count_nonzero(rows))
+    return ids
 
-    Digests are as good as random numbers, but they depend on nothing except the content of an image. So when
-    images are added, removed or renamed, only images next to the border change sides. Each class meets the
-    fraction to within one image, and has at least one distinct image on each side. Equal images stay together; if
-    they are in different classes, on the side of the training images where they are not all below their borders.
 
-    Args:
-        digests: uint8 (n, 32), sorted.
-        labels: int64 (n,), 0..K-1.
-        test_fraction: share of the test images, 0..1.
+def _some(values: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if values is None else values[rows]
 
-    Returns:
-        bool (n,), which images are for testing.
+
+@dataclass(frozen=True)
+class _Found:
+    """The image files before they are read; `is_test` is None for images that have to be split."""
+
+    class_names: tuple[str, ...]
+    paths: list[bytes]
+    labels: list[int]
+    is_test: list[bool] | None
+    groups: list[str] | None = None
+
+
+def _from_class_folders(root: Path) -> _Found:
+    parts = _list_images(root)
+    _check_classes(root, parts)
+    class_names = tuple(parts[0])
+    paths: list[bytes] = []
+    labels: list[int] = []
+    is_test: list[bool] = []
+    for number, part in enumerate(parts):
+        for label, name in enumerate(class_names):
+            paths += part[name]
+            labels += [label] * len(part[name])
+            is_test += [number == 1] * len(part[name])
+    return _Found(class_names, paths, labels, is_test if len(parts) == 2 else None)
+
+
+def _from_table(root: Path, file: Path) -> _Found:
+    """The images that a table of labels names.
+
+    Raises:
+        DataError: a file is missing or lies outside of the folder, or the classes cannot be used.
     """
-    is_new = np.ones(len(labels), bool)
-    is_new[1:] = (digests[1:] != digests[:-1]).any(axis=1)
-    content = np.cumsum(is_new)  # equal images have the same number
-    is_test = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        count = max(1, round(test_fraction * len(rows)))
-        border = content[rows[min(count, len(rows) - 1) - 1]]
-        if border == content[rows[-1]]:  # copies of the last image: without them, if another one remains
-            border -= 1
-        is_test[rows] = content[rows] <= border
-    trained_on = np.bincount(content, ~is_test) > 0
-    return is_test & ~trained_on[content]
+    table = read_labels_table(file)
+    outside = [path for path in table.paths if Path(path).is_absolute() or path.startswith("..")]
+    if outside:
+        raise DataError(f"{file}: {some_of(outside)} lies outside of {root}; expected paths below that folder")
+    missing = [path for path in table.paths if not (root / path).is_file()]
+    if missing:
+        raise DataError(
+            f"{file}: {len(missing):,} of {len(table.paths):,} files are not in {root} ({some_of(missing)}); expected "
+            "paths below that folder"
+        )
+    class_names = tuple(sorted(set(table.labels)))
+    if len(class_names) < 2:
+        raise DataError(f"{file} holds images of one class only ({class_names[0]}), expected two or more")
+    number_of = {name: number for number, name in enumerate(class_names)}
+    # In the order of the paths, so that the order of the lines makes no difference.
+    order = sorted(range(len(table.paths)), key=lambda row: table.paths[row])
+    return _Found(
+        class_names,
+        [os.fsencode(table.paths[row]) for row in order],
+        [number_of[table.labels[row]] for row in order],
+        [table.is_test[row] for row in order] if table.is_test else None,
+        [table.groups[row] for row in order] if table.groups else None,
+    )
 
 
 @dataclass
@@ -123,7 +191,7 @@ class _Ignored:
 
     def log(self) -> None:
         for kind, count in self.counts.items():
-            logger.info("ignored: %s: %s (%s)", kind, f"{count:,}", _some(self.examples[kind], count))
+            logger.info("ignored: %s: %s (%s)", kind, f"{count:,}", some_of(self.examples[kind], count))
 
 
 def _list_images(root: Path) -> list[ClassFolders]:
@@ -141,8 +209,8 @@ def _parts(root: Path, ignored: _Ignored) -> list[dict[str, bytes]]:
     """The class folders to be split, or those for training and those for testing."""
     folders = _subfolders(os.fsencode(root), ignored)
     lower = {name.lower(): name for name in folders}
-    trains = [lower[name] for name in TRAIN_FOLDERS if name in lower]
-    tests = [lower[name] for name in TEST_FOLDERS if name in lower]
+    trains = [lower[name] for name in TRAIN_NAMES if name in lower]
+    tests = [lower[name] for name in TEST_NAMES if name in lower]
     if trains and len(lower) == 1:
         return [_subfolders(folders[trains[0]], ignored)]
     if not (trains and tests):
@@ -215,23 +283,6 @@ def _image_paths(folder: bytes, ignored: _Ignored) -> list[bytes]:
     return sorted(paths)
 
 
-def _flatten(
-    root: Path, parts: list[ClassFolders], class_names: tuple[str, ...]
-) -> tuple[ImageFiles, np.ndarray, np.ndarray]:
-    """All files of all parts, by part, class and name; their labels, int64 (n,); and whether the second part's."""
-    paths: list[bytes] = []
-    labels: list[int] = []
-    in_second: list[bool] = []
-    for number, part in enumerate(parts):
-        for label, name in enumerate(class_names):
-            found = part[name]
-            paths += found
-            labels += [label] * len(found)
-            in_second += [number == 1] * len(found)
-    files = ImageFiles(root, np.array(paths), _digests(root, paths))
-    return files, np.array(labels, np.int64), np.array(in_second)
-
-
 def _digests(root: Path, paths: list[bytes]) -> np.ndarray:
     """The SHA-256 of each file, uint8 (n, 32)."""
 
@@ -272,8 +323,8 @@ def _check_classes(root: Path, parts: list[ClassFolders]) -> None:
         missing = sorted(here.keys() - there.keys())
         if missing:
             raise DataError(
-                f"{root}: the {name} has no images of {_some(missing, len(missing))}, unlike the other one; give both "
-                "the same class folders"
+                f"{root}: the {name} has no images of {some_of(missing)}, unlike the other one; give both the same "
+                "class folders"
             )
     if len(first) < 2:
         raise DataError(f"{root} holds images of one class only ({next(iter(first))}), expected two or more")
@@ -295,24 +346,28 @@ def _report_duplicates(files: ImageFiles, labels: np.ndarray, is_test: np.ndarra
         rows = np.flatnonzero(found)
         if len(rows):
             pairs = [files.paths[row] + b" = " + files.paths[row + 1] for row in rows[:EXAMPLES]]
-            logger.log(level, "%s: %s (%s)", what, f"{len(rows):,}", _some(pairs, len(rows)))
+            logger.log(level, "%s: %s (%s)", what, f"{len(rows):,}", some_of(pairs, len(rows)))
 
     report(same & ~other_class & ~other_split, "duplicate images within a class, all of which count", logging.INFO)
     report(same & other_class, "duplicate images in different classes, so one label is wrong", logging.WARNING)
     report(same & other_split, "duplicate images in both splits, so test accuracy is too high", logging.WARNING)
 
 
-def _check_distinct_images(root: Path, class_names: tuple[str, ...], digests: np.ndarray, labels: np.ndarray) -> None:
-    """Raise DataError if a class has one distinct image only: it cannot be split."""
+def _check_distinct_images(
+    root: Path, class_names: tuple[str, ...], digests: np.ndarray, labels: np.ndarray, groups: np.ndarray | None
+) -> None:
+    """Raise DataError if a class has one distinct image or group only: it cannot be split."""
     single = []
     for label, name in enumerate(class_names):
-        found = digests[labels == label]
-        if (found == found[0]).all():
+        found = digests if groups is None else groups[:, None]
+        of_class = found[labels == label]
+        if (of_class == of_class[0]).all():
             single.append(name)
     if single:
+        what = "image" if groups is None else "group"
         raise DataError(
-            f"{root} has only one image for {len(single):,} of {len(class_names):,} classes "
-            f"({_some(single, len(single))}), expected two, one for training and one for testing; add some, or make "
+            f"{root} has only one {what} for {len(single):,} of {len(class_names):,} classes "
+            f"({some_of(single)}), expected two, one for training and one for testing; add some, or make "
             "the splits yourself: folders train and test"
         )
 
@@ -325,11 +380,5 @@ def _warn_of_untested(class_names: tuple[str, ...], test_labels: np.ndarray) -> 
             "%s of %s classes have no test image, because theirs are training images of other classes (%s)",
             f"{len(untested):,}",
             f"{len(class_names):,}",
-            _some(untested, len(untested)),
+            some_of(untested),
         )
-
-
-def _some(names: Sequence[str | bytes], count: int) -> str:
-    """The first few of `count` names, as text."""
-    shown = [name if isinstance(name, str) else name.decode(errors="replace") for name in names[:EXAMPLES]]
-    return ", ".join([*shown, "..."] if count > EXAMPLES else shown)

@@ -1,7 +1,7 @@
 """Data sets by the name or path that the command line takes: one line for each kind."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +10,46 @@ from featurize.images.cifar10 import is_cifar10_folder, load_cifar10, load_cifar
 from featurize.images.dataset import ImageDataset
 from featurize.images.folder import load_image_folder
 from featurize.images.npz import load_npz
+from featurize.images.splitting import SplitOptions
 
 DATASETS: dict[str, Callable[[], ImageDataset]] = {"cifar10": load_cifar10, "sample": load_sample}
 
 
-def load_dataset(source: str, test_fraction: float | None = None) -> ImageDataset:
-    """Load labelled images.
+def load_dataset(
+    source: Path | str,
+    test_fraction: float | None = None,
+    *,
+    folds: int | None = None,
+    groups: Path | str | None = None,
+    labels: Path | str | None = None,
+) -> ImageDataset:
+    """Load labelled images. All options but the source are for folders of image files without splits.
 
     Args:
         source: `cifar10`, `sample`, a folder with CIFAR-10's binary files, a folder with one folder of image
             files for each class, or an `.npz` file.
-        test_fraction: share of each class that is for testing, above 0 and below 1, if class folders have no
-            splits; None for a fifth.
+        test_fraction: share of each class that is for testing, above 0 and below 1; None for a fifth.
+        folds: number of folds of a cross-validation, in which every image is tested once; None for one test split.
+        groups: a regular expression that finds the name of an image's group in its path, or a CSV file with the
+            columns `path` and `group`; a group is never divided.
+        labels: a CSV file with the columns `path` and `label`, and optionally `split` and `group`, in place of
+            class folders.
 
     Raises:
-        UsageError: the source is neither a known name nor an existing path, or a test fraction is out of range or
+        UsageError: the source is neither a known name nor an existing path, or an option is out of range or
             does not apply to it.
         DataError: the files are damaged or not of the expected layout.
         DownloadError: CIFAR-10 is missing and could not be downloaded.
     """
-    if test_fraction is not None and not 0 < test_fraction < 1:
-        raise UsageError(f"--test-fraction {test_fraction}: expected a number above 0 and below 1, such as 0.2")
+    options = SplitOptions(
+        test_fraction, folds, None if groups is None else str(groups), None if labels is None else str(labels)
+    )
+    source = str(source)
     path = Path(source)
     if source not in DATASETS and path.is_dir() and not is_cifar10_folder(path):
-        return replace(load_image_folder(path, test_fraction), source=str(path.resolve()))
-    if test_fraction is not None:
-        raise UsageError(f"--test-fraction: {source} has splits of its own; leave out the option")
+        return replace(load_image_folder(path, options), source=str(path.resolve()))
+    for name in options.given():
+        raise UsageError(f"--{name.replace('_', '-')}: {source} has splits and labels of its own; leave out the option")
     if source in DATASETS:
         return replace(DATASETS[source](), source=source)
     if not path.exists():
@@ -56,4 +70,5 @@ def recorded_dataset(source: Mapping[str, Any]) -> ImageDataset:
     Raises:
         FrozenbenchError: as `load_dataset`.
     """
-    return load_dataset(str(source["data"]), source.get("test_fraction"))
+    options = {field.name: source[field.name] for field in fields(SplitOptions) if field.name in source}
+    return load_dataset(str(source["data"]), **options)

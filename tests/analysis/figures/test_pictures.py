@@ -77,7 +77,7 @@ def test_images_in_recorded_files_are_read_too(cifar_folder: Path) -> None:
 
 @pytest.mark.parametrize("unknown", [-1, 40, 10**9])
 def test_an_unknown_id_is_named(run: RunResult, unknown: int) -> None:
-    with pytest.raises(DataError, match=f"the test images at .*images.npz have no id {unknown}$"):
+    with pytest.raises(DataError, match=f"the images at .*images.npz have no id {unknown}$"):
         pictures.test_images(run, np.array([0, unknown]))
 
 

@@ -16,7 +16,8 @@ from featurize.images import Split, load_dataset
 from featurize.images import files as files_module
 from featurize.images import folder as folder_module
 from featurize.images.files import ImageFiles
-from featurize.images.folder import EXAMPLES, load_image_folder
+from featurize.images.folder import load_image_folder
+from featurize.images.splitting import EXAMPLES, SplitOptions
 
 
 def fill(folder: Path, **classes: int) -> Path:
@@ -87,7 +88,7 @@ def test_training_and_testing(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("fraction", [None, 0.01, 0.2, 0.5, 0.99])
 def test_every_class_meets_the_fraction(tmp_path: Path, fraction: float | None) -> None:
     sizes = {"two": 2, "three": 3, "twelve": 12, "many": 333}
-    dataset = load_image_folder(fill(tmp_path, **sizes), fraction)
+    dataset = load_image_folder(fill(tmp_path, **sizes), SplitOptions(fraction))
     for label, name in enumerate(dataset.class_names):
         test = int((dataset.splits["test"].labels == label).sum())
         train = int((dataset.splits["train"].labels == label).sum())
@@ -101,7 +102,7 @@ def test_the_fraction_does_not_apply_to_given_splits(tmp_path: Path) -> None:
     fill(tmp_path / "test", cats=3, dogs=2)
     with pytest.raises(UsageError, match="--test-fraction: .* has splits of its own; leave out the option"):
         load_dataset(str(tmp_path), 0.5)
-    with pytest.raises(UsageError, match="--test-fraction: sample has splits of its own"):
+    with pytest.raises(UsageError, match="--test-fraction: sample has splits and labels of its own"):
         load_dataset("sample", 0.5)
     for fraction in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(UsageError, match=f"--test-fraction {fraction}: expected a number above 0 and below 1"):
