@@ -6,7 +6,7 @@ Finished features and runs are reused, so the same command resumes an interrupte
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -310,22 +310,29 @@ def planned_trainings(
 
 def extracted(dataset: "ImageDataset", source: Source, study: Study, folder: Path, progress: Progress) -> "CacheInfo":
     """The features of one source. The folder belongs to the experiment: a cache of other images is replaced."""
-    from featurize.extraction import ExtractionOptions, default_name, extract_features
+    from featurize.extraction import ExtractionOptions, default_name, extract_features, finished_before
     from featurize.networks import load_backbone
 
     preset = study.extent
     if source.backbone == PIXELS:
-        backbone = load_backbone(PIXELS, image_size=PIXELS_SIZE)
+        arguments: dict[str, Any] = {"name": PIXELS, "image_size": PIXELS_SIZE}
         options = ExtractionOptions()
     else:
         is_vgg16 = source.backbone.lower() == VGG16
         layers = study.layers or ((VGG16_LAYER,) if is_vgg16 else ())
         size = study.image_size or (IMAGE_SIZE if is_vgg16 else OTHER_IMAGE_SIZE)
-        backbone = load_backbone(
-            source.backbone, weights=source.weights, layers=layers, image_size=size, preprocess=study.preprocess
-        )
+        arguments = {
+            "name": source.backbone,
+            "weights": source.weights,
+            "layers": layers,
+            "image_size": size,
+            "preprocess": study.preprocess,
+        }
         options = ExtractionOptions(study.pool or (preset.pool if is_vgg16 else "avg"), flip=preset.flip)
-    path = folder / default_name(dataset, backbone, options.spec(backbone))
+    if found := finished_before(dataset, arguments, options, folder=folder):
+        return found
+    backbone = load_backbone(**arguments)
+    path = folder / default_name(dataset.name, backbone.weights, options.spec(backbone))
     return extract_features(
         dataset, backbone, out=path, overwrite=True, progress=progress, pool=options.pool, flip=options.flip
     ).info

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,7 +13,7 @@ from featurize.core.console import TYPER_OPTIONS, comma_separated, progress_disp
 from featurize.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from featurize.extraction import Compute, Plan
+    from featurize.extraction import Compute, Extraction, Plan
 
 logger = logging.getLogger("frozenbench")
 app = typer.Typer(**TYPER_OPTIONS)
@@ -87,7 +87,7 @@ def run(
         return
     # Imported here so that --help does not load numpy, h5py and Pillow.
     from featurize.engines import check_engine
-    from featurize.extraction import ExtractionOptions, carry_out, plan_extraction
+    from featurize.extraction import Extraction, ExtractionOptions, carry_out, finished_before, plan_extraction
     from featurize.images import class_counts, load_dataset
     from featurize.networks import PIXELS, load_backbone
 
@@ -100,15 +100,18 @@ def run(
     dataset = load_dataset(data, test_fraction, folds=folds, groups=groups, labels=labels).first(train=train, test=test)
     for line in class_counts(dataset):
         logger.info(line)
-    network = load_backbone(
-        backbone,
-        weights=weights,
-        layers=comma_separated(layers),
-        image_size=image_size or (32 if backbone == PIXELS else 96),
-        preprocess=preprocess,
-        seed=seed,
-    )
-    plan = plan_extraction(dataset, network, options, out=out)
+    arguments: dict[str, Any] = {
+        "name": backbone,
+        "weights": weights,
+        "layers": comma_separated(layers),
+        "image_size": image_size or (32 if backbone == PIXELS else 96),
+        "preprocess": preprocess,
+        "seed": seed,
+    }
+    if not dry_run and not overwrite and (found := finished_before(dataset, arguments, options, out=out)):
+        report(Extraction(found, reused=True), as_json=as_json)
+        return
+    plan = plan_extraction(dataset, load_backbone(**arguments, download=not dry_run), options, out=out, dry=dry_run)
     if plan.engine.name:
         logger.info("engine %s %s: %s", plan.engine.name, plan.engine.version, plan.engine.why)
     if dry_run:
@@ -116,12 +119,7 @@ def run(
         return
     with progress_display("images") as progress:
         result = carry_out(plan, overwrite=overwrite, progress=progress, compute=compute, shards_at=shards_at)
-    if as_json:
-        print(json.dumps({**result.info.as_json(), "reused": result.reused, "resumed_rows": result.resumed_rows}))
-        return
-    if result.reused:
-        print(f"reused: {result.info.path}")
-    show(result.info)
+    report(result, as_json=as_json)
 
 
 @app.command()
@@ -195,6 +193,16 @@ def backbones(
     width = max(len(layer.name) for layer in found.layers)
     for layer in found.layers:
         print(f"  {layer.name:<{width}} {' x '.join(map(str, layer.shape)):<16} {layer.kind}")
+
+
+def report(result: "Extraction", *, as_json: bool) -> None:
+    """Print the result of an extraction."""
+    if as_json:
+        print(json.dumps({**result.info.as_json(), "reused": result.reused, "resumed_rows": result.resumed_rows}))
+        return
+    if result.reused:
+        print(f"reused: {result.info.path}")
+    show(result.info)
 
 
 def cluster_compute(address: str) -> "Compute | None":

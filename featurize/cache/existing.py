@@ -1,12 +1,17 @@
 """What already lies at a cache's path: a finished cache, or an unfinished extraction in the folder beside it."""
 
 import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from featurize.cache.features import CacheInfo
+from featurize.cache.format import glance
 from featurize.cache.reader import read_info
 from featurize.cache.shards import LOCK, PLAN, discard
 from featurize.cache.spec import ExtractionSpec, explain_difference
+from featurize.core.environment import library_versions
 from featurize.core.errors import CacheError, CacheMismatchError
 from featurize.core.files import locked
 
@@ -37,6 +42,29 @@ def finished_cache(path: Path, spec: ExtractionSpec, *, overwrite: bool = False)
             return None
         raise
     return None if overwrite and info.shards else info
+
+
+def matching_cache(
+    paths: Iterable[Path], spec: Mapping[str, Any], source: Mapping[str, Any], packages: Sequence[str]
+) -> CacheInfo | None:
+    """The first cache that was asked for in the same way, whose network therefore need not be loaded to compare it.
+
+    Args:
+        paths: where to look.
+        spec: fields of the specification.
+        source: fields of the record of where images and network come from.
+        packages: whose versions must still be those of the cache.
+    """
+    wanted = {"spec": spec, "source": source, "versions": library_versions(packages)}
+    for path in paths:
+        header = glance(path)
+        if not isinstance(header, dict):
+            continue
+        found = {part: header.get(part, {}) for part in wanted}
+        if all(found[part].get(name) == value for part, facts in wanted.items() for name, value in facts.items()):
+            with suppress(CacheError):  # reported when the network is loaded and the cache is used
+                return read_info(path)
+    return None
 
 
 def recorded_spec(path: Path) -> ExtractionSpec | None:

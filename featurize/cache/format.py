@@ -87,6 +87,18 @@ def read_seal(path: Path, file: BinaryIO) -> Any:
     return json.loads(file.read(block - file.tell()))
 
 
+def glance(path: Path) -> Any:
+    """The header of a cache without a check of its seal, to find out whether to read it; None if there is none."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline(SMALLEST_BLOCK)
+            block = int(first.split()[-1])
+            file.seek(SEAL_BYTES, io.SEEK_CUR)
+            return json.loads(file.read(min(block, LARGEST_BLOCK) - file.tell()))
+    except (OSError, ValueError, IndexError, RecursionError):
+        return None
+
+
 def create_contiguous(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype) -> int:
     """Create a dataset whose bytes lie in one run, and leave them unwritten.
 

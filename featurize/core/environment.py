@@ -1,5 +1,6 @@
 """The installed libraries: their versions, and Keras on TensorFlow, imported quietly and only when needed."""
 
+import logging
 import os
 import platform
 import sys
@@ -11,6 +12,8 @@ from types import ModuleType
 
 from featurize.core.errors import BackboneError
 
+logger = logging.getLogger("frozenbench")
+
 
 def import_keras() -> ModuleType:
     """Keras 3 on TensorFlow.
@@ -20,6 +23,8 @@ def import_keras() -> ModuleType:
     """
     if "tensorflow" in sys.modules and "keras" in sys.modules:
         return sys.modules["keras"]
+    if "tensorflow" not in sys.modules:
+        logger.info("loading TensorFlow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     # TensorFlow announces oneDNN and missing GPUs before it reads TF_CPP_MIN_LOG_LEVEL

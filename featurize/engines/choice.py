@@ -1,6 +1,7 @@
 """The choice of an engine. One that is faster than TensorFlow is used only if it gives the same numbers."""
 
 import json
+import logging
 import platform
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from featurize.core.files import data_root, seal, sealed
 from featurize.engines.tensorflow import Engine, gpu, tensorflow_engine
 from featurize.networks import Backbone
 
+logger = logging.getLogger("frozenbench")
 TOLERANCE = 1e-4  # largest relative error of a layer, in the Euclidean norm
 CHECKED_IMAGES = 4
 ROUNDS = 3  # of timing
@@ -68,7 +70,9 @@ ENGINES: dict[str, tuple[Callable[[Backbone], Engine], Callable[[], str]]] = {
 """Name -> what makes the engine, and the version that determines its numbers. `auto` tries them in this order."""
 
 
-def choose_engine(backbone: Backbone, name: str, images: np.ndarray, why: str = "as asked for") -> Choice:
+def choose_engine(
+    backbone: Backbone, name: str, images: np.ndarray, why: str = "as asked for", *, remember: bool = True
+) -> Choice:
     """Choose the engine that runs the backbone.
 
     `auto` takes TensorFlow on a GPU. Otherwise it takes the first engine that supports the network, agrees with
@@ -82,6 +86,7 @@ def choose_engine(backbone: Backbone, name: str, images: np.ndarray, why: str = 
         name: `auto` or one of `ENGINES`.
         images: a batch of the user's images, uint8 (n, size, size, 3); only `auto` uses them.
         why: the reason for a named engine.
+        remember: write down what `auto` chose.
 
     Raises:
         UsageError: no such engine; from the engine: it is not available, or does not support a layer.
@@ -94,7 +99,7 @@ def choose_engine(backbone: Backbone, name: str, images: np.ndarray, why: str = 
         return _named(backbone, name, why)
     if device := gpu():
         return _named(backbone, REFERENCE, f"on the GPU {device}")
-    return _remembered(backbone, images)
+    return _remembered(backbone, images, remember=remember)
 
 
 def check_engine(name: str) -> None:
@@ -128,8 +133,8 @@ def agreement(outputs: list[np.ndarray], expected: list[np.ndarray], name: str, 
     return largest
 
 
-def _remembered(backbone: Backbone, images: np.ndarray) -> Choice:
-    """The fastest engine, measured once for each network on each machine.
+def _remembered(backbone: Backbone, images: np.ndarray, *, remember: bool) -> Choice:
+    """The fastest engine, measured once for each network on each machine, unless it is not to be remembered.
 
     A second measurement on a busy machine could take another engine, and so change the vectors.
     """
@@ -145,7 +150,10 @@ def _remembered(backbone: Backbone, images: np.ndarray) -> Choice:
         _, content = found
         name, why = json.loads(content)
         return _named(backbone, name, why)
+    logger.info("timing the engines on this machine, once for this network")
     choice = _fastest(backbone, images)
+    if not remember:
+        return choice
     with suppress(OSError):  # a choice that cannot be saved is measured again next time
         seal(folder, identity, ".json", json.dumps([choice.name, choice.why]).encode())
     return choice

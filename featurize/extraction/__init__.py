@@ -9,7 +9,15 @@ May import: cache, engines, networks, images, core.
 
 from featurize.extraction.extractor import Extractor
 from featurize.extraction.loop import Compute, Extraction, carry_out, compute_here, extract_features
-from featurize.extraction.plan import Estimate, ExtractionOptions, Plan, default_name, estimate, plan_extraction
+from featurize.extraction.plan import (
+    Estimate,
+    ExtractionOptions,
+    Plan,
+    default_name,
+    estimate,
+    finished_before,
+    plan_extraction,
+)
 from featurize.extraction.recorded import recorded_backbone, recorded_extractor
 
 __all__ = [
@@ -24,6 +32,7 @@ __all__ = [
     "default_name",
     "estimate",
     "extract_features",
+    "finished_before",
     "plan_extraction",
     "recorded_backbone",
     "recorded_extractor",

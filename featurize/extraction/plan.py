@@ -1,17 +1,20 @@
 """What an extraction will do, settled before it starts: options, engine, fingerprint and path."""
 
+import glob
 import resource
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from featurize.cache import ExtractionSpec, features_folder, recorded_spec
+from featurize.cache import CacheInfo, ExtractionSpec, features_folder, matching_cache, recorded_spec
 from featurize.core.errors import UsageError
 from featurize.engines import ENGINES, choose_engine, default_batch_size
 from featurize.extraction.extractor import Extractor
 from featurize.images import ImageDataset, check_aspect, check_kernel
-from featurize.networks import Backbone, check_pool
+from featurize.networks import Backbone, check_pool, request
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def plan_extraction(
     options: ExtractionOptions | None = None,
     *,
     out: Path | None = None,
+    dry: bool = False,
 ) -> Plan:
     """Settle an extraction without starting it.
 
@@ -100,13 +104,14 @@ def plan_extraction(
         backbone: from `load_backbone`.
         options: the defaults if None.
         out: path of the cache; by default a name in the data folder that says what is inside.
+        dry: write nothing, not even which engine is the fastest.
 
     Raises:
         UsageError: an unknown engine, or one that is not installed.
     """
     options = options or ExtractionOptions()
     spec = options.spec(backbone, dataset.digest)
-    path = out or features_folder() / default_name(dataset, backbone, spec)
+    path = out or features_folder() / default_name(dataset.name, backbone.weights, spec)
     batch_size = options.batch_size or default_batch_size(backbone.image_size)
     engine = options.engine
     why = "as asked for"
@@ -116,7 +121,7 @@ def plan_extraction(
     # Engines are compared side by side, so half a batch takes the memory of a whole one.
     images = next(iter(dataset.splits.values())).images[: -(-batch_size // 2)]
     pixels, _ = images.read(spec.image_size, spec.resize, spec.aspect)
-    choice = choose_engine(backbone, engine, pixels, why)
+    choice = choose_engine(backbone, engine, pixels, why, remember=not dry)
     spec = replace(spec, engine=choice.name, engine_version=choice.version)
     return Plan(backbone, choice, spec, dataset, path, batch_size)
 
@@ -141,13 +146,50 @@ def estimate(plan: Plan) -> Estimate:
     )
 
 
-def default_name(dataset: ImageDataset, backbone: Backbone, spec: ExtractionSpec) -> str:
+def finished_before(
+    dataset: ImageDataset,
+    backbone: Mapping[str, Any],
+    options: ExtractionOptions | None = None,
+    *,
+    out: Path | None = None,
+    folder: Path | None = None,
+) -> CacheInfo | None:
+    """The cache of the same extraction, if it is finished; found without loading the network, which takes seconds.
+
+    Args:
+        dataset: images and labels.
+        backbone: the arguments of `load_backbone`.
+        options: the defaults if None.
+        out: path of the cache; by default its usual name.
+        folder: where caches with the usual name are; the data folder by default.
+    """
+    options = options or ExtractionOptions()
+    arguments = dict(backbone)
+    spec = {
+        "dataset_digest": dataset.digest,
+        "image_size": arguments.pop("image_size"),
+        "pool": options.pool,
+        "resize": options.resize,
+        "aspect": options.aspect,
+        "flip": options.flip,
+        "dtype": options.dtype,
+    }
+    if options.engine != "auto":
+        spec["engine"] = options.engine
+    paths = [out] if out else sorted((folder or features_folder()).glob(f"{glob.escape(dataset.name)}-*.h5"))
+    found = matching_cache(paths, spec, request(**arguments), ("frozenbench", "keras", "tensorflow"))
+    if found and (out or found.path.name == default_name(dataset.name, found.weights, found.spec)):
+        return found
+    return None
+
+
+def default_name(dataset: str, weights: str, spec: ExtractionSpec) -> str:
     """A file name that says what is inside: data, backbone, weights, size, layers and pooling."""
-    parts = [dataset.name, backbone.name]
-    if backbone.model is not None:
-        parts.append(backbone.weights)
+    parts = [dataset, spec.backbone]
+    if spec.weights_digest:
+        parts.append(weights)
     parts.append(f"{spec.image_size}px")
-    if backbone.model is not None:
+    if spec.weights_digest:
         parts += ["+".join(spec.layers), spec.pool]
     if spec.resize != "bicubic":
         parts.append(spec.resize)

@@ -3,7 +3,7 @@
 May import: core.
 """
 
-from featurize.networks.backbone import PIXELS, Backbone, load_backbone, preprocessed
+from featurize.networks.backbone import PIXELS, Backbone, load_backbone, preprocessed, request
 from featurize.networks.pooling import check_pool, mirrored, pooled
 
-__all__ = ["PIXELS", "Backbone", "check_pool", "load_backbone", "mirrored", "pooled", "preprocessed"]
+__all__ = ["PIXELS", "Backbone", "check_pool", "load_backbone", "mirrored", "pooled", "preprocessed", "request"]

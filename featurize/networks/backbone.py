@@ -3,8 +3,10 @@
 A `Backbone` is a network up to its deepest tapped layer, with its preprocessing. It is never trained.
 """
 
+import ast
 import contextlib
 import hashlib
+import importlib.util
 import inspect
 import json
 import os
@@ -42,7 +44,7 @@ class Backbone:
         preprocess: one of `PREPROCESSING`, applied to RGB values 0..255.
         model: preprocessed float32 (n, size, size, 3) -> one activation per tapped layer; None for `pixels`.
         architecture: the description of the network in a `.keras` file; empty for others.
-        source: the arguments of `load_backbone` that load it again, with absolute paths.
+        source: the arguments of `load_backbone` that load it again, with absolute paths, and what `request` adds.
     """
 
     name: str
@@ -69,6 +71,7 @@ def load_backbone(
     image_size: int = 96,
     preprocess: str = "auto",
     seed: int = 0,
+    download: bool = True,
 ) -> Backbone:
     """Load a network up to the deepest tapped layer, and freeze it.
 
@@ -80,6 +83,8 @@ def load_backbone(
         image_size: height and width of the images, in pixels.
         preprocess: `auto` (the backbone's own; `none` for a `.keras` file) or one of `PREPROCESSING`.
         seed: for `random`.
+        download: weights that are neither a file nor part of the package. If not, the network has random weights
+            in their place, which are as fast.
 
     Raises:
         UsageError: an unknown name, layer or preprocessing, or an image size that the network does not take.
@@ -98,9 +103,48 @@ def load_backbone(
         )
     if preprocess not in ("auto", *PREPROCESSING):
         raise UsageError(f"--preprocess {preprocess}: {suggestion(preprocess, ['auto', *PREPROCESSING])}")
-    load = _from_file if name.endswith(".keras") else _from_applications
-    backbone = load(name, weights, layers, image_size, preprocess, seed)
-    return replace(backbone, source={"backbone": _absolute(name), "weights": _absolute(weights), "seed": seed})
+    _check_names(name, weights)
+    if name.endswith(".keras"):
+        backbone = _from_file(name, weights, layers, image_size, preprocess, seed)
+    else:
+        backbone = _from_applications(name, weights, layers, image_size, preprocess, seed, download=download)
+    return replace(backbone, source=request(name, weights=weights, layers=layers, preprocess=preprocess, seed=seed))
+
+
+def request(
+    name: str,
+    *,
+    weights: str = "imagenet",
+    layers: str | tuple[str, ...] = (),
+    preprocess: str = "auto",
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What a cache records about the arguments of `load_backbone`. With equal records, the networks are equal.
+
+    Returns:
+        `backbone`, `weights` and `seed`; `asked`, the layers and the preprocessing as they were asked for; and
+        `files`, the SHA-256 of each file among them.
+    """
+    paths = [_absolute(part) for part in (name, weights) if Path(part).is_file()]
+    return {
+        "backbone": _absolute(name),
+        "weights": _absolute(weights),
+        "seed": seed,
+        "asked": {"layers": [layers] if isinstance(layers, str) else list(layers), "preprocess": preprocess},
+        "files": {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths},
+    }
+
+
+def _check_names(name: str, weights: str) -> None:
+    """Raise UsageError if there is no such network or no such file, before TensorFlow is loaded."""
+    if name.endswith(".keras"):
+        if not Path(name).is_file():
+            raise UsageError(f"--backbone {name}: no such file")
+    elif name.lower() not in (known := application_names()):
+        close = suggestion(name.lower(), [*known, PIXELS])
+        raise UsageError(f"--backbone {name}: no such network or .keras file; {close}")
+    if weights not in ("imagenet", "random") and not Path(weights).is_file():
+        raise UsageError(f"--weights {weights}: no such file; expected imagenet, random or an .h5 file")
 
 
 def preprocessed(images: Any, mode: str) -> Any:
@@ -120,6 +164,16 @@ def preprocessed(images: Any, mode: str) -> Any:
     return images
 
 
+def application_names() -> list[str]:
+    """The names of all networks in keras.applications, read from its source, which is faster than to import it."""
+    found = importlib.util.find_spec("keras")
+    assert found is not None  # it is a dependency
+    [folder] = found.submodule_search_locations or []
+    tree = ast.parse((Path(folder) / "applications" / "__init__.py").read_text("utf-8"))
+    names = [alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
+    return sorted(name.lower() for name in names if name[0].isupper())
+
+
 def applications() -> dict[str, Any]:
     """Lower-case name -> constructor, for all of keras.applications."""
     functions = inspect.getmembers(import_keras().applications, inspect.isfunction)
@@ -132,11 +186,8 @@ def application(name: str) -> Any:
     Raises:
         UsageError: there is no such network; the message suggests similar names.
     """
-    known = applications()
-    if name.lower() not in known:
-        close = suggestion(name.lower(), [*sorted(known), PIXELS])
-        raise UsageError(f"--backbone {name}: no such network or .keras file; {close}")
-    return known[name.lower()]
+    _check_names(name, "imagenet")
+    return applications()[name.lower()]
 
 
 def built(constructor: Any, weights: str | None, image_size: int) -> Any:
@@ -187,7 +238,14 @@ def can_be_tapped(layer: Any) -> bool:
 
 
 def _from_applications(
-    name: str, weights: str, layers: tuple[str, ...], image_size: int, preprocess: str, seed: int
+    name: str,
+    weights: str,
+    layers: tuple[str, ...],
+    image_size: int,
+    preprocess: str,
+    seed: int,
+    *,
+    download: bool,
 ) -> Backbone:
     constructor = application(name)
     name = name.lower()
@@ -203,7 +261,7 @@ def _from_applications(
         model = _with_weights(model, Path(weights))
     elif name == "vgg16" and all(layer.startswith(BUNDLED_VGG16_BLOCKS) for layer in layers):
         model = _with_weights(model, _checked_bundle())
-    else:
+    elif download:
         try:
             with contextlib.redirect_stdout(sys.stderr):  # Keras' progress is not a result
                 model = built(constructor, "imagenet", image_size)
@@ -313,8 +371,6 @@ def _checked_bundle() -> Path:
 
 
 def _with_weights(model: Any, path: Path) -> Any:
-    if not path.is_file():
-        raise UsageError(f"--weights {path}: no such file; expected imagenet, random or an .h5 file")
     try:
         model.load_weights(path)
     except Exception as error:  # a damaged file can raise anything

@@ -1,10 +1,12 @@
 """`python -m featurize`: what it prints and refuses."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from command_line import assert_failed, command_here
+from command_line import ROOT, assert_failed, command_here
 from tiny_data import make_dataset, save_npz
 from tiny_pictures import picture_folder, write_picture
 
@@ -136,3 +138,54 @@ def test_verify(cache: Path) -> None:
     answer = command_here("featurize", "verify", str(cache), "--json")
     assert answer.returncode == 1
     assert json.loads(answer.stdout)["ok"] is False
+
+
+def without_tensorflow(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """A command of featurize in a process of its own, in which TensorFlow cannot be imported."""
+    program = "import sys; sys.modules['tensorflow'] = None; from featurize.cli import app; "
+    program += "from featurize.core.console import run_command_line; run_command_line(app)"
+    words = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+def test_a_finished_cache_is_found_without_tensorflow(images: Path, tmp_path: Path) -> None:
+    same = ["--data", str(images), "--layers", "block1_pool", "--image-size", "32", "--pool", "max"]
+    made = command_here("featurize", *same)
+    assert made.returncode == 0, made.stderr
+    found = without_tensorflow(ROOT, *same)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == f"reused: {made.stdout.split()[1]}\n{made.stdout}"
+    others = (
+        ["--pool", "avg"],
+        ["--weights", "random"],
+        ["--layers", "block1_conv2"],
+        ["--out", str(tmp_path / "o.h5")],
+    )
+    for other in others:
+        done = without_tensorflow(ROOT, *same, *other)
+        assert done.returncode != 0, other
+        assert "tensorflow" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--backbone", "vgg61"], ["--backbone", "no.keras"], ["--weights", "no.h5"], ["--preprocess", "x"]]
+)
+def test_typos_are_found_without_tensorflow(images: Path, wrong: list[str]) -> None:
+    done = without_tensorflow(ROOT, "--data", str(images), *wrong)
+    assert done.returncode == 2, done.stderr
+    assert f"{wrong[0]} {wrong[1]}" in done.stderr
+
+
+def test_a_dry_run_downloads_nothing_and_remembers_no_engine(
+    images: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_download(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run must not download")
+
+    monkeypatch.setattr("keras.utils.get_file", no_download)
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", no_download)
+    network = ["--backbone", "mobilenetv2", "--image-size", "32"]
+    done = command_here("featurize", "--data", str(images), *network, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "mobilenetv2-imagenet-32px" in done.stdout
+    assert not list(data_folder.rglob("*"))

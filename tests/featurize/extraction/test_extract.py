@@ -198,7 +198,7 @@ def test_a_file_that_is_no_cache_is_only_replaced_on_request(network: Backbone, 
 def test_values_that_are_not_finite_stop_the_extraction(
     network: Backbone, data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(backbone: Backbone, *_: object) -> Choice:
+    def broken(backbone: Backbone, *_: object, **__: object) -> Choice:
         engine = tensorflow_engine(backbone)
 
         def run(images: np.ndarray) -> list[np.ndarray]:
@@ -220,7 +220,7 @@ def test_values_that_are_not_finite_stop_the_extraction(
 
 def test_values_too_large_for_float16(data_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     too_large = Choice(lambda images: [images * 300.0], "", "", "")
-    monkeypatch.setattr("featurize.extraction.plan.choose_engine", lambda *_: too_large)
+    monkeypatch.setattr("featurize.extraction.plan.choose_engine", lambda *_, **__: too_large)
     pixels = load_backbone("pixels", image_size=8)
     with pytest.raises(BackboneError, match="not finite as float16 for the train image 1000; .* --dtype float32"):
         extract_features(make_dataset(6, 6), pixels, dtype="float16")

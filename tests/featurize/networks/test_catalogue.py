@@ -10,7 +10,7 @@ from tiny_networks import save_tiny_network
 from featurize.cli import backbones
 from featurize.core.errors import BackboneError, UsageError
 from featurize.networks import catalogue as catalogue_module
-from featurize.networks.backbone import PREPROCESSING, load_backbone
+from featurize.networks.backbone import PREPROCESSING, application_names, applications, load_backbone
 from featurize.networks.catalogue import Layer, catalogue, describe
 
 INSIDE = ("convnext", "efficientnet", "mobilenetv3")
@@ -125,3 +125,7 @@ layers and their output for images of 12 x 12 px:
   vector 6                GlobalAveragePooling2D
 """
     )
+
+
+def test_names_come_from_the_source_of_keras() -> None:
+    assert application_names() == sorted(applications())
