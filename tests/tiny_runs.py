@@ -15,9 +15,21 @@ CLAIMS = ["accuracy", "little-data", "training-time", "convergence"]
 TEST_ROWS = 1000
 PREDICTIONS = pd.DataFrame({"id": [5, 6, 7], "label": [0, 1, 2], "predicted": [0, 1, 1]})
 # The changes to `make_result` that turn a run on VGG16's features into one of the three controls.
+SPEC_OF_A_NETWORK = {
+    "backbone": "vgg16",
+    "image_size": 64,
+    "layers": ["block3_pool"],
+    "pool": "grid2",
+    "resize": "bicubic",
+    "aspect": "crop",
+    "dtype": "float32",
+    "flip": False,
+    "preprocess": "caffe",
+    "engine": "tensorflow",
+}
 PIXELS = {
     "features": "tiny-pixels-32px",
-    "spec": {"backbone": "pixels", "image_size": 32},
+    "spec": {**SPEC_OF_A_NETWORK, "backbone": "pixels", "image_size": 32, "layers": ["pixels"], "engine": ""},
     "weights": "none",
     "layers": ["pixels"],
     "dim": 3072,
@@ -33,8 +45,8 @@ def make_result(**changes: object) -> RunResult:
         "model": "logreg",
         "features": "tiny-vgg16-imagenet-64px-block3_pool-grid2",
         "fingerprint": "f" * 64,
-        "spec": {"backbone": "vgg16", "image_size": 64},
-        "source": {"data": "tiny"},
+        "spec": SPEC_OF_A_NETWORK,
+        "source": {"data": "tiny", "backbone": "vgg16", "weights": "imagenet", "seed": 0},
         "dataset": "tiny",
         "weights": "imagenet",
         "class_names": ["ant", "bee", "cow"],
@@ -44,6 +56,7 @@ def make_result(**changes: object) -> RunResult:
         "test_rows": 1000,
         "test_digest": "ab" * 32,
         "folds": 0,
+        "train_size": None,
         "groups": 0,
         "seed": 0,
         "class_weight": None,
@@ -131,6 +144,7 @@ RECORD = make_result(
     source={"backbone": "vgg16", "image_shape": [32, 32]},
     test_digest="cd" * 32,
     folds=0,
+    train_size=None,
     groups=0,
     macro_f1_low=0.68,
     macro_f1_high=0.74,

@@ -11,13 +11,23 @@ from analysis.findings import TRANSFER, Claim, best_pretrained, claims
 from analysis.frame import comparison, headline, with_groups
 from analysis.report import captions
 from analysis.report.captions import FigureFolder, accuracy_text, run_name
+from analysis.report.commands import reproduction
 from analysis.report.html import Part, Report, Section, Table, write_report
-from analysis.report.tables import ACCURACY, LEGEND, best_rows, readable, write_comparison
+from analysis.report.tables import (
+    ACCURACY,
+    LEGEND,
+    best_rows,
+    ranked_networks,
+    readable,
+    write_comparison,
+    write_mistakes,
+)
 from classify.runs import RunResult, head_name, read_predictions
 from featurize.cache import read_info
 from featurize.core.errors import DataError, FrozenbenchError
 
 logger = logging.getLogger("frozenbench")
+EARLIER = "earlier"
 MISTAKES_NAMED = 5
 LISTED = 50  # skipped image files; if there are more, only their number is given
 LIMITS = (
@@ -32,7 +42,9 @@ LIMITS = (
 def write_reports(
     runs: Mapping[Path, RunResult], skipped: Sequence[tuple[Path, str]], out: Path
 ) -> tuple[dict[str, list[str]], list[Path]]:
-    """Write comparison.csv, .md and .tex, the figures, and a report for each test set.
+    """Write comparison.csv, .md and .tex, the figures, a report and a list of mistakes for each test set.
+
+    Reports of other test sets, written to this folder before, are moved to its folder `earlier`.
 
     Args:
         runs: from `classify.runs.load_runs`.
@@ -56,10 +68,23 @@ def write_reports(
         folder = FigureFolder(out / "figures", name)
         own = {Path(run_dir): runs[Path(run_dir)] for run_dir in rows["run_dir"]}
         report = build_report(rows, own, skipped, folder)
-        page = write_report(report, out / ("report.html" if len(test_sets) == 1 else f"report-{name}.html"))
-        written += [*folder.written, page]
+        suffix = "" if len(test_sets) == 1 else f"-{name}"
+        best = best_pretrained(headline(rows))["run_dir"]
+        mistakes = write_mistakes(Path(best), runs[Path(best)], out / f"mistakes{suffix}.csv")
+        page = write_report(report, out / f"report{suffix}.html")
+        written += [*folder.written, mistakes, page]
         summaries[name] = report.summary
+    _put_aside_earlier_reports(out, written)
     return summaries, written
+
+
+def _put_aside_earlier_reports(out: Path, written: Sequence[Path]) -> None:
+    """Move reports and lists of mistakes that are not of these runs to the folder `earlier`."""
+    for path in sorted([*out.glob("report*.html"), *out.glob("mistakes*.csv")]):
+        if path not in written:
+            (out / EARLIER).mkdir(exist_ok=True)
+            path.replace(out / EARLIER / path.name)
+            logger.info("%s is not of these runs: it is in %s now", path.name, out / EARLIER)
 
 
 def with_predictions(runs: Mapping[Path, RunResult]) -> tuple[dict[Path, RunResult], list[tuple[Path, str]]]:
@@ -110,7 +135,7 @@ def build_report(
             _heads_section(shown, runs, folder),
             _pictures_section(shown, runs, folder),
         ],
-        commands=_commands(first),
+        commands=reproduction(runs),
         versions=_versions(runs),
         fingerprints={f"{row.features}, in {row.cache}.h5": row.fingerprint for row in files.itertuples()},
         limits=_limits(first),
@@ -135,6 +160,9 @@ def _claim_sections(
     for claim in found:
         if len(claim.table):
             parts[claim.key].append(Table(f"{claim.title} in numbers", claim.table))
+    networks = shown[shown["kind"] == TRANSFER]
+    if networks["features"].nunique() > 1:
+        parts["accuracy"].append(Table("Networks, ranked by their best head.", ranked_networks(networks)))
     heads = readable(shown)
     bold = frozenset((row, list(heads.columns).index(ACCURACY)) for row in best_rows(shown))
     parts["accuracy"].append(Table(f"All heads. {LEGEND}", heads, bold))
@@ -172,6 +200,7 @@ def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: 
             captions.recall_figure(compared, folder),
             captions.reliability_figure(heads, best["features"], folder),
         ],
+        notes=[f"mistakes.csv beside this report lists all wrong predictions of {run_name(best)} with their files."],
     )
 
 
@@ -219,12 +248,6 @@ def _skipped_images(runs: Mapping[Path, RunResult]) -> list[tuple[str, str]]:
             else:
                 found |= {f"{path} ({split} image)": reason for path, reason in files}
     return list(found.items())
-
-
-def _commands(result: RunResult) -> list[str]:
-    """The commands that make such runs and this report."""
-    data = "" if result.source["data"] == "cifar10" else f" --data {result.source['data']}"
-    return [f"python -m analysis experiment --preset full{data}", "python -m analysis"]
 
 
 def _limits(result: RunResult) -> list[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.findings.text import with_interval
 from analysis.frame import headline, with_groups
-from classify.runs import head_name, markdown_table
+from classify.runs import RunResult, head_name, markdown_table, read_predictions
 from featurize.core.files import written_whole
 
 TIED = "†"
@@ -72,6 +72,38 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
 def best_rows(rows: pd.DataFrame) -> list[int]:
     """The numbers of the rows with the highest accuracy."""
     return [int(number) for number in np.flatnonzero(rows["accuracy"] == rows["accuracy"].max())]
+
+
+def ranked_networks(rows: pd.DataFrame) -> pd.DataFrame:
+    """The best head of each network, best first: some columns of `readable`."""
+    best = rows.drop_duplicates("features")
+    return readable(best)[["features", "head", ACCURACY, "group", "extract ms/image", "vector"]]
+
+
+def write_mistakes(run_dir: Path, result: RunResult, path: Path) -> Path:
+    """Write the wrong predictions of a run as CSV, the most confident first; returns the path.
+
+    The columns are `path` (of image files), `id`, `true`, `predicted` and `probability`, that of the predicted class.
+
+    Raises:
+        DataError: the predictions cannot be read.
+    """
+    predictions = read_predictions(run_dir)
+    wrong = predictions[predictions["label"] != predictions["predicted"]]
+    names = np.array(result.class_names)
+    table = pd.DataFrame(
+        {
+            "path": wrong.get("path", ""),
+            "id": wrong["id"],
+            "true": names[wrong["label"].to_numpy(int)],
+            "predicted": names[wrong["predicted"].to_numpy(int)],
+            "probability": wrong.filter(regex="^p_").max(axis=1).round(4),
+        }
+    )
+    table = table.sort_values(["probability", "id"], ascending=[False, True])
+    with written_whole(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
+    return path
 
 
 def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:

@@ -36,6 +36,7 @@ class RunResult:
     `classify.training.evaluate.FittedHead` the cost and course of the fit.
 
     Attributes:
+        train_size: the number of training images that was asked for; None for all.
         test_digest: of the test images, see `tested_digest`.
         folds: number of folds, if every image was tested once in a cross-validation; 0 for one test split.
         groups: number of groups among the test images, if they have groups; else 0.
@@ -61,6 +62,7 @@ class RunResult:
     layers: list[str]
     dim: int
     train_rows: int
+    train_size: int | None
     test_rows: int
     test_digest: str
     folds: int

@@ -260,6 +260,7 @@ def _run_result(
         layers=[layer.name for layer in layers],
         dim=sum(int(np.prod(layer.shape)) for layer in layers),
         train_rows=rows,
+        train_size=job.rows,
         test_rows=len(evaluation.predicted),
         test_digest=tested_digest(info.digests, info.folds),
         folds=info.folds,

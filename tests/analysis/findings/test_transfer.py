@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from tiny_runs import CNN, PIXELS, RANDOM, World, make_predictions, write_run
+from tiny_runs import CNN, PIXELS, RANDOM, SPEC_OF_A_NETWORK, World, make_predictions, write_run
 
 from analysis.findings.transfer import GAINS, gains, paired_interval
 from featurize.core.errors import DataError
@@ -72,7 +72,12 @@ def test_gains_against_the_same_seed(world: World) -> None:
 
 def test_gains_leave_other_networks_and_heads_alone(world: World) -> None:
     world.add(0.7)
-    other = {**RANDOM, "features": "tiny-resnet50-random-0", "spec": {"backbone": "resnet50"}, "layers": ["last"]}
+    other = {
+        **RANDOM,
+        "features": "tiny-resnet50-random-0",
+        "spec": {**SPEC_OF_A_NETWORK, "backbone": "resnet50"},
+        "layers": ["last"],
+    }
     world.add(0.4, **other)
     world.add(0.5, **PIXELS, model="svm")
     world.add(0.3, **PIXELS, class_weight="balanced")

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from tiny_pictures import picture_folder
-from tiny_runs import CNN, PREDICTIONS, World, make_result, runs_with_controls, write_run
+from tiny_runs import CNN, PREDICTIONS, SPEC_OF_A_NETWORK, World, make_result, runs_with_controls, write_run
 
 from analysis.report import build
 from analysis.report.build import with_predictions, write_reports
@@ -142,3 +142,41 @@ def test_with_images_and_vectors(tmp_path: Path) -> None:
     write_reports(runs, [], tmp_path / "again")
     page = (tmp_path / "again" / "report.html").read_text("utf-8")
     assert re.search(r"Some figures are missing: \S+: no such feature cache", page)
+
+
+def test_the_mistakes_lead_to_their_files(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    run_dir = Path(world.add(0.7))
+    predictions = pd.read_parquet(run_dir / PREDICTIONS_FILE)
+    predictions.insert(1, "path", [f"cats/{number}.jpg" for number in predictions["id"]])
+    predictions.to_parquet(run_dir / PREDICTIONS_FILE, index=False)
+    _, written = write_reports(load_runs(tmp_path)[0], [], tmp_path / "out")
+    assert tmp_path / "out" / "mistakes.csv" in written
+    table = pd.read_csv(tmp_path / "out" / "mistakes.csv")
+    assert list(table.columns) == ["path", "id", "true", "predicted", "probability"]
+    wrong = predictions[predictions["label"] != predictions["predicted"]]
+    assert set(table["path"]) == set(wrong["path"])
+    assert len(table) == len(wrong) == 300
+    assert (table["true"] != table["predicted"]).all()
+    assert table["probability"].is_monotonic_decreasing
+
+
+def test_earlier_reports_are_put_aside(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report-old-12345678.html").write_text("old")
+    (out / "mine.html").write_text("mine")
+    write_reports(world.runs, [], out)
+    assert (out / "earlier" / "report-old-12345678.html").read_text() == "old"
+    assert sorted(path.name for path in out.glob("*.html")) == ["mine.html", "report.html"]
+
+
+def test_several_networks_are_ranked(world: World, tmp_path: Path) -> None:
+    write_reports(world.runs, [], tmp_path / "one")
+    assert "Networks, ranked" not in (tmp_path / "one" / "report.html").read_text("utf-8")
+    spec = {**SPEC_OF_A_NETWORK, "backbone": "resnet50"}
+    world.add(0.8, features="tiny-resnet50-imagenet-64px", spec=spec, layers=["last"], cache="other.h5")
+    write_reports(world.runs, [], tmp_path / "two")
+    page = (tmp_path / "two" / "report.html").read_text("utf-8")
+    ranking = page.partition("Networks, ranked by their best head.")[2].partition("</table>")[0]
+    assert ranking.index("resnet50-imagenet") < ranking.index("vgg16-imagenet")

@@ -1,0 +1,108 @@
+"""The commands that make a report's runs again, from what the runs record about themselves."""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from classify.runs import RunResult, runs_folder
+
+ALL_IMAGES = {"cifar10": {"train": 50_000, "test": 10_000}, "sample": {"train": 2_000, "test": 1_000}}
+SPLIT_OPTIONS = ("test_fraction", "folds", "groups", "labels")
+DEFAULTS = {"resize": "bicubic", "aspect": "crop", "dtype": "float32"}
+
+
+def reproduction(runs: Mapping[Path, RunResult]) -> list[str]:
+    """The commands, in order: featurize for each cache, classify for each set of runs, analysis.
+
+    Args:
+        runs: by their directories.
+    """
+    by_cache: dict[str, dict[Path, RunResult]] = {}
+    for run_dir, result in runs.items():
+        by_cache.setdefault(result.cache, {})[run_dir] = result
+    commands = [featurize_command(next(iter(own.values()))) for own in by_cache.values()]
+    for own in by_cache.values():
+        commands += classify_commands(own)
+    folders = dict.fromkeys(run_dir.parent.parent for run_dir in runs)
+    return [*commands, *(_command("analysis", _runs_option(folder)) for folder in folders)]
+
+
+def featurize_command(result: RunResult) -> str:
+    """The command that makes the cache of a run. It names the engine, so that the vectors are the same."""
+    source, spec = result.source, result.spec
+    if not source.get("data") or "backbone" not in source:
+        return f"# {result.cache}: it was made from Python, and does not record where its images are"
+    words = ["--data", source["data"]]
+    for name in SPLIT_OPTIONS:
+        if name in source:
+            words += [f"--{name.replace('_', '-')}", source[name]]
+    images = source.get("images", {})
+    if images and images != ALL_IMAGES.get(source["data"]):
+        for split, count in images.items():
+            words += [f"--{split}", count]
+    words += ["--backbone", source["backbone"]]
+    if spec["engine"]:
+        if source["weights"] != "imagenet":
+            words += ["--weights", source["weights"]]
+        if source["weights"] == "random":
+            words += ["--seed", source["seed"]]
+        words += ["--layers", ",".join(spec["layers"]), "--pool", spec["pool"]]
+        words += ["--preprocess", spec["preprocess"], "--engine", spec["engine"]]
+    words += ["--image-size", spec["image_size"]]
+    for name, usual in DEFAULTS.items():
+        if spec[name] != usual:
+            words += [f"--{name}", spec[name]]
+    if spec["flip"]:
+        words.append("--flip")
+    return _command("featurize", [*words, "--out", result.cache])
+
+
+def classify_commands(runs: Mapping[Path, RunResult]) -> list[str]:
+    """The fewest commands, of those with lists of heads, sizes and seeds, that train runs on one cache."""
+    settings: dict[tuple[Any, ...], dict[tuple[int | None, int], list[str]]] = {}
+    for run_dir, result in runs.items():
+        layers = () if list(result.layers) == list(result.spec["layers"]) else tuple(result.layers)
+        key = (result.cache, run_dir.parent.parent, layers, result.tuned, result.class_weight)
+        settings.setdefault(key, {}).setdefault((result.train_size, result.seed), []).append(result.model)
+    commands = []
+    for (cache, folder, layers, trials, weight), trained in settings.items():
+        for models, sizes, seeds in _products(trained):
+            words: list[Any] = ["--features", cache, "--model", ",".join(models)]
+            if layers:
+                words += ["--layers", ",".join(layers)]
+            if sizes != (None,):
+                words += ["--train-size", _joined(sizes)]
+            if seeds != (0,):
+                words += ["--seed", _joined(seeds)]
+            if trials:
+                words += ["--tune", trials]
+            if weight:
+                words += ["--class-weight", weight]
+            commands.append(_command("classify", [*words, *_runs_option(folder)]))
+    return commands
+
+
+def _products(
+    trained: Mapping[tuple[int | None, int], Sequence[str]],
+) -> list[tuple[tuple[str, ...], tuple[int | None, ...], tuple[int, ...]]]:
+    """Heads by size and seed as products: heads, sizes and seeds that were all combined."""
+    seeds_of: dict[tuple[tuple[str, ...], int | None], list[int]] = {}
+    for (size, seed), models in sorted(trained.items(), key=lambda item: (item[0][0] or 0, item[0][1])):
+        seeds_of.setdefault((tuple(sorted(models)), size), []).append(seed)
+    sizes_of: dict[tuple[tuple[str, ...], tuple[int, ...], bool], list[int | None]] = {}
+    for (models, size), seeds in seeds_of.items():
+        sizes_of.setdefault((models, tuple(seeds), size is None), []).append(size)
+    return [(models, tuple(sizes), seeds) for (models, seeds, _), sizes in sizes_of.items()]
+
+
+def _runs_option(folder: Path) -> list[Any]:
+    return [] if folder.absolute() == runs_folder().absolute() else ["--runs", folder]
+
+
+def _command(name: str, words: Iterable[Any]) -> str:
+    return shlex.join(["frozenbench", name, *map(str, words)])
+
+
+def _joined(numbers: Iterable[int | None]) -> str:
+    return ",".join(map(str, numbers))
