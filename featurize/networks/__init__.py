@@ -3,7 +3,8 @@
 May import: core.
 """
 
-from featurize.networks.backbone import PIXELS, Backbone, load_backbone, preprocessed, request
+from featurize.networks.applications import PIXELS, preprocessed
+from featurize.networks.backbone import Backbone, load_backbone, request
 from featurize.networks.pooling import check_pool, mirrored, pooled
 
 __all__ = ["PIXELS", "Backbone", "check_pool", "load_backbone", "mirrored", "pooled", "preprocessed", "request"]

@@ -3,18 +3,14 @@
 A `Backbone` is a network up to its deepest tapped layer, with its preprocessing. It is never trained.
 """
 
-import ast
 import contextlib
 import hashlib
-import importlib.util
-import inspect
 import json
 import os
 import re
 import sys
 import zipfile
 from dataclasses import dataclass, field, replace
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +18,18 @@ import numpy as np
 
 from featurize.core.environment import import_keras
 from featurize.core.errors import BackboneError, UsageError, first_line, suggestion
+from featurize.networks.applications import (
+    PIXELS,
+    PREPROCESSING,
+    application,
+    built,
+    check_names,
+    own_preprocessing,
+)
 
 BUNDLED_VGG16 = Path(__file__).parents[1] / "bundled" / "vgg16_blocks1to3_notop.h5"
 BUNDLED_VGG16_SHA256 = "50a06a3b320364552465d5d7531b8c9bf214126f64fbfbb815252c829a85127a"
 BUNDLED_VGG16_BLOCKS = ("block1_", "block2_", "block3_")
-
-PIXELS = "pixels"
-PREPROCESSING = ("caffe", "tf", "torch", "none")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def load_backbone(
         )
     if preprocess not in ("auto", *PREPROCESSING):
         raise UsageError(f"--preprocess {preprocess}: {suggestion(preprocess, ['auto', *PREPROCESSING])}")
-    _check_names(name, weights)
+    check_names(name, weights)
     if name.endswith(".keras"):
         backbone = _from_file(name, weights, layers, image_size, preprocess, seed)
     else:
@@ -133,103 +134,6 @@ def request(
         "asked": {"layers": [layers] if isinstance(layers, str) else list(layers), "preprocess": preprocess},
         "files": {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths},
     }
-
-
-def _check_names(name: str, weights: str) -> None:
-    """Raise UsageError if there is no such network or no such file, before TensorFlow is loaded."""
-    if name.endswith(".keras"):
-        if not Path(name).is_file():
-            raise UsageError(f"--backbone {name}: no such file")
-    elif name.lower() not in (known := application_names()):
-        close = suggestion(name.lower(), [*known, PIXELS])
-        raise UsageError(f"--backbone {name}: no such network or .keras file; {close}")
-    if weights not in ("imagenet", "random") and not Path(weights).is_file():
-        raise UsageError(f"--weights {weights}: no such file; expected imagenet, random or an .h5 file")
-
-
-def preprocessed(images: Any, mode: str) -> Any:
-    """RGB values 0..255, float32 (n, h, w, 3) -> the values that the network was trained on, same shape.
-
-    Works on numpy arrays and TensorFlow tensors. The modes are those of
-    `keras.applications.imagenet_utils.preprocess_input`: `caffe` (BGR minus the ImageNet mean, no
-    scaling), `tf` (-1..1), `torch` (0..1, standardised per channel), `none`.
-    """
-    if mode == "caffe":
-        return images[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
-    if mode == "tf":
-        return images / np.float32(127.5) - np.float32(1)
-    if mode == "torch":
-        mean = np.array([0.485, 0.456, 0.406], np.float32)
-        return (images / np.float32(255) - mean) / np.array([0.229, 0.224, 0.225], np.float32)
-    return images
-
-
-def application_names() -> list[str]:
-    """The names of all networks in keras.applications, read from its source, which is faster than to import it."""
-    found = importlib.util.find_spec("keras")
-    assert found is not None  # it is a dependency
-    [folder] = found.submodule_search_locations or []
-    tree = ast.parse((Path(folder) / "applications" / "__init__.py").read_text("utf-8"))
-    names = [alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
-    return sorted(name.lower() for name in names if name[0].isupper())
-
-
-def applications() -> dict[str, Any]:
-    """Lower-case name -> constructor, for all of keras.applications."""
-    functions = inspect.getmembers(import_keras().applications, inspect.isfunction)
-    return {name.lower(): function for name, function in functions}
-
-
-def application(name: str) -> Any:
-    """The constructor of a network in keras.applications.
-
-    Raises:
-        UsageError: there is no such network; the message suggests similar names.
-    """
-    _check_names(name, "imagenet")
-    return applications()[name.lower()]
-
-
-def built(constructor: Any, weights: str | None, image_size: int) -> Any:
-    """A network of keras.applications without its classifier, for square images.
-
-    Args:
-        constructor: from `application`.
-        weights: for Keras: None for random weights, or `imagenet`, which may be downloaded.
-        image_size: height and width of the images, in pixels.
-
-    Raises:
-        UsageError: the network does not take images of that size.
-    """
-
-    def build() -> Any:
-        return constructor(weights=weights, include_top=False, input_shape=(image_size, image_size, 3))
-
-    try:
-        # Keras numbers unnamed layers by what its thread has built before, so a new thread gives the same names
-        # every time. This pool does not wait for its thread, so Ctrl-C ends a download.
-        with ThreadPool(1) as pool:
-            return pool.apply(build)
-    except ValueError as error:
-        name = constructor.__name__.lower()
-        raise UsageError(
-            f"{name} takes no images of {image_size} x {image_size} pixels: {first_line(error)}"
-        ) from error
-
-
-def own_preprocessing(constructor: Any) -> str:
-    """The preprocessing of a network of keras.applications, found by trying its `preprocess_input` on one pixel.
-
-    Raises:
-        BackboneError: it is not one of `PREPROCESSING`.
-    """
-    module = sys.modules[constructor.__module__]
-    probe = np.array([[[[10.0, 100.0, 200.0]]]], np.float32)
-    theirs = np.asarray(module.preprocess_input(probe.copy()))  # it may overwrite its input
-    for mode in PREPROCESSING:
-        if np.allclose(preprocessed(probe, mode), theirs, atol=1e-4):
-            return mode
-    raise BackboneError(f"{module.__name__} has an unknown preprocessing; choose one with --preprocess")
 
 
 def can_be_tapped(layer: Any) -> bool:

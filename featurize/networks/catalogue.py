@@ -8,15 +8,8 @@ from typing import Any
 
 from featurize.core.environment import import_keras
 from featurize.core.errors import BackboneError, UsageError
-from featurize.networks.backbone import (
-    PIXELS,
-    application,
-    applications,
-    built,
-    can_be_tapped,
-    own_preprocessing,
-    read_keras_file,
-)
+from featurize.networks.applications import PIXELS, application, applications, built, own_preprocessing
+from featurize.networks.backbone import can_be_tapped, read_keras_file
 
 
 @dataclass(frozen=True)

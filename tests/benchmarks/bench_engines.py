@@ -34,7 +34,7 @@ from featurize.engines.choice import ENGINES, REFERENCE, default_batch_size
 from featurize.extraction import ExtractionOptions, Plan, carry_out, plan_extraction
 from featurize.images import ImageDataset, Split
 from featurize.images.resize import resized
-from featurize.networks.backbone import Backbone, preprocessed
+from featurize.networks import Backbone, preprocessed
 
 THREADS = joblib.cpu_count(only_physical_cores=True)
 PASS_SECONDS, PIPELINE_SECONDS = 3.0, 20.0

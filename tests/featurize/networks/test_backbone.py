@@ -15,7 +15,8 @@ from featurize.core.environment import import_keras
 from featurize.core.errors import BackboneError, UsageError
 from featurize.engines import choose_engine, tensorflow_engine
 from featurize.networks import backbone as backbone_module
-from featurize.networks.backbone import BUNDLED_VGG16, load_backbone, preprocessed
+from featurize.networks.applications import preprocessed
+from featurize.networks.backbone import BUNDLED_VGG16, load_backbone
 
 TAPS = ("block1_pool", "block2_pool", "block3_pool")
 IMAGES = np.random.default_rng(1).integers(0, 256, (2, 40, 40, 3), np.uint8)

@@ -10,7 +10,8 @@ from tiny_networks import save_tiny_network
 from featurize.cli import backbones
 from featurize.core.errors import BackboneError, UsageError
 from featurize.networks import catalogue as catalogue_module
-from featurize.networks.backbone import PREPROCESSING, application_names, applications, load_backbone
+from featurize.networks.applications import PREPROCESSING, application_names, applications
+from featurize.networks.backbone import load_backbone
 from featurize.networks.catalogue import Layer, catalogue, describe
 
 INSIDE = ("convnext", "efficientnet", "mobilenetv3")
