@@ -150,6 +150,8 @@ def test_the_mistakes_lead_to_their_files(tmp_path: Path) -> None:
     predictions = pd.read_parquet(run_dir / PREDICTIONS_FILE)
     wrong = predictions["predicted"] < 0
     predictions.loc[wrong, "predicted"] = (predictions.loc[wrong, "label"] + 1) % 3
+    for name, share in (("ant", 0.5), ("bee", 0.3), ("cow", 0.2)):
+        predictions[f"p_{name}"] = share + predictions["id"] / 10_000
     predictions.insert(1, "path", [f"cats/{number}.jpg" for number in predictions["id"]])
     predictions.to_parquet(run_dir / PREDICTIONS_FILE, index=False)
     _, written = write_reports(load_runs(tmp_path)[0], [], tmp_path / "out")
