@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurize.core.console import TYPER_OPTIONS, comma_separated
+from featurize.core.console import TYPER_OPTIONS, Quiet, comma_separated, examples
+from featurize.core.errors import UsageError
 
 if TYPE_CHECKING:
     from analysis.experiment import Experiment
@@ -19,12 +20,13 @@ OUT = Path("analysis/output")
 REPORT_SECONDS = 10.0
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, epilog=examples("frozenbench analysis", "frozenbench analysis --out report"))
 def run(
     context: typer.Context,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the report.")] = OUT,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Turn run directories into comparison tables, figures and a report."""
     if context.invoked_subcommand is not None:
@@ -48,11 +50,19 @@ def run(
         print(f"wrote {path}")
 
 
-@app.command()
+EXAMPLES = examples(
+    "frozenbench run photos",
+    "frozenbench run photos --backbone vgg16,mobilenetv2 --image-size 96",
+    "frozenbench run cifar10 --preset full",
+)
+
+
+@app.command(epilog=EXAMPLES)
 def experiment(
+    context: typer.Context,
     data: Annotated[
-        str, typer.Argument(help="cifar10, sample, or a folder or file of images, as for featurize --data.")
-    ] = "cifar10",
+        str | None, typer.Argument(help="cifar10, sample, or a folder or file of images, as for featurize --data.")
+    ] = None,
     backbone: Annotated[
         str, typer.Option(help="Networks, comma-separated: keras.applications names or .keras files.")
     ] = "vgg16",
@@ -92,6 +102,7 @@ def experiment(
     ] = None,
     data_option: Annotated[str | None, typer.Option("--data", hidden=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Measure what a frozen network is worth on images: features, controls, heads, report.
 
@@ -116,7 +127,12 @@ def experiment(
         models=tuple(head_names(model)),
         sizes=tuple(numbers("--train-size", train_size, 1)),
     )
-    dataset = load_dataset(data_option or data, test_fraction, folds=folds, groups=groups, labels=labels)
+    data = data_option or data
+    if data is None and context.info_name == "run":
+        raise UsageError("run: expected images, such as frozenbench run photos, or run sample, which comes along")
+    if not study.backbones:
+        raise UsageError("--backbone names no network; expected one, such as vgg16, or several, comma-separated")
+    dataset = load_dataset(data or "cifar10", test_fraction, folds=folds, groups=groups, labels=labels)
     for line in class_counts(dataset):
         logger.info(line)
     folder = folder or experiment_folder(dataset, preset)

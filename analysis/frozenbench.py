@@ -10,11 +10,11 @@ import classify.cli
 import featurize.cli
 from featurize.core.console import TYPER_OPTIONS, run_command_line
 
-app = typer.Typer(**TYPER_OPTIONS, no_args_is_help=True)
+app = typer.Typer(**{**TYPER_OPTIONS, "add_completion": True}, no_args_is_help=True)
 app.add_typer(featurize.cli.app, name="featurize")
 app.add_typer(classify.cli.app, name="classify")
 app.add_typer(analysis.cli.app, name="analysis")
-app.command("run")(analysis.cli.experiment)
+app.command("run", epilog=analysis.cli.EXAMPLES)(analysis.cli.experiment)
 
 
 def print_version(asked: bool) -> None:

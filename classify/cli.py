@@ -10,14 +10,21 @@ from typing import Annotated
 import typer
 
 from classify.table import report
-from featurize.core.console import TYPER_OPTIONS, comma_separated
+from featurize.core.console import TYPER_OPTIONS, Quiet, comma_separated, examples
 from featurize.core.errors import HeadError, UsageError
 
 logger = logging.getLogger("frozenbench")
 app = typer.Typer(**TYPER_OPTIONS)
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(
+    invoke_without_command=True,
+    epilog=examples(
+        "frozenbench classify",
+        "frozenbench classify --model svm --features data/features/photos-pixels-32px.h5",
+        "frozenbench classify --model logreg --train-size 100,1000 --seed 0,1,2",
+    ),
+)
 def run(
     context: typer.Context,
     model: Annotated[
@@ -51,6 +58,7 @@ def run(
     save: Annotated[bool, typer.Option(help="Save the fitted heads, for predict.")] = True,
     force: Annotated[bool, typer.Option("--force", help="Repeat finished runs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Train heads on cached features and compare them on the test split."""
     if context.invoked_subcommand is not None:
@@ -91,7 +99,11 @@ def run(
         raise HeadError("; ".join(left_out))
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "frozenbench classify predict svm-1f3a new/*.jpg", "frozenbench classify predict svm-1f3a folder --csv"
+    )
+)
 def predict(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A run: its name, a unique beginning of the name, or its directory.")
@@ -107,6 +119,7 @@ def predict(
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a row for each class.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Classify image files with the saved head of a run. The exit code is 1 if any file cannot be read."""
     from classify.predict import named_files, predict_images, show
@@ -118,10 +131,11 @@ def predict(
     show(predict_images(run_dir, named_files(images), top), as_csv=as_csv, as_json=as_json)
 
 
-@app.command("list")
+@app.command("list", epilog=examples("frozenbench classify list"))
 def list_runs(
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
 ) -> None:
     """List finished runs, best first."""
     from classify.runs import load_runs, runs_folder

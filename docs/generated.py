@@ -36,6 +36,9 @@ def command_section(title: str, command: typer.core.TyperCommand | typer.core.Ty
         if parameter.name == "help" or getattr(parameter, "hidden", False):
             continue
         lines.append(f"| {spelling(parameter)} | {default(parameter)} | {cell(meaning(parameter))} |")
+    if command.epilog:
+        _, heading, *lines_of_examples = command.epilog.splitlines()
+        lines += ["", heading, "", "```", *(line.strip() for line in lines_of_examples), "```"]
     return "\n".join(lines)
 
 

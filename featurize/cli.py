@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from featurize.cache import CacheInfo, read_info
-from featurize.core.console import TYPER_OPTIONS, comma_separated, progress_display
+from featurize.core.console import TYPER_OPTIONS, Quiet, comma_separated, examples, progress_display
 from featurize.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,14 @@ app = typer.Typer(**TYPER_OPTIONS)
 SKIPPED_SHOWN = 20
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(
+    invoke_without_command=True,
+    epilog=examples(
+        "frozenbench featurize --data photos --layers block3_pool --pool grid2",
+        "frozenbench featurize --data photos --backbone mobilenetv2 --image-size 224 --flip",
+        "frozenbench featurize --data photos --backbone pixels",
+    ),
+)
 def run(
     context: typer.Context,
     data: Annotated[
@@ -81,6 +88,7 @@ def run(
     shards: Annotated[str, typer.Option(help="Folder or URL for unfinished rows.  [default: beside the cache]")] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and size, and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Run a frozen network over every image once and cache its vectors in an HDF5 file."""
     if context.invoked_subcommand is not None:
@@ -122,10 +130,11 @@ def run(
     report(result, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=examples("frozenbench featurize info data/features/photos-pixels-32px.h5"))
 def info(
     file: Annotated[Path, typer.Argument(help="A feature cache.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Describe a feature cache."""
     found = read_info(file)
@@ -135,7 +144,7 @@ def info(
         show(found)
 
 
-@app.command()
+@app.command(epilog=examples("frozenbench featurize verify data/features/photos-pixels-32px.h5 --recompute 100"))
 def verify(
     file: Annotated[Path, typer.Argument(help="A feature cache.")],
     recompute: Annotated[
@@ -143,6 +152,7 @@ def verify(
     ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="For the choice of these rows.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
 ) -> None:
     """Check a feature cache: its seal, numbers, labels and ids. The exit code is 1 if anything is wrong."""
     from featurize.extraction.verify import verify as find_problems
@@ -160,13 +170,14 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=examples("frozenbench featurize backbones", "frozenbench featurize backbones mobilenetv2"))
 def backbones(
     name: Annotated[str, typer.Argument(help="A keras.applications name or a .keras file, to list its layers.")] = "",
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Show the layers' shapes for N x N images.  [default: 96]")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
 ) -> None:
     """List the available networks, or the layers of one. Nothing is downloaded."""
     from featurize.networks.catalogue import catalogue, describe

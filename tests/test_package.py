@@ -27,6 +27,17 @@ def test_every_data_file_is_package_data() -> None:
     assert len(needed) > 5
 
 
+def test_the_lighter_requirements_lack_one_engine_only() -> None:
+    """`make light` installs the package without its dependencies, so that none may be forgotten."""
+    lines = (ROOT / "requirements-cpu.txt").read_text().splitlines()
+    lighter = {line for line in lines if not line.startswith("#")}
+    for name in ("tensorflow", "xgboost"):
+        lighter = {line.replace(f"{name}-cpu", name) for line in lighter}
+    left_out = set(PROJECT["project"]["dependencies"]) - lighter
+    assert {re.split("[<>=]", line)[0] for line in left_out} == {"MNN", "onnx"}
+    assert lighter <= set(PROJECT["project"]["dependencies"])
+
+
 def test_the_workflow_tests_the_python_versions_of_the_classifiers() -> None:
     classifiers = PROJECT["project"]["classifiers"]
     versions = re.findall(r"Python :: (3\.\d+)$", "\n".join(classifiers), re.MULTILINE)

@@ -2,23 +2,31 @@
 
 import errno
 import logging
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
 
 from featurize.core.errors import FrozenbenchError
 
 logger = logging.getLogger("frozenbench")
+WrongUsage: Any = typer.BadParameter.__base__
+"""What typer raises for wrong options and arguments; it has no public name."""
 TYPER_OPTIONS: dict[str, Any] = {
     "add_completion": False,
     "pretty_exceptions_enable": False,  # `run_command_line` reports errors
+    "rich_markup_mode": None,  # "[default: 96]" in a help text is no markup
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 """The settings that all our typer applications share."""
 PLAIN_PROGRESS_SECONDS = 5.0
 INTERRUPTED = 130  # exit code
+OPTION_FOR_A_PATH = {"featurize": "--data", "classify": "--features", "analysis": "--runs"}
 
 
 class _StandardError(logging.Handler):
@@ -36,23 +44,22 @@ class _Line(logging.Formatter):
         return " ".join(f"{record.levelname.lower()}: {record.getMessage()}".splitlines())
 
 
-def run_command_line(app: Callable[[], object]) -> NoReturn:
+def run_command_line(app: Callable[..., object]) -> NoReturn:
     """Run a typer application; every expected failure becomes one line on standard error and an exit code."""
     handler = _StandardError()
     handler.setFormatter(_Line())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        app()
+        code = app(standalone_mode=False)
     except FrozenbenchError as error:
         logger.error(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        _exit_interrupted()
-    except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer has caught the Ctrl-C
-            _exit_interrupted()
-        raise
+    except WrongUsage as error:
+        logger.error(_usage_error(error))
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except MemoryError as error:
         logger.error("out of memory: %s; use fewer images (--train N) or a shorter vector (--pool avg)", error)
         sys.exit(1)
@@ -62,12 +69,40 @@ def run_command_line(app: Callable[[], object]) -> NoReturn:
         where = f"{error.filename}: {error.strerror}" if error.filename else error
         logger.error("%s; check that the path exists, that you may write to it, and that the disk has space", where)
         sys.exit(1)
-    sys.exit(0)
+    if code == INTERRUPTED:  # typer turns a Ctrl-C into this exit code
+        logger.error("interrupted; finished work is saved, and the same command resumes")
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _exit_interrupted() -> NoReturn:
-    logger.error("interrupted; finished work is saved, and the same command resumes")
-    sys.exit(INTERRUPTED)
+def _usage_error(error: Any) -> str:
+    """One line for wrong usage, with the option that was probably meant, and the command that helps."""
+    message = error.format_message().rstrip(".")
+    path = error.ctx.command_path if error.ctx else "frozenbench"
+    stray = re.match("No such command '(.+)'$", message)
+    option = OPTION_FOR_A_PATH.get(path.split()[-1])
+    if stray and option and ("." in stray[1] or "/" in stray[1] or Path(stray[1]).exists()):
+        return f"{stray[1]}: no such command; did you mean {path} {option} {stray[1]}?"
+    return f"{message[:1].lower()}{message[1:]}; see {path} --help"
+
+
+def be_quiet(asked: bool) -> None:
+    """Drop progress and information, if `--quiet` was given; warnings, errors and results remain."""
+    if asked:
+        logger.setLevel(logging.WARNING)
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", help="Print results, warnings and errors only.", callback=be_quiet, is_eager=True, expose_value=False
+    ),
+]
+"""The option of every command."""
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help text: examples, one a line."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])  # \b: lines stay as they are
 
 
 def comma_separated(text: str) -> tuple[str, ...]:
@@ -85,6 +120,9 @@ def progress_display(what: str) -> Iterator[Callable[[int, int], None]]:
     Args:
         what: the plural noun of what is counted, such as "images".
     """
+    if not logger.isEnabledFor(logging.INFO):  # --quiet
+        yield lambda done, total: None
+        return
     if not sys.stderr.isatty():
         yield _PlainProgress(what).show
         return

@@ -52,7 +52,7 @@ def test_the_three_stages(tmp_path: Path) -> None:
         (["featurize", "--pool", "avgg"], 2, "error: --pool avgg: did you mean avg?\n"),
         (["classify", "--features", "none.h5"], 2, "error: none.h5: no such feature cache"),
         (["analysis", "--runs", "nowhere"], 2, "error: no runs in nowhere"),
-        (["featurise"], 2, "No such command"),
+        (["featurise"], 2, "no such command"),
     ],
 )
 def test_errors(arguments: list[str], code: int, message: str, tmp_path: Path) -> None:

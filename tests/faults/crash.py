@@ -72,7 +72,7 @@ def child(path: Path) -> int:
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
     try:
-        run_command_line(lambda: extraction(path))
+        run_command_line(lambda **_: extraction(path))
     except SystemExit as end:
         os._exit(int(end.code or 0))
     finally:
