@@ -1,6 +1,7 @@
 """Charts of runs: each function draws on the Axes it is given and returns them.
 
 `rows` are rows of `analysis.frame.comparison` of one test set; `runs` are results by their name in the legend.
+`looks` come from `style.looks_of` all rows of the test set, so that features have one colour in all figures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,59 +17,97 @@ from analysis.figures import style
 from analysis.frame import epoch_near_end, training_cost
 from classify.runs import RunResult
 
+RECALL_LINES = 24
 INTERVAL = ["accuracy", "accuracy_low", "accuracy_high"]
 
 
-def accuracy(rows: pd.DataFrame, ax: Axes) -> Axes:
-    """Accuracy with its 95% interval: a line per head, a colour and marker per kind of features."""
+Dots = list[tuple[str, Sequence[float], str]]
+"""The dots of a series: the line, (value, low, high) as shares, and the head, whose marker is drawn."""
+
+
+def accuracy(rows: pd.DataFrame, ax: Axes, looks: Mapping[str, Any] | None = None, chance: float | None = None) -> Axes:
+    """Accuracy with its 95% interval: a line and marker per head, a colour per kind of features; and chance, 0..1."""
     heads = list(rows.groupby("model")["accuracy"].max().sort_values().index)
-    series: dict[str, list[tuple[str, Sequence[float]]]] = {}
+    looks = looks or style.looks_of(rows)
+    series: dict[str, Dots] = {}
     for name, own in rows.groupby(style.series_of(rows), observed=True):
-        series[str(name)] = list(zip(own["model"], own[INTERVAL].to_numpy(float), strict=True))
-    _dot_plot(ax, heads, series, legend="features")
+        series[str(name)] = list(zip(own["model"], own[INTERVAL].to_numpy(float), own["model"], strict=True))
+    handles = _dot_plot(ax, heads, series, looks)
+    if chance is not None:
+        handles.append(style.draw_chance(ax, chance, upright=True))
     ax.set_xlabel("accuracy on the test images, % (with 95% interval)")
+    style.legend_above(ax, "features", handles)
     return ax
 
 
-def recall(runs: Mapping[str, RunResult], ax: Axes) -> Axes:
-    """Recall with its 95% interval: a line per class, the highest on top, a colour and marker per run."""
-    series: dict[str, list[tuple[str, Sequence[float]]]] = {}
+def recall(
+    runs: Mapping[str, RunResult], ax: Axes, looks: Mapping[str, Any] | None = None, most: int = RECALL_LINES
+) -> list[str]:
+    """Recall with its 95% interval: a line per class, the highest on top, a colour and marker per run.
+
+    Args:
+        runs: by their names in the legend.
+        ax: where to draw.
+        looks: by the names of the runs; None for colours in order.
+        most: with more classes than this, three quarters of so many lines show the lowest recalls, the rest the
+            highest ones.
+
+    Returns:
+        The names of the classes that are not shown.
+    """
+    looks = looks or dict(zip(runs, ({"color": colour} for colour in style.colours(len(runs))), strict=True))
+    series: dict[str, Dots] = {}
     for label, run in runs.items():
-        series[label] = [(name, interval) for name, interval in run.recall.items() if interval]
-    values = pd.DataFrame({label: {name: interval[0] for name, interval in own} for label, own in series.items()})
+        series[label] = [(name, interval, run.model) for name, interval in run.recall.items() if interval]
+    values = pd.DataFrame({label: {name: interval[0] for name, interval, _ in own} for label, own in series.items()})
     classes = list(values.mean(axis=1).sort_values(kind="stable").index)
-    _dot_plot(ax, classes, series)
+    left_out = []
+    if len(classes) > most:
+        lowest = 3 * most // 4
+        left_out = classes[lowest : lowest - most]
+        classes = [*classes[:lowest], *classes[lowest - most :]]
+    shown = {label: [dot for dot in own if dot[0] in classes] for label, own in series.items()}
+    handles = _dot_plot(ax, classes, shown, looks)
+    all_names = list(next(iter(runs.values())).recall)
+    short = dict(zip(all_names, style.shown_names(all_names), strict=True))
+    ax.set_yticks(range(len(classes)), [short[name] for name in classes])
     ax.set_xlabel("recall: correct among the images of the class, % (with 95% interval)")
-    return ax
+    style.legend_above(ax, None, handles)
+    return left_out
 
 
-def _dot_plot(
-    ax: Axes, lines: Sequence[str], series: Mapping[str, list[tuple[str, Sequence[float]]]], legend: str | None = None
-) -> None:
-    """Values with their intervals along x, in percent; every second line is shaded.
+def _dot_plot(ax: Axes, lines: Sequence[str], series: Mapping[str, Dots], looks: Mapping[str, Any]) -> list[Line2D]:
+    """Values with their intervals along x, in percent; every second line is shaded. Returns what the legend shows.
 
     Args:
         ax: where to draw.
         lines: the names up the y axis.
-        series: by its name in the legend, line and (value, low, high) of each dot; shares.
-        legend: title of the legend.
+        series: the dots by the name in the legend.
+        looks: colour, and fill style if there is one, by the name in the legend.
     """
-    colours = style.colours(len(series))
+    handles = []
     for number, (label, dots) in enumerate(series.items()):
         shift = 0.6 * ((number + 0.5) / len(series) - 0.5)  # the series stand below one another in each line
-        heights = [lines.index(line) - shift for line, _ in dots]
-        value, low, high = 100 * np.array([interval for _, interval in dots]).reshape(-1, 3).T
-        # A bootstrap interval may lie beside its value; error bars cannot have a negative length.
-        lengths = np.maximum([value - low, high - value], 0)
-        look = {"color": colours[number], "marker": style.marker(number), "label": label}
-        ax.errorbar(value, heights, xerr=lengths, linestyle="none", capsize=2.5, elinewidth=1.2, **look)
+        colour, fill = looks[label]["color"], looks[label].get("fillstyle", "full")
+        look = {"color": colour, "fillstyle": fill, "markerfacecoloralt": "white", "linestyle": "none"}
+        heads = dict.fromkeys(model for _, _, model in dots)
+        for head in heads:
+            own = [(line, interval) for line, interval, model in dots if model == head]
+            heights = [lines.index(line) - shift for line, _ in own]
+            value, low, high = 100 * np.array([interval for _, interval in own]).T
+            # A bootstrap interval may lie beside its value; error bars cannot have a negative length.
+            lengths = np.maximum([value - low, high - value], 0)
+            shape = style.marker_of(head)
+            ax.errorbar(value, heights, xerr=lengths, marker=shape, label=label, capsize=2.5, elinewidth=1.2, **look)
+        shape = style.marker_of(next(iter(heads))) if len(heads) == 1 else "o"
+        handles.append(Line2D([], [], marker=shape, label=label, **look))
     for height in range(0, len(lines), 2):
         ax.axhspan(height - 0.5, height + 0.5, color="0.95", lw=0, zorder=0)
     ax.set_yticks(range(len(lines)), lines)
     ax.set_ylim(-0.5, len(lines) - 0.5)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", alpha=0.3)
-    style.legend_above(ax, legend)
+    return handles
 
 
 def reliability(runs: Mapping[str, RunResult], ax: Axes) -> Axes:
@@ -80,7 +119,7 @@ def reliability(runs: Mapping[str, RunResult], ax: Axes) -> Axes:
             [100 * part["confidence"] for part in run.reliability],
             [100 * part["accuracy"] for part in run.reliability],
             color=colours[number],
-            marker=style.marker(number),
+            marker=style.marker_of(run.model),
             linestyle=style.line_style(number),
             label=f"{label} (ECE {100 * run.ece:.1f}%)",
         )
@@ -92,13 +131,16 @@ def reliability(runs: Mapping[str, RunResult], ax: Axes) -> Axes:
     return ax
 
 
-def learning_curves(curves: pd.DataFrame, ax: Axes) -> Axes:
-    """Accuracy against the number of training images, with bands.
+def learning_curves(
+    curves: pd.DataFrame, ax: Axes, looks: Mapping[str, Any] | None = None, chance: float | None = None
+) -> Axes:
+    """Accuracy against the number of training images, with bands; and chance, 0..1.
 
     A colour and line style stands for the features, a marker for the head. `curves` come from
     `analysis.findings.learning_curves`.
     """
-    looks, markers = style.looks_of(curves), style.markers_of(curves)
+    own = style.looks_of(curves)
+    looks, markers = {name: (looks or own)[name] for name in own}, style.markers_of(curves)
     for approach, rows in curves.sort_values("train_rows").groupby("approach"):
         look = looks[style.series_of(rows).iloc[0]]
         sizes, colour = rows["train_rows"], look["color"]
@@ -116,7 +158,8 @@ def learning_curves(curves: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xlabel("training images")
     ax.set_ylabel("accuracy on the test images, %")
     ax.grid(alpha=0.3)
-    style.draw_two_legends(ax, looks, markers, "linestyle")
+    more = [] if chance is None else [style.draw_chance(ax, chance, upright=False)]
+    style.draw_two_legends(ax, looks, markers, "linestyle", *more)
     return ax
 
 
@@ -129,9 +172,10 @@ def pareto(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.logical_not((as_good & better).any(axis=1))
 
 
-def cost(rows: pd.DataFrame, ax: Axes) -> Axes:
+def cost(rows: pd.DataFrame, ax: Axes, looks: Mapping[str, Any] | None = None) -> Axes:
     """Accuracy against `training_cost`; a line joins the Pareto front."""
-    looks, markers = style.looks_of(rows), style.markers_of(rows)
+    own = style.looks_of(rows)
+    looks, markers = {name: (looks or own)[name] for name in own}, style.markers_of(rows)
     seconds = training_cost(rows)["seconds"].to_numpy(float)
     percent = 100 * rows[INTERVAL].to_numpy(float)
     front = np.flatnonzero(pareto(seconds, percent[:, 0]))
@@ -163,7 +207,11 @@ def cost(rows: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def convergence(
-    histories: Mapping[str, Mapping[str, Sequence[float]]], loss_ax: Axes, accuracy_ax: Axes
+    histories: Mapping[str, Mapping[str, Sequence[float]]],
+    loss_ax: Axes,
+    accuracy_ax: Axes,
+    *,
+    looks: Mapping[str, Any] | None = None,
 ) -> tuple[Axes, Axes]:
     """Loss and accuracy by epoch, with a mark at 90% of the final training accuracy.
 
@@ -171,11 +219,13 @@ def convergence(
         histories: `RunResult.history` by the run's name in the legend, which stands above both Axes.
         loss_ax: for the loss on the training rows.
         accuracy_ax: for the accuracy on the training rows, and on validation rows if it was measured.
+        looks: by the names of the runs; None for colours in order.
     """
     validated = False
     colours = style.colours(len(histories))
     for number, (label, history) in enumerate(histories.items()):
-        look: dict[str, Any] = {"color": colours[number], "linestyle": style.line_style(number)}
+        colour = looks[label]["color"] if looks else colours[number]
+        look: dict[str, Any] = {"color": colour, "linestyle": style.line_style(number)}
         epochs = np.arange(1, len(history["loss"]) + 1)
         loss_ax.plot(epochs, history["loss"], linewidth=2, label=label, **look)
         percent = 100 * np.asarray(history["accuracy"])

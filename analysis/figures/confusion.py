@@ -13,6 +13,7 @@ from analysis.figures import style
 from classify.statistics import confusion_counts
 
 NAMED_PAIRS = 3
+WORST_PAIRS = 20
 
 
 def counts_of(predictions: pd.DataFrame, classes: int) -> np.ndarray:
@@ -59,6 +60,28 @@ def most_confused(counts: np.ndarray, class_names: Sequence[str], n: int) -> lis
     return found
 
 
+def worst_pairs(counts: np.ndarray, class_names: Sequence[str], ax: Axes, most: int = WORST_PAIRS) -> Axes:
+    """The classes that are most often taken for another one, as bars: for many classes, whose matrix cannot be read.
+
+    Args:
+        counts: int (K, K), from `counts_of`.
+        class_names: K names.
+        ax: where to draw.
+        most: number of bars.
+    """
+    names = style.shown_names(class_names)
+    worst = most_confused(counts, names, most)[::-1]
+    sizes = counts.sum(axis=1)
+    shares = [100 * rows / sizes[names.index(true)] for true, _, rows in worst]
+    bars = ax.barh(range(len(worst)), shares, color=style.colours(1)[0])
+    ax.bar_label(bars, [f" {rows:,}" for _, _, rows in worst], fontsize=8)
+    ax.set_yticks(range(len(worst)), [f"{true} taken for {predicted}" for true, predicted, _ in worst], fontsize=8)
+    ax.set_xlabel("% of the true class (and number of images)")
+    ax.grid(axis="x", alpha=0.3)
+    ax.margins(x=0.12)
+    return ax
+
+
 def confusion(counts: np.ndarray, class_names: Sequence[str], ax: Axes, order: Sequence[int] | None = None) -> Axes:
     """Confusion matrix in percent of each true class; the most frequent mistakes are framed and named.
 
@@ -66,6 +89,7 @@ def confusion(counts: np.ndarray, class_names: Sequence[str], ax: Axes, order: S
     visible. `order` comes from `class_order`; without it, classes are ordered by number.
     """
     order = list(range(len(class_names))) if order is None else list(order)
+    class_names = style.shown_names(class_names)
     names = [class_names[k] for k in order]
     shares = _percent_of_rows(counts)[np.ix_(order, order)]
     few = len(names) <= style.MANY_CLASSES

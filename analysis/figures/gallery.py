@@ -74,7 +74,7 @@ def vector_map(points: np.ndarray, labels: np.ndarray, class_names: Sequence[str
         if not len(own):
             continue
         x, y = own.T
-        look = {"color": colours[number], "marker": style.marker(number)}
+        look = {"color": colours[number], "marker": style.MARKERS[number % len(style.MARKERS)]}
         ax.scatter(x, y, s=24, edgecolors="0.25", linewidths=0.3, label=name, **look)
         ax.text(
             *_densest(own),

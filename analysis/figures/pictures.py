@@ -78,10 +78,12 @@ def most_confident_mistakes(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
     """The n wrong predictions with the highest probability, the most confident first.
 
     Returns:
-        `id`, `label`, `predicted` and `confidence`: the largest of the row's probabilities, 0..1.
+        `id`, `label`, `predicted`, `path` (of image files) and `confidence`: the largest of the row's
+        probabilities, 0..1.
     """
     confidence = predictions.filter(regex="^p_").max(axis=1)
-    table = predictions[["id", "label", "predicted"]].assign(confidence=confidence)
+    columns = [name for name in ("id", "label", "predicted", "path") if name in predictions]
+    table = predictions[columns].assign(confidence=confidence)
     wrong = table[table["label"] != table["predicted"]]
     return wrong.sort_values(["confidence", "id"], ascending=[False, True], ignore_index=True).head(n)
 

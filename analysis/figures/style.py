@@ -4,7 +4,9 @@ The palette suits colour-blind readers, and no figure relies on colour alone: ma
 words repeat the distinction, so that a print in black and white can be read.
 """
 
+import functools
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +48,9 @@ OTHER_FONTS = (
 """For letters that matplotlib's own font lacks, such as Chinese ones, where these fonts are installed."""
 KINDS = ("pretrained", "random", "pixels", "scratch")
 MARKERS = "osD^vPX*<>"
+HEADS = ("logreg", "svm", "xgboost", "mlp", "cnn", "linear-svm", "knn", "stack", "lda", "dummy")
+"""The order of `MARKERS`: a head has the same marker in every figure."""
+LONGEST_NAME = 26  # characters of a class's name in a figure
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 FILLS = ("full", "none", "left", "bottom", "right", "top")
 MANY_CLASSES = 20  # above this the classes are not named one by one
@@ -55,9 +60,7 @@ TICK_DISTANCE = 0.07  # of the width of a logarithmic axis: labels closer than t
 @contextmanager
 def empty_figure(width: float, height: float) -> Iterator[Figure]:
     """A figure in the house style, in inches, without a window or global state."""
-    installed = set(font_manager.get_font_names())
-    fonts = ["DejaVu Sans", *(name for name in OTHER_FONTS if name in installed)]
-    with matplotlib.rc_context({**STYLE, "font.family": fonts}), warnings.catch_warnings():
+    with matplotlib.rc_context({**STYLE, "font.family": _fonts()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the empty box in a name says so, too
         yield Figure(figsize=(width, height), layout="constrained")
 
@@ -84,9 +87,59 @@ def colours(count: int) -> list[Any]:
     return list(sns.color_palette("colorblind" if count <= 10 else "husl", count))
 
 
-def marker(number: int) -> str:
-    """The marker of series `number`."""
-    return MARKERS[number % len(MARKERS)]
+def marker_of(model: str) -> str:
+    """The marker of a head, the same in every figure; heads that come from elsewhere share markers."""
+    known = HEADS.index(model) if model in HEADS else sum(model.encode())
+    return MARKERS[known % len(MARKERS)]
+
+
+def shown_names(names: Sequence[str], longest: int = LONGEST_NAME) -> list[str]:
+    """Names of classes as figures show them: on one line, at most so many characters, and all different.
+
+    A name whose letters no font has becomes `class 7`, with its number among the names.
+    """
+    characters = _drawable_characters()
+    shown = []
+    for number, name in enumerate(names):
+        text = " ".join(name.split())
+        if any(ord(character) not in characters for character in text):
+            text = f"class {number}"
+        shown.append(text if len(text) <= longest else f"{text[: longest - 1]}…")
+    repeated = {name for name, count in Counter(shown).items() if count > 1}
+    for number, text in enumerate(shown):
+        if text in repeated:
+            mark = f"… ({number})"
+            shown[number] = text[: longest - len(mark)] + mark
+    return shown
+
+
+@functools.cache
+def _drawable_characters() -> frozenset[int]:
+    """The characters that the fonts of the figures have, as code points."""
+    characters: set[int] = set()
+    for name in _fonts():
+        characters |= set(font_manager.get_font(font_manager.findfont(name)).get_charmap())
+    return frozenset(characters)
+
+
+@functools.cache
+def _fonts() -> list[str]:
+    installed = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in OTHER_FONTS if name in installed)]
+
+
+def draw_chance(ax: Axes, share: float, *, upright: bool) -> Line2D:
+    """A line at the accuracy, 0..1, of always naming the most frequent class.
+
+    Args:
+        ax: where to draw.
+        share: of the most frequent class.
+        upright: whether accuracy runs along x.
+    """
+    look: dict[str, Any] = {"color": "0.35", "linestyle": (0, (1, 2)), "linewidth": 1.2, "zorder": 0.5}
+    line = ax.axvline(100 * share, **look) if upright else ax.axhline(100 * share, **look)
+    line.set_label(f"chance ({100 * share:.0f}%)")
+    return line
 
 
 def line_style(number: int) -> Any:
@@ -113,12 +166,12 @@ def looks_of(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 def markers_of(rows: pd.DataFrame) -> dict[str, str]:
     """A marker for each head."""
-    return {model: marker(number) for number, model in enumerate(sorted(set(rows["model"])))}
+    return {model: marker_of(model) for model in sorted(set(rows["model"]))}
 
 
-def legend_above(ax: Axes, title: str | None = None) -> None:
-    """The legend above the Axes."""
-    ax.legend(title=title, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+def legend_above(ax: Axes, title: str | None = None, handles: Sequence[Line2D] | None = None) -> None:
+    """The legend above the Axes; of all that has a label if no handles are given."""
+    ax.legend(handles=handles, title=title, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def use_log_axis(ax: Axes) -> None:

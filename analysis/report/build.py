@@ -1,8 +1,9 @@
 """Runs -> tables, figures and a report for each test set."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -24,7 +25,7 @@ from analysis.report.tables import (
 )
 from classify.runs import RunResult, head_name, read_predictions
 from featurize.cache import read_info
-from featurize.core.errors import DataError, FrozenbenchError
+from featurize.core.errors import DataError, FrozenbenchError, first_line
 
 logger = logging.getLogger("frozenbench")
 EARLIER = "earlier"
@@ -65,8 +66,9 @@ def write_reports(
     test_sets = list(table.groupby("test_set", sort=False))
     for test_set, rows in test_sets:
         name = str(test_set)
-        folder = FigureFolder(out / "figures", name)
         own = {Path(run_dir): runs[Path(run_dir)] for run_dir in rows["run_dir"]}
+        first = next(iter(own.values()))
+        folder = FigureFolder(out / "figures", name, rows, max(first.support.values()) / first.test_rows)
         report = build_report(rows, own, skipped, folder)
         suffix = "" if len(test_sets) == 1 else f"-{name}"
         best = best_pretrained(headline(rows))["run_dir"]
@@ -151,12 +153,13 @@ def _claim_sections(
     folder: FigureFolder,
 ) -> list[Section]:
     """A section per claim: its figure, its table, and for accuracy the table of all heads."""
-    parts: dict[str, list[Part]] = {
-        "accuracy": [captions.accuracy_figure(shown, folder)],
-        "little-data": [captions.curves_figure(rows, folder)],
-        "training-time": [captions.cost_figure(shown, folder)],
-        "convergence": [*captions.convergence_figures(rows, runs, folder)],
+    drawn = {
+        "accuracy": _drawn("accuracy", captions.accuracy_figure, shown, folder),
+        "little-data": _drawn("learning curves", captions.curves_figures, rows, folder),
+        "training-time": _drawn("cost", captions.cost_figure, shown, folder),
+        "convergence": _drawn("convergence", captions.convergence_figures, rows, runs, folder),
     }
+    parts: dict[str, list[Part]] = {key: figures for key, (figures, _) in drawn.items()}
     for claim in found:
         if len(claim.table):
             parts[claim.key].append(Table(f"{claim.title} in numbers", claim.table))
@@ -166,7 +169,22 @@ def _claim_sections(
     heads = readable(shown)
     bold = frozenset((row, list(heads.columns).index(ACCURACY)) for row in best_rows(shown))
     parts["accuracy"].append(Table(f"All heads. {LEGEND}", heads, bold))
-    return [Section(claim.title, claim.finding, parts[claim.key], list(claim.notes), claim.question) for claim in found]
+    sections = []
+    for claim in found:
+        notes = [*drawn[claim.key][1], *claim.notes]
+        sections.append(Section(claim.title, claim.finding, parts[claim.key], notes, claim.question))
+    return sections
+
+
+def _drawn(what: str, make: Callable[..., Any], *arguments: Any) -> tuple[list[Part], list[str]]:
+    """The parts that a figure makes, and the reason if there are none: a figure never costs the report."""
+    try:
+        made = make(*arguments)
+    except Exception as error:  # the libraries that draw raise anything
+        reason = f"Some figures are missing: {what}: {first_line(error)}"
+        logger.log(logging.INFO if isinstance(error, DataError) else logging.WARNING, reason)
+        return [], [reason]
+    return list(made) if isinstance(made, list) else [made], []
 
 
 def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: FigureFolder) -> Section:
@@ -177,9 +195,10 @@ def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: 
     if len(controls) and best["kind"] == TRANSFER:
         pair.append(controls.iloc[0])
     class_names = runs[Path(best["run_dir"])].class_names
-    compared, confusions = {}, {}
+    compared, confusions, named = {}, {}, {}
     for row in pair:
         run_dir = Path(row["run_dir"])
+        named[run_name(row)] = row
         compared[run_name(row)] = runs[run_dir]
         confusions[run_name(row)] = counts_of(read_predictions(run_dir), len(class_names))
     same_features = shown[shown["features"] == best["features"]]
@@ -188,6 +207,11 @@ def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: 
         f"{true} taken for {predicted} ({count:,})"
         for true, predicted, count in most_confused(confusions[run_name(best)], class_names, MISTAKES_NAMED)
     ]
+    drawn = [
+        _drawn("confusion", captions.confusion_figure, confusions, class_names, folder),
+        _drawn("recall", captions.recall_figure, named, compared, folder),
+        _drawn("reliability", captions.reliability_figure, heads, best["features"], folder),
+    ]
     finding = f"{run_name(best)} makes no mistake."
     if mistakes:
         finding = f"The most frequent mistakes of {run_name(best)}: {'; '.join(mistakes)}."
@@ -195,12 +219,11 @@ def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: 
         title="Mistakes",
         question="Which classes are confused, and do the probabilities show it?",
         finding=finding,
-        parts=[
-            captions.confusion_figure(confusions, class_names, folder),
-            captions.recall_figure(compared, folder),
-            captions.reliability_figure(heads, best["features"], folder),
+        parts=[part for parts, _ in drawn for part in parts],
+        notes=[
+            *(note for _, notes in drawn for note in notes),
+            f"mistakes.csv beside this report lists all wrong predictions of {run_name(best)} with their files.",
         ],
-        notes=[f"mistakes.csv beside this report lists all wrong predictions of {run_name(best)} with their files."],
     )
 
 
@@ -209,15 +232,15 @@ def _pictures_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folde
     best = best_pretrained(shown)
     result = runs[Path(best["run_dir"])]
     parts: list[Part] = []
-    reasons = []
-    for make in (captions.mistakes_figure, captions.map_figures, captions.neighbours_figure):
-        try:
-            parts += make(best, result, folder)
-        except DataError as error:
-            reasons.append(str(error))
-    notes = [f"Some figures are missing: {reason}" for reason in dict.fromkeys(reasons)]
-    for note in notes:
-        logger.warning(note)
+    notes = []
+    for what, make in (
+        ("mistakes", captions.mistakes_figure),
+        ("map", captions.map_figures),
+        ("neighbours", captions.neighbours_figure),
+    ):
+        made, reasons = _drawn(what, make, best, result, folder)
+        parts += made
+        notes += reasons
     return Section(
         title="Images and their vectors",
         question="What do the mistakes look like, and which images have similar vectors?",

@@ -5,10 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
+from matplotlib.legend import Legend
 from tiny_runs import make_result
 
 from analysis.figures import charts
-from analysis.figures.style import empty_figure, figure, save
+from analysis.figures.style import empty_figure, figure, marker_of, save
 
 VGG, RANDOM, PIXELS = "vgg16-imagenet-64px-block3_pool-grid2", "vgg16-random-0-64px-block3_pool-grid2", "pixels-32px"
 COLUMNS = ["kind", "features", "model", "accuracy", "accuracy_low", "accuracy_high", "fit_seconds",
@@ -61,8 +62,11 @@ def test_accuracy_draws_every_run_with_its_interval() -> None:
             for container in ax.containers
             for x, y in zip(*container.lines[0].get_data(), strict=True)
         }
-        bars = {container.get_label(): segments(container) for container in ax.containers}
-        looks = looks_of([container.lines[0] for container in ax.containers], "color", "marker")
+        bars: dict[str, list[list[float]]] = {}
+        for container in ax.containers:
+            bars.setdefault(container.get_label(), []).extend(segments(container))
+        looks = looks_of([container.lines[0] for container in ax.containers], "color", "fillstyle")
+        markers = {heads[round(float(box.lines[0].get_ydata()[0]))]: box.lines[0].get_marker() for box in ax.containers}
         assert legend_texts(ax.get_legend()) == [VGG, RANDOM, PIXELS, SCRATCH]
     assert heads == ["cnn", "svm", "logreg"]  # the best on top
     assert points == {
@@ -71,7 +75,8 @@ def test_accuracy_draws_every_run_with_its_interval() -> None:
     }  # fmt: skip
     assert bars[VGG] == [[68.6, 74.2], [66.0, 72.0]]
     assert bars[SCRATCH] == [[62.0, 68.0]]
-    assert len(looks) == len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == 4
+    assert len(looks) == len({colour for colour, _ in looks}) == len({fill for _, fill in looks}) == 4
+    assert markers == {name: marker_of(name) for name in heads}
 
 
 def test_a_kind_of_features_has_one_colour_in_all_figures() -> None:
@@ -87,9 +92,9 @@ def test_a_kind_of_features_has_one_colour_in_all_figures() -> None:
 
 def test_recall_draws_every_class_that_has_images() -> None:
     one = make_result()  # ant 0.7, bee 0.72, no cow
-    two = make_result(recall={"ant": [0.9, 0.8, 0.95], "bee": [0.1, 0.05, 0.2], "cow": [0.3, 0.3, 0.3]})
+    two = make_result(model="svm", recall={"ant": [0.9, 0.8, 0.95], "bee": [0.1, 0.05, 0.2], "cow": [0.3, 0.3, 0.3]})
     with figure(6, 4) as (_, ax):
-        assert charts.recall({"logreg": one, "svm": two}, ax) is ax
+        assert charts.recall({"logreg": one, "svm": two}, ax) == []
         classes = [label.get_text() for label in ax.get_yticklabels()]
         found = {
             (box.get_label(), classes[round(float(y))]): round(float(x), 1)
@@ -108,7 +113,7 @@ def test_reliability() -> None:
     bins = [{"rows": 10, "confidence": 0.4, "accuracy": 0.3}, {"rows": 10, "confidence": 0.9, "accuracy": 0.7}]
     runs = {
         "logreg": make_result(reliability=bins, ece=0.152),
-        "svm": make_result(),
+        "svm": make_result(model="svm"),
     }
     with figure(6, 6) as (_, ax):
         assert charts.reliability(runs, ax) is ax
@@ -264,3 +269,23 @@ def test_figures_stand_on_a_dark_page(tmp_path: Path) -> None:
         png, _ = save(drawn, tmp_path / "cost")
     with Image.open(png) as image:
         assert image.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
+
+
+def test_recall_of_many_classes_shows_the_lowest_and_the_highest() -> None:
+    recall = {f"class {k}": [k / 100, k / 100, k / 100] for k in range(100)}
+    with figure(8, 9) as (_, ax):
+        left_out = charts.recall({"svm": make_result(recall=recall)}, ax, most=8)
+        shown = [label.get_text() for label in ax.get_yticklabels()]
+    assert shown == [*(f"class {k}" for k in range(6)), "class 98", "class 99"]
+    assert left_out == [f"class {k}" for k in range(6, 98)]
+
+
+def test_a_line_for_chance() -> None:
+    for draw, table in ((charts.accuracy, ROWS), (charts.learning_curves, CURVES)):
+        with figure(7, 5) as (_, ax):
+            draw(table, ax, chance=0.25)
+            texts = [text for legend in ax.findobj(Legend) for text in legend_texts(legend)]
+            lines = [line for line in ax.get_lines() if line.get_label() == "chance (25%)"]
+        assert "chance (25%)" in texts
+        data = lines[0].get_xdata() if draw is charts.accuracy else lines[0].get_ydata()
+        assert set(data) == {25}

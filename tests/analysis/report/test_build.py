@@ -61,7 +61,7 @@ def test_a_single_run_is_enough(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.add(0.7)
     summaries, written = write_reports(world.runs, [], tmp_path / "out")
-    assert names(written) == FIGURES - {"convergence"}
+    assert names(written) == FIGURES - {"convergence", "learning-curves"}
     assert "There is no run of a control" in next(iter(summaries.values()))[0]
 
 
@@ -141,7 +141,7 @@ def test_with_images_and_vectors(tmp_path: Path) -> None:
     info.path.unlink()
     write_reports(runs, [], tmp_path / "again")
     page = (tmp_path / "again" / "report.html").read_text("utf-8")
-    assert re.search(r"Some figures are missing: \S+: no such feature cache", page)
+    assert re.search(r"Some figures are missing: map: \S+: no such feature cache", page)
 
 
 def test_the_mistakes_lead_to_their_files(tmp_path: Path) -> None:
@@ -184,3 +184,20 @@ def test_several_networks_are_ranked(world: World, tmp_path: Path) -> None:
     page = (tmp_path / "two" / "report.html").read_text("utf-8")
     ranking = page.partition("Networks, ranked by their best head.")[2].partition("</table>")[0]
     assert ranking.index("resnet50-imagenet") < ranking.index("vgg16-imagenet")
+
+
+def test_a_figure_that_cannot_be_drawn_costs_itself_only(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no such colour\nand more")
+
+    for name in ("cost", "recall", "convergence"):
+        monkeypatch.setattr(f"analysis.figures.charts.{name}", broken)
+    _, written = write_reports(world.runs, [], tmp_path / "out")
+    assert names(written) == FIGURES - {"cost", "recall", "convergence"}
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    for name in ("cost", "recall", "convergence"):
+        assert f"Some figures are missing: {name}: no such colour" in page
+        assert f"Some figures are missing: {name}: no such colour" in caplog.text
+    assert "and more" not in page
