@@ -89,6 +89,7 @@ def experiment(
     folds: Annotated[int | None, typer.Option(min=2, help="As for featurize.")] = None,
     groups: Annotated[str | None, typer.Option(help="As for featurize.")] = None,
     labels: Annotated[Path | None, typer.Option(help="As for featurize.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help="As for featurize.")] = None,
     preset: Annotated[str, typer.Option(help="quick (minutes) or full (overnight).")] = "quick",
     folder: Annotated[
         Path | None, typer.Option(help="Folder for features and runs.  [default: data/experiments/NAME-PRESET]")
@@ -132,7 +133,9 @@ def experiment(
         raise UsageError("run: expected images, such as frozenbench run photos, or run sample, which comes along")
     if not study.backbones:
         raise UsageError("--backbone names no network; expected one, such as vgg16, or several, comma-separated")
-    dataset = load_dataset(data or "cifar10", test_fraction, folds=folds, groups=groups, labels=labels)
+    dataset = load_dataset(
+        data or "cifar10", test_fraction, folds=folds, groups=groups, labels=labels, max_pixels=max_pixels
+    )
     for line in class_counts(dataset):
         logger.info(line)
     folder = folder or experiment_folder(dataset, preset)

@@ -73,6 +73,9 @@ def run(
         Path | None,
         typer.Option(help="A CSV file with the columns path,label[,split][,group], in place of class folders."),
     ] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Skip pictures of more pixels.  [default: 89 million]")
+    ] = None,
     train: Annotated[int | None, typer.Option(min=1, help="Only the first N training images.")] = None,
     test: Annotated[int | None, typer.Option(min=1, help="Only the first N test images.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="For --weights random.")] = 0,
@@ -105,7 +108,9 @@ def run(
         logger.info("pixels has no layers: --layers and --pool do not apply, the vector is the image itself")
     compute = cluster_compute(cluster)
     shards_at = shards_folder(shards)
-    dataset = load_dataset(data, test_fraction, folds=folds, groups=groups, labels=labels).first(train=train, test=test)
+    dataset = load_dataset(data, test_fraction, folds=folds, groups=groups, labels=labels, max_pixels=max_pixels).first(
+        train=train, test=test
+    )
     for line in class_counts(dataset):
         logger.info(line)
     arguments: dict[str, Any] = {

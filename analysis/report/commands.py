@@ -8,7 +8,7 @@ from typing import Any
 from classify.runs import RunResult, runs_folder
 
 ALL_IMAGES = {"cifar10": {"train": 50_000, "test": 10_000}, "sample": {"train": 2_000, "test": 1_000}}
-SPLIT_OPTIONS = ("test_fraction", "folds", "groups", "labels")
+SPLIT_OPTIONS = ("test_fraction", "folds", "groups", "labels", "max_pixels")
 DEFAULTS = {"resize": "bicubic", "aspect": "crop", "dtype": "float32"}
 
 

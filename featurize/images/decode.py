@@ -1,5 +1,6 @@
 """Image files: JPEG, PNG and others -> uint8 RGB pixels of one size."""
 
+import functools
 import re
 import warnings
 from pathlib import Path
@@ -12,6 +13,10 @@ from featurize.images.resize import fitted
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Pillow's names of the formats that are read; some of its others start programs (EPS)."""
+HEIF_SUFFIXES = (".heic", ".heif")
+HEIF_ADVICE = "pip install 'frozenbench[heic]' to read them, or convert them to JPEG"
+MAX_PIXELS = 89_478_485
+"""Pillow's limit: a larger picture may be an attack."""
 
 
 def read_image(path: Path, height: int, width: int, kernel: str = "bicubic", aspect: str = "crop") -> np.ndarray:
@@ -29,7 +34,20 @@ def read_image(path: Path, height: int, width: int, kernel: str = "bicubic", asp
         raise DataError(f"cannot be opened ({error.strerror})") from error
 
 
-def decoded(file: BinaryIO, height: int, width: int, kernel: str, aspect: str) -> np.ndarray:
+@functools.cache
+def reads_heif() -> bool:
+    """Whether the library for HEIC pictures, those of many phones, is installed; Pillow knows it from then on."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def decoded(
+    file: BinaryIO, height: int, width: int, kernel: str, aspect: str, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """The image in an open file, brought to one size.
 
     Turned as EXIF says; transparency on white; 16 bits to 8; of several pictures the first.
@@ -40,6 +58,7 @@ def decoded(file: BinaryIO, height: int, width: int, kernel: str, aspect: str) -
         width: of the result, in pixels.
         kernel: one of `resize.KERNELS`.
         aspect: one of `resize.ASPECTS`: what is done with another shape.
+        max_pixels: a picture of more pixels is refused.
 
     Returns:
         uint8 (height, width, 3), RGB.
@@ -50,18 +69,32 @@ def decoded(file: BinaryIO, height: int, width: int, kernel: str, aspect: str) -
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     _ignore_pillows_warnings()
+    if max_pixels > MAX_PIXELS:  # Pillow's own limit must not be lower
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or max_pixels, max_pixels)
+    formats = (*FORMATS, "HEIF") if reads_heif() else FORMATS
     try:
-        with Image.open(file, formats=FORMATS) as opened:
-            if opened.width * opened.height > (limit := Image.MAX_IMAGE_PIXELS or 0) > 0:
-                raise DataError(f"{opened.width:,} x {opened.height:,} pixels exceed the limit of {limit:,}")
+        with Image.open(file, formats=formats) as opened:
+            if opened.width * opened.height > max_pixels:
+                raise DataError(
+                    f"{opened.width:,} x {opened.height:,} pixels exceed the limit of {max_pixels:,}; --max-pixels "
+                    "changes it"
+                )
             image = _rgb(ImageOps.exif_transpose(opened))
         return np.asarray(fitted(image, height, width, kernel, aspect))
     except DataError:
         raise
     except UnidentifiedImageError as error:
+        if is_heif(file):
+            raise DataError(f"a HEIC picture; {HEIF_ADVICE}") from error
         raise DataError(f"no image of a format that is read here ({', '.join(FORMATS)})") from error
     except Exception as error:  # whatever a decoder stumbles over, it is the file that is wrong
         raise DataError(f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())})") from error
+
+
+def is_heif(file: BinaryIO) -> bool:
+    """Whether an open file begins like a HEIC picture: a box `ftyp` with one of its brands."""
+    file.seek(4)
+    return file.read(8) in {b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")}
 
 
 def _rgb(image: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from featurize.core.errors import DataError
-from featurize.images.decode import decoded
+from featurize.images.decode import MAX_PIXELS, decoded
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -27,18 +27,20 @@ class ImageFiles:
         root: the folder that they are in.
         paths: bytes (n,), below `root`, as the file system has them.
         digests: uint8 (n, 32), the SHA-256 of each file's content.
+        max_pixels: larger pictures are skipped; None for `decode.MAX_PIXELS`.
     """
 
     root: Path
     paths: np.ndarray
     digests: np.ndarray
+    max_pixels: int | None = None
     shape = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, rows: Any) -> "ImageFiles":
-        return ImageFiles(self.root, self.paths[rows], self.digests[rows])
+        return ImageFiles(self.root, self.paths[rows], self.digests[rows], self.max_pixels)
 
     def read(self, size: int, kernel: str, aspect: str) -> tuple[np.ndarray, dict[int, str]]:
         """Decode the files, several at a time; see `Images.read`."""
@@ -58,6 +60,8 @@ class ImageFiles:
     def update_digest(self, digest: "_Hash") -> None:
         """See `Images.update_digest`."""
         digest.update(b"files" + self.digests.tobytes())
+        if self.max_pixels:  # it decides which files are skipped
+            digest.update(f"max_pixels {self.max_pixels}".encode())
 
     def _decode(self, row: int, size: int, kernel: str, aspect: str) -> np.ndarray:
         try:
@@ -65,7 +69,7 @@ class ImageFiles:
                 if sha256(file) != self.digests[row].tobytes():
                     raise DataError("its content has changed since the folder was listed")
                 file.seek(0)
-                return decoded(file, size, size, kernel, aspect)
+                return decoded(file, size, size, kernel, aspect, self.max_pixels or MAX_PIXELS)
         except OSError as error:
             raise DataError(f"cannot be read ({error.strerror})") from error
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from featurize.core.errors import DataError, UsageError
 from featurize.images.dataset import ImageDataset, Split
+from featurize.images.decode import HEIF_ADVICE, HEIF_SUFFIXES, reads_heif
 from featurize.images.files import WORKERS, ImageFiles, join_bytes, sha256
 from featurize.images.splitting import (
     EXAMPLES,
@@ -40,6 +41,7 @@ from featurize.images.splitting import (
 logger = logging.getLogger("frozenbench")
 
 SUFFIXES = frozenset(b".bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split())
+HEIF = frozenset(suffix.encode() for suffix in HEIF_SUFFIXES)
 HASHED_AT_ONCE = 256
 PROGRESS_SECONDS = 10.0
 
@@ -68,7 +70,7 @@ def load_image_folder(root: Path, options: SplitOptions | None = None) -> ImageD
     names = np.array(found.groups) if found.groups else None
     if options.groups:
         names = np.array(groups_of(found.paths, options.groups))
-    files = ImageFiles(root, np.array(found.paths), _digests(root, found.paths))
+    files = ImageFiles(root, np.array(found.paths), _digests(root, found.paths), options.max_pixels)
     labels = np.array(found.labels, np.int64)
     in_test = np.array(found.is_test or [False] * len(labels))
 
@@ -272,7 +274,9 @@ def _image_paths(folder: bytes, ignored: _Ignored) -> list[bytes]:
             paths += _image_paths(entry.path, ignored)
         elif entry.is_dir():  # a loop would never end
             ignored.add("symbolic links to folders inside class folders", entry.path)
-        elif os.path.splitext(entry.name)[1].lower() not in SUFFIXES:  # noqa: PTH122 - a path in bytes
+        elif (suffix := os.path.splitext(entry.name)[1].lower()) in HEIF and not reads_heif():  # noqa: PTH122
+            ignored.add(f"HEIC pictures: {HEIF_ADVICE}", entry.path)
+        elif suffix not in SUFFIXES | HEIF:
             ignored.add("files without an image's suffix", entry.path)
         elif not entry.is_file():
             ignored.add("pipes, sockets and devices", entry.path)

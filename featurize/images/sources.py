@@ -22,6 +22,7 @@ def load_dataset(
     folds: int | None = None,
     groups: Path | str | None = None,
     labels: Path | str | None = None,
+    max_pixels: int | None = None,
 ) -> ImageDataset:
     """Load labelled images. All options but the source are for folders of image files without splits.
 
@@ -34,6 +35,7 @@ def load_dataset(
             columns `path` and `group`; a group is never divided.
         labels: a CSV file with the columns `path` and `label`, and optionally `split` and `group`, in place of
             class folders.
+        max_pixels: pictures of more pixels are skipped; None for 89 million.
 
     Raises:
         UsageError: the source is neither a known name nor an existing path, or an option is out of range or
@@ -42,7 +44,11 @@ def load_dataset(
         DownloadError: CIFAR-10 is missing and could not be downloaded.
     """
     options = SplitOptions(
-        test_fraction, folds, None if groups is None else str(groups), None if labels is None else str(labels)
+        test_fraction,
+        folds,
+        None if groups is None else str(groups),
+        None if labels is None else str(labels),
+        max_pixels,
     )
     source = str(source)
     path = Path(source)

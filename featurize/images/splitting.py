@@ -25,7 +25,7 @@ TEST_NAMES = ("test", "testing", "val", "valid", "validation")
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How a folder of images without splits is split, and where its labels come from.
+    """How a folder of images is read: its splits, if it has none of its own, and its labels.
 
     Attributes:
         test_fraction: share of each class that is for testing, above 0 and below 1; None for `TEST_FRACTION`.
@@ -34,12 +34,14 @@ class SplitOptions:
             group of the image; or a CSV file with the columns `path` and `group`. Groups are not divided.
         labels: a CSV file with the columns `path` and `label`, and optionally `split` and `group`; None for
             class folders.
+        max_pixels: pictures of more pixels are skipped; None for `decode.MAX_PIXELS`.
     """
 
     test_fraction: float | None = None
     folds: int | None = None
     groups: str | None = None
     labels: str | None = None
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         if self.test_fraction is not None and not 0 < self.test_fraction < 1:

@@ -1,3 +1,4 @@
+import logging
 import struct
 import warnings
 import zlib
@@ -7,11 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.Image import Transpose
-from tiny_pictures import save_pictures
+from tiny_pictures import save_pictures, write_picture
 
 from featurize.core.errors import DataError
-from featurize.images.decode import read_image
+from featurize.images import decode, load_dataset
+from featurize.images import folder as folder_module
+from featurize.images.decode import MAX_PIXELS, read_image
 from featurize.images.resize import ASPECTS, fitted
+from featurize.images.sources import recorded_dataset
 
 RANDOM = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
@@ -180,7 +184,7 @@ def test_a_truncated_file_is_refused_or_the_same(tmp_path: Path, suffix: str, op
 
 def test_warnings_of_odd_files_are_not_the_users(tmp_path: Path) -> None:
     """Pillow warns of a picture this large, and only then refuses one of twice its size."""
-    (tmp_path / "large.pgm").write_bytes(f"P5 {Image.MAX_IMAGE_PIXELS + 1} 1 255\n0".encode())
+    (tmp_path / "large.pgm").write_bytes(f"P5 {MAX_PIXELS + 1} 1 255\n0".encode())
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with pytest.raises(DataError, match="89,478,486 x 1 pixels exceed the limit of 89,478,485"):
@@ -195,8 +199,52 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
 
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("unpacked"))
-    for pixels, name in ((Image.MAX_IMAGE_PIXELS, "warned of"), (3 * Image.MAX_IMAGE_PIXELS, "refused")):
+    for pixels, name in ((MAX_PIXELS, "warned of"), (3 * MAX_PIXELS, "refused")):
         header = f"P5 {pixels + 1} 1 255\n".encode()
         (tmp_path / f"{name}.pgm").write_bytes(header + b"0")
         with pytest.raises(DataError, match="exceed.* limit of"):
             read_image(tmp_path / f"{name}.pgm", 8, 8)
+
+
+HEIC = b"\x00\x00\x00\x18ftypheic" + bytes(200)
+
+
+def test_heic_pictures_without_their_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for module in (decode, folder_module):
+        monkeypatch.setattr(module, "reads_heif", lambda: False)
+    (tmp_path / "phone.heic").write_bytes(HEIC)
+    with pytest.raises(DataError, match=r"a HEIC picture; pip install 'frozenbench\[heic\]' to read them, or convert"):
+        read_image(tmp_path / "phone.heic", 8, 8)
+    for name in ("cats", "dogs"):
+        for number in range(3):
+            write_picture(tmp_path / "photos" / name / f"{number}.png", number + 10 * len(name) + ord(name[0]))
+        (tmp_path / "photos" / name / "phone.HEIC").write_bytes(HEIC)
+    dataset = load_dataset(tmp_path / "photos")
+    assert sum(map(len, dataset.splits.values())) == 6
+    line = "ignored: HEIC pictures: pip install 'frozenbench[heic]' to read them, or convert them to JPEG: 2"
+    assert line in caplog.text
+
+
+def test_heic_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif")
+    assert decode.reads_heif()
+    pixels = np.full((16, 16, 3), (200, 30, 30), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "0.heic", format="HEIF")
+    np.testing.assert_allclose(read_image(tmp_path / "0.heic", 16, 16).astype(int), pixels, atol=12)
+
+
+def test_very_large_pictures_are_skipped_or_read_as_asked(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        for number in range(5):
+            write_picture(tmp_path / name / f"{number}.png", number + ord(name[0]), height=10, width=10 + number)
+    whole, small = load_dataset(tmp_path), load_dataset(tmp_path, max_pixels=120)
+    assert whole.digest != small.digest  # other vectors, because other pictures are skipped
+    for dataset, skipped in ((whole, 0), (small, 4)):
+        found = [split.images.read(8, "bicubic", "crop")[1] for split in dataset.splits.values()]
+        reasons = [reason for split in found for reason in split.values()]
+        assert len(reasons) == skipped
+        assert all("pixels exceed the limit of 120; --max-pixels changes it" in reason for reason in reasons)
+    assert recorded_dataset({"data": small.source, **small.split_options}).digest == small.digest

@@ -183,7 +183,7 @@ def test_what_is_left_out_is_told_a_line_a_kind(tmp_path: Path, caplog: pytest.L
     os.mkfifo(root / "cats" / "pipe.png")
     for number in range(EXAMPLES + 1):
         (root / "dogs" / f"._{number}.png").write_text("")
-        (root / "dogs" / f"{number}.heic").write_text("")
+        (root / "dogs" / f"{number}.mov").write_text("")
     (root / "dogs" / "inside.png").symlink_to(root / "dogs" / "000.png")
     found = found_in(root)
     assert sum(map(len, found.values())) == 41  # the link inside the folder is one more
