@@ -127,6 +127,9 @@ def steps_display() -> Iterator[Display]:
 
     logger.addFilter(is_new)
     try:
+        if not logger.isEnabledFor(logging.INFO):  # --quiet
+            yield _Silence()
+            return
         if not sys.stderr.isatty():
             yield _Lines()
             return
@@ -134,6 +137,16 @@ def steps_display() -> Iterator[Display]:
             yield bar
     finally:
         logger.removeFilter(is_new)
+
+
+class _Silence:
+    """Nothing at all."""
+
+    def begin(self, number: int, total: int, seconds_left: float, title: str) -> None:
+        pass
+
+    def images(self) -> Any:
+        return progress_display("images")
 
 
 class _Lines:

@@ -298,9 +298,8 @@ def _predictions_table(info: CacheInfo, test: FeatureRows, evaluation: Evaluatio
         table["fold"] = test.folds
     if test.groups is not None:
         table["group"] = test.groups
-    for column, name in enumerate(test.class_names):
-        table[f"p_{name}"] = evaluation.probabilities[:, column]
-    return table
+    probabilities = pd.DataFrame(evaluation.probabilities, columns=[f"p_{name}" for name in test.class_names])
+    return pd.concat([table, probabilities], axis=1)
 
 
 def _paths_by_id(info: CacheInfo) -> dict[int, str]:

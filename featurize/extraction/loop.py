@@ -124,8 +124,13 @@ def carry_out(
             writer.discard()
             raise
         seconds = time.perf_counter() - began
+        try:
+            skipped = {name: _skipped(writer, name, split, plan) for name, split in plan.dataset.splits.items()}
+        except DataError:  # no image could be read: nothing to resume from
+            writer.discard()
+            raise
         info = writer.commit(
-            skipped={name: _skipped(writer, name, split, plan) for name, split in plan.dataset.splits.items()},
+            skipped=skipped,
             seconds=seconds,
             images_per_second=(total - resumed) / seconds,
             device=device,

@@ -56,7 +56,19 @@ def test_the_log_holds_each_warning_once(caplog: pytest.LogCaptureFixture, capsy
     assert capsys.readouterr().err == "step 1 of 2, about 2 min left: svm on photos [red]\n"
 
 
-def test_a_live_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_is_quiet(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    caplog.set_level(logging.WARNING)
+    with steps_display() as display:
+        display.begin(1, 2, 100, "svm")
+        with display.images() as progress:
+            progress(1, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_live_bar_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("FORCE_COLOR", "1")
     with steps_display() as display:
