@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from featurize.core.environment import package_attribute
+
 if TYPE_CHECKING:
     from analysis.frame import comparison
     from analysis.report import write_comparison
@@ -19,4 +21,4 @@ def __getattr__(name: str) -> Any:
         from analysis.report import write_comparison
 
         return write_comparison
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return package_attribute(__name__, name)

@@ -1,10 +1,10 @@
 """The console command `frozenbench`: the three stages as subcommands."""
 
-from importlib.metadata import version
 from typing import Annotated, NoReturn
 
 import typer
 
+import analysis
 import analysis.cli
 import classify.cli
 import featurize.cli
@@ -20,7 +20,7 @@ app.command("run", epilog=analysis.cli.EXAMPLES)(analysis.cli.experiment)
 def print_version(asked: bool) -> None:
     """Print the version and exit, if `--version` was given."""
     if asked:
-        print(f"frozenbench {version('frozenbench')}")
+        print(f"frozenbench {analysis.__version__}")
         raise typer.Exit
 
 

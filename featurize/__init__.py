@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from featurize.cache import CacheInfo, ExtractionSpec, Features, load_features, read_info
+from featurize.core.environment import package_attribute
 from featurize.core.errors import FrozenbenchError
 from featurize.extraction import Extraction, extract_features
 from featurize.images import ImageDataset, Split, load_dataset
@@ -34,4 +35,4 @@ def __getattr__(name: str) -> Any:
         from featurize.extraction.transformer import FrozenFeatures
 
         return FrozenFeatures
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return package_attribute(__name__, name)

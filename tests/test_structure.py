@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,13 @@ print("LOADED", *sorted({{name.partition(".")[0] for name in sys.modules}}))
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert loaded & HEAVY <= allowed
+
+
+def test_the_packages_know_their_version() -> None:
+    for package in (featurize, classify, analysis):
+        assert package.__version__ == version("frozenbench")
+        with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
+            _ = package.nothing
 
 
 def test_public_names() -> None:

@@ -88,3 +88,14 @@ def library_versions(packages: Sequence[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def package_attribute(package: str, name: str) -> str:
+    """What the packages' `__getattr__` answers for the names that they do not import: `__version__`.
+
+    Raises:
+        AttributeError: for any other name.
+    """
+    if name == "__version__":
+        return version("frozenbench")
+    raise AttributeError(f"module {package!r} has no attribute {name!r}")
