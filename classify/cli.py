@@ -11,7 +11,7 @@ import typer
 
 from classify.table import report
 from featurize.core.console import TYPER_OPTIONS, Quiet, comma_separated, examples
-from featurize.core.errors import HeadError, UsageError
+from featurize.core.errors import HeadError, UsageError, suggestion
 
 logger = logging.getLogger("frozenbench")
 app = typer.Typer(**TYPER_OPTIONS)
@@ -35,7 +35,11 @@ def run(
         ),
     ] = "all",
     features: Annotated[
-        list[Path] | None, typer.Option(help="A feature cache; repeat the option for several.  [default: the newest]")
+        list[Path] | None,
+        typer.Option(
+            help="A feature cache, or the beginning of its name in data/features; repeat the option for several.  "
+            "[default: the newest]"
+        ),
     ] = None,
     layers: Annotated[str, typer.Option(help="Use only these layers of the cache, comma-separated.")] = "",
     train_size: Annotated[
@@ -69,7 +73,7 @@ def run(
     from classify.heads import head_names
     from classify.runs import runs_folder
     from classify.training import VERSIONS_OF, Job, train_heads
-    from featurize.cache import read_info
+    from featurize.cache import find_cache, read_info
     from featurize.core.cluster import connected
     from featurize.core.environment import library_versions
 
@@ -80,7 +84,7 @@ def run(
     if not seeds:
         raise UsageError("--seed names no seed; expected whole numbers, such as 0 or 0,1,2")
     wanted = comma_separated(layers)
-    infos = [read_info(path) for path in features or [newest_cache()]]
+    infos = [read_info(find_cache(path)) for path in features or [newest_cache()]]
     weight = None if class_weight == "none" else class_weight
     threads = jobs or joblib.cpu_count(only_physical_cores=True)
     combinations = itertools.product(infos, sizes or [None], seeds, names)
@@ -133,6 +137,9 @@ def predict(
 
 @app.command("list", epilog=examples("frozenbench classify list"))
 def list_runs(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="Only runs whose names, or whose features' names, begin like this.")
+    ] = "",
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     _quiet: Quiet = False,
@@ -140,7 +147,12 @@ def list_runs(
     """List finished runs, best first."""
     from classify.runs import load_runs, runs_folder
 
-    report(load_runs(runs or runs_folder())[0], as_json=as_json)
+    folder = runs or runs_folder()
+    found, _ = load_runs(folder)
+    chosen = {path: run for path, run in found.items() if path.name.startswith(name) or run.features.startswith(name)}
+    if not chosen:
+        raise UsageError(f"{name}: no such run in {folder}; {suggestion(name, [path.name for path in found])}")
+    report(chosen, as_json=as_json)
 
 
 def newest_cache() -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from featurize.cache import CacheInfo, read_info
+from featurize.cache import CacheInfo, find_cache, read_info
 from featurize.core.console import TYPER_OPTIONS, Quiet, comma_separated, examples, progress_display
 from featurize.core.errors import UsageError
 
@@ -137,12 +137,12 @@ def run(
 
 @app.command(epilog=examples("frozenbench featurize info data/features/photos-pixels-32px.h5"))
 def info(
-    file: Annotated[Path, typer.Argument(help="A feature cache.")],
+    file: Annotated[Path, typer.Argument(help="A feature cache, or the beginning of its name in data/features.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     _quiet: Quiet = False,
 ) -> None:
     """Describe a feature cache."""
-    found = read_info(file)
+    found = read_info(find_cache(file))
     if as_json:
         print(json.dumps(found.as_json()))
     else:
@@ -151,7 +151,7 @@ def info(
 
 @app.command(epilog=examples("frozenbench featurize verify data/features/photos-pixels-32px.h5 --recompute 100"))
 def verify(
-    file: Annotated[Path, typer.Argument(help="A feature cache.")],
+    file: Annotated[Path, typer.Argument(help="A feature cache, or the beginning of its name in data/features.")],
     recompute: Annotated[
         int, typer.Option(min=0, help="Also compute N random rows of each split again from the source images.")
     ] = 0,
@@ -162,6 +162,7 @@ def verify(
     """Check a feature cache: its seal, numbers, labels and ids. The exit code is 1 if anything is wrong."""
     from featurize.extraction.verify import verify as find_problems
 
+    file = find_cache(file)
     problems = find_problems(file, recompute, seed)
     if as_json:
         print(json.dumps({"ok": not problems, "problems": problems}))

@@ -109,14 +109,14 @@ def write_mistakes(run_dir: Path, result: RunResult, path: Path) -> Path:
 def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
     """Write comparison.csv (all runs), comparison.md and comparison.tex (the headline runs); returns their paths.
 
-    The table comes from `comparison`. The LaTeX file needs the packages booktabs and graphicx.
+    The table comes from `comparison`. The LaTeX file needs the packages booktabs and adjustbox.
 
     Raises:
         DataError: the predictions of a run cannot be used; nothing is written.
     """
     test_sets = [with_groups(rows) for _, rows in headline(table).groupby("test_set", sort=False)]
     markdown = ["# Comparison", *(_markdown(rows) for rows in test_sets), LEGEND]
-    latex = [r"% needs \usepackage{booktabs,graphicx}", *(_latex(rows) for rows in test_sets)]
+    latex = [r"% needs \usepackage{booktabs,adjustbox}", *(_latex(rows) for rows in test_sets)]
     texts = {
         "comparison.csv": table.to_csv(index=False, lineterminator="\n"),
         "comparison.md": "\n\n".join(markdown) + "\n",
@@ -158,11 +158,17 @@ def _latex(rows: pd.DataFrame) -> str:
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{_latex_escaped(f'{_title(rows)}. {LEGEND}')}}}",
-            r"\resizebox{\linewidth}{!}{%",
+            rf"\label{{tab:{_label(rows)}}}",
+            r"\adjustbox{max width=\linewidth,max totalheight=0.85\textheight}{%",
             f"{tabular}}}",
             r"\end{table}",
         ]
     )
+
+
+def _label(rows: pd.DataFrame) -> str:
+    """The test set's name, of characters that a label may have."""
+    return re.sub("[^A-Za-z0-9]+", "-", str(rows["test_set"].iloc[0])).strip("-")
 
 
 def _latex_escaped(text: str) -> str:

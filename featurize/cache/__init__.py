@@ -6,7 +6,7 @@ say, `shards` are unfinished extractions, `linked` large caches, `header` the pa
 May import: core.
 """
 
-from featurize.cache.existing import discard_leftovers, finished_cache, matching_cache, recorded_spec
+from featurize.cache.existing import discard_leftovers, find_cache, finished_cache, matching_cache, recorded_spec
 from featurize.cache.features import CacheInfo, Columns, FeatureRows, Features
 from featurize.cache.reader import features_folder, load_features, read_info, read_labels, read_paths, read_rows
 from featurize.cache.shards import PLAN, Shard, Shards
@@ -32,6 +32,7 @@ __all__ = [
     "SplitRecords",
     "discard_leftovers",
     "features_folder",
+    "find_cache",
     "finished_cache",
     "load_features",
     "matching_cache",

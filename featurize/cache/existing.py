@@ -8,11 +8,11 @@ from typing import Any
 
 from featurize.cache.features import CacheInfo
 from featurize.cache.format import glance
-from featurize.cache.reader import read_info
+from featurize.cache.reader import features_folder, read_info
 from featurize.cache.shards import LOCK, PLAN, discard
 from featurize.cache.spec import ExtractionSpec, explain_difference
 from featurize.core.environment import library_versions
-from featurize.core.errors import CacheError, CacheMismatchError
+from featurize.core.errors import CacheError, CacheMismatchError, UsageError
 from featurize.core.files import locked
 
 logger = logging.getLogger("frozenbench")
@@ -73,6 +73,27 @@ def recorded_spec(path: Path) -> ExtractionSpec | None:
         return read_info(path).spec if path.exists() else read_plan(parts_folder(path))
     except (CacheError, OSError):  # reported when the cache is used
         return None
+
+
+def find_cache(name: Path | str) -> Path:
+    """The path of a cache.
+
+    Args:
+        name: the path, or the beginning of the name of one cache in the data folder.
+
+    Returns:
+        The path as given if no cache there has a name that begins like this.
+
+    Raises:
+        UsageError: several caches have names that begin like this.
+    """
+    if Path(name).exists() or Path(name).name != str(name):
+        return Path(name)
+    found = sorted(path for path in features_folder().glob("*.h5") if path.name.startswith(str(name)))
+    if len(found) > 1:
+        some = ", ".join(path.stem for path in found[:5]) + (", ..." if len(found) > 5 else "")
+        raise UsageError(f"{name}: {len(found)} caches have names that begin like this ({some}); name one of them")
+    return found[0] if found else Path(name)
 
 
 def parts_folder(path: Path) -> Path:

@@ -42,6 +42,11 @@ def test_a_learning_curve(cache: Path) -> None:
     assert_failed(command_here("classify", "--train-size", "121"), 2, "--train-size 121", "holds 120 training images")
     table = command_here("classify", "list").stdout
     assert "logreg (seed 1)" in table
+    name = runs[0]["name"]
+    chosen = json.loads(command_here("classify", "list", name[:-1], "--json").stdout)["runs"]
+    assert [run["name"] for run in chosen] == [name]
+    assert len(json.loads(command_here("classify", "list", "tiny", "--json").stdout)["runs"]) == 4
+    assert_failed(command_here("classify", "list", "svm"), 2, "svm: no such run in", "known: logreg-")
     assert "share a letter do not differ significantly" in table
 
 

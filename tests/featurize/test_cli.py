@@ -189,3 +189,15 @@ def test_a_dry_run_downloads_nothing_and_remembers_no_engine(
     assert done.returncode == 0, done.stderr
     assert "mobilenetv2-imagenet-32px" in done.stdout
     assert not list(data_folder.rglob("*"))
+
+
+def test_a_cache_by_the_beginning_of_its_name(images: Path, data_folder: Path) -> None:
+    made = ["featurize", "--data", str(images), "--backbone", "pixels", "--image-size"]
+    for size in ("4", "5"):
+        assert command_here(*made, size).returncode == 0
+    path = str(data_folder / "features" / "mine-pixels-4px.h5")
+    assert json.loads(command_here("featurize", "info", "mine-pixels-4", "--json").stdout)["path"] == path
+    assert command_here("featurize", "verify", "mine-pixels-4").stdout == f"{path} is intact\n"
+    done = command_here("featurize", "info", "mine")
+    assert_failed(done, 2, "2 caches have names that begin like this (mine-pixels-4px, mine-pixels-5px)")
+    assert_failed(command_here("featurize", "info", "yours"), 2, "yours: no such feature cache")

@@ -37,12 +37,13 @@ Bold: the highest accuracy. †: not significantly less accurate than the best. 
 significantly (exact McNemar tests on the same test images, Holm's correction over all pairs, 5%). Percentages are \
 rounded to what their intervals support.
 """
-GOLDEN_TEX = r"""% needs \usepackage{booktabs,graphicx}
+GOLDEN_TEX = r"""% needs \usepackage{booktabs,adjustbox}
 
 \begin{table}
 \centering
 \caption{tiny: 1,000 test images. Bold: the highest accuracy. $^{\dagger}$: not significantly less accurate than the best. Heads that share a letter do not differ significantly (exact McNemar tests on the same test images, Holm's correction over all pairs, 5\%). Percentages are rounded to what their intervals support.}
-\resizebox{\linewidth}{!}{%
+\label{tab:tiny-abababab}
+\adjustbox{max width=\linewidth,max totalheight=0.85\textheight}{%
 \begin{tabular}{llrrlrrrrrrrr}
 \toprule
 features & head & train images & accuracy \% (95\% interval) & group & macro F1 \% (95\% interval) & log loss & ECE \% & fit s & extract ms/image & predict ms/image & vector & size MB \\
