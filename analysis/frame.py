@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from classify.runs import RunResult, read_predictions
+from classify.runs import LoadedRuns, RunResult, read_predictions
 from classify.statistics import compare
 
 COLUMNS = [
@@ -19,8 +19,10 @@ HEAD = ["test_set", "features", "layers", "model", "class_weight"]
 NEAR_END = 0.9  # of the last epoch's training accuracy
 
 
-def comparison(runs: Mapping[Path, RunResult]) -> pd.DataFrame:
+def comparison(runs: Mapping[Path, RunResult] | LoadedRuns) -> pd.DataFrame:
     """One row per run with the columns `COLUMNS`, sorted by test set and then by accuracy, best first.
+
+    The runs are those of `load_runs`, or some of them by directory.
 
     `test_set` names the test images: the data set's name and the first digits of their digest.
     `kind` is the input of the head: `pretrained` or `random` (a network with such weights), `pixels`,
@@ -30,6 +32,8 @@ def comparison(runs: Mapping[Path, RunResult]) -> pd.DataFrame:
     first digits of their fingerprints are added. Accuracies, macro F1, their bounds and the
     calibration error are in 0..1; `extraction_seconds` is per image.
     """
+    if isinstance(runs, LoadedRuns):
+        runs = runs.runs
     rows = [_row(run_dir, result) for run_dir, result in runs.items()]
     table = pd.DataFrame(rows, columns=COLUMNS)
     table["features"] = table["features"].mask(_ambiguous(table, "cache"), table["cache"])

@@ -283,25 +283,7 @@ def show_estimate(plan: "Plan", *, as_json: bool) -> None:
 
 def show(found: CacheInfo) -> None:
     """Print the description of a cache, one fact a line."""
-    spec = found.spec
-    weights = f" ({found.weights} weights)" if spec.weights_digest else ""
-    facts = {
-        "cache": str(found.path),
-        "images": f"{found.dataset}: " + ", ".join(f"{rows:,} {name}" for name, rows in found.rows.items()),
-        "backbone": f"{spec.backbone}{weights}, {spec.image_size} x {spec.image_size} px",
-        "layers": ", ".join(f"{each.name} (columns {each.start} to {each.stop - 1})" for each in found.layers),
-        "vector": f"{found.dim:,} x {spec.dtype}, pool {spec.pool}" + (", mirror-averaged" if spec.flip else ""),
-        "engine": f"{spec.engine} {spec.engine_version}: {found.engine_choice}",
-        "time": f"{found.seconds:.1f} s, {found.images_per_second:,.0f} images/s on {found.device}",
-        "fingerprint": spec.fingerprint,
-    }
-    if found.folds:
-        facts["images"] += f" (together, in {found.folds} folds)"
-    if not spec.engine:
-        del facts["engine"]
-    if found.shards:
-        facts["features in"] = str(found.shards)
-    for name, fact in facts.items():
+    for name, fact in found.facts().items():
         print(f"{name:<12} {fact}")
     for split, files in found.skipped.items():
         if files:

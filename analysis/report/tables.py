@@ -106,7 +106,7 @@ def write_mistakes(run_dir: Path, result: RunResult, path: Path) -> Path:
     return path
 
 
-def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
+def write_comparison(table: pd.DataFrame, folder: Path | str) -> list[Path]:
     """Write comparison.csv (all runs), comparison.md and comparison.tex (the headline runs); returns their paths.
 
     The table comes from `comparison`. The LaTeX file needs the packages booktabs and adjustbox.
@@ -114,6 +114,7 @@ def write_comparison(table: pd.DataFrame, folder: Path) -> list[Path]:
     Raises:
         DataError: the predictions of a run cannot be used; nothing is written.
     """
+    folder = Path(folder)
     test_sets = [with_groups(rows) for _, rows in headline(table).groupby("test_set", sort=False)]
     markdown = ["# Comparison", *(_markdown(rows) for rows in test_sets), LEGEND]
     latex = [r"% needs \usepackage{booktabs,adjustbox}", *(_latex(rows) for rows in test_sets)]

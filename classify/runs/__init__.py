@@ -7,6 +7,7 @@ from classify.runs.card import CARD, model_card
 from classify.runs.persist import AGAIN, HEAD, load_head, save_head
 from classify.runs.results import (
     RESULT,
+    LoadedRuns,
     RunResult,
     find_run,
     load_runs,
@@ -23,6 +24,7 @@ __all__ = [
     "CARD",
     "HEAD",
     "RESULT",
+    "LoadedRuns",
     "RunResult",
     "find_run",
     "head_name",

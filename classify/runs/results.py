@@ -17,19 +17,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from featurize.core.errors import DataError, UsageError, suggestion
 from featurize.core.files import data_root
+from featurize.core.tables import ShownAsTable, html_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger("frozenbench")
 SCHEMA_VERSION = 6  # of the layout; saved heads contain module paths, so moving a head's module raises it
 RESULT = "result.json"
 PREDICTIONS = "predictions.parquet"
+IN_FRAME = (
+    "dataset", "features", "model", "seed", "class_weight", "tuned", "train_rows", "test_rows", "accuracy",
+    "accuracy_low", "accuracy_high", "macro_f1", "log_loss", "ece", "fit_seconds", "converged",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class RunResult:
+class RunResult(ShownAsTable):
     """One row of the comparison.
 
     `model` to `tuned` say what was run. `classify.statistics.Metrics` documents the metrics, and
@@ -123,6 +131,33 @@ class RunResult:
                 "train it again: python -m classify --force"
             )
         return cls(**values)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row: what was run, and its main metrics."""
+        import pandas as pd
+
+        return pd.DataFrame([_row(self)])
+
+
+class LoadedRuns(NamedTuple):
+    """The runs in a folder by directory, and the directories that were skipped, each with the reason."""
+
+    runs: dict[Path, RunResult]
+    skipped: list[tuple[Path, str]]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per run with its name, best first on each data set."""
+        import pandas as pd
+
+        table = pd.DataFrame([{**_row(result), "run": path.name} for path, result in self.runs.items()])
+        return table.sort_values(["dataset", "accuracy"], ascending=[True, False], kind="stable", ignore_index=True)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.to_frame())
+
+
+def _row(result: RunResult) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in IN_FRAME}
 
 
 def tested_digest(digests: Mapping[str, str], folds: int) -> str:
@@ -221,15 +256,15 @@ def find_run(name: str, folder: Path) -> Path:
     raise UsageError(f"{name}: no such run; {suggestion(known[0] if close else name, known)}")
 
 
-def load_runs(folder: Path) -> tuple[dict[Path, RunResult], list[tuple[Path, str]]]:
-    """All runs below `folder` by directory, and the skipped directories, each with the reason.
+def load_runs(folder: Path | str) -> LoadedRuns:
+    """All runs below a folder, as a pair of `runs` and `skipped`.
 
     Raises:
         UsageError: no run can be used.
     """
     runs: dict[Path, RunResult] = {}
     skipped = []
-    for run_dir in sorted(folder.glob("*/*")):
+    for run_dir in sorted(Path(folder).glob("*/*")):
         # A hidden directory is being written, or a killed process left it.
         hidden = run_dir.name.startswith(".") or run_dir.parent.name.startswith(".")
         if hidden or not run_dir.is_dir():
@@ -241,4 +276,4 @@ def load_runs(folder: Path) -> tuple[dict[Path, RunResult], list[tuple[Path, str
             logger.warning("skipped: %s", error)
     if not runs:
         raise UsageError(f"no runs in {folder}; make some with python -m classify")
-    return runs, skipped
+    return LoadedRuns(runs, skipped)

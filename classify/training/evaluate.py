@@ -15,8 +15,10 @@ from classify.large import blocks_of
 from classify.statistics import Metrics, metrics
 from featurize.cache import FeatureRows, Features
 from featurize.core.errors import HeadError
+from featurize.core.tables import ShownAsTable
 
 if TYPE_CHECKING:
+    import pandas as pd
     from distributed import Client
 
 logger = logging.getLogger("frozenbench")
@@ -51,7 +53,7 @@ class FittedHead:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(ShownAsTable):
     """The predictions of a fitted head on a test split, and their metrics.
 
     Attributes:
@@ -65,6 +67,13 @@ class Evaluation:
     probabilities: np.ndarray
     metrics: Metrics
     predict_ms_per_image: float
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row: the metrics that are numbers, and the time of the prediction."""
+        import pandas as pd
+
+        numbers = {name: value for name, value in vars(self.metrics).items() if isinstance(value, float)}
+        return pd.DataFrame([{**numbers, "predict_ms_per_image": self.predict_ms_per_image}])
 
 
 def fit_and_evaluate(name: str, train: Features, test: Features, *, seed: int = 0, jobs: int = 1) -> Evaluation:

@@ -4,12 +4,16 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from featurize.cache.spec import ExtractionSpec
 from featurize.core.errors import UsageError, suggestion
+from featurize.core.tables import ShownAsTable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class CacheInfo:
+class CacheInfo(ShownAsTable):
     """The description of a cache, without its features.
 
     `skipped` lists the image files that could not be read, each with the reason; `digests` are those of
@@ -114,6 +118,38 @@ class CacheInfo:
             mirrored.append(cells.ravel())
         new_order = np.concatenate(mirrored)
         return new_order if (new_order != order).any() else None
+
+    def facts(self) -> dict[str, str]:
+        """The description in words: what `python -m featurize info` prints, without the skipped images."""
+        spec = self.spec
+        weights = f" ({self.weights} weights)" if spec.weights_digest else ""
+        facts = {
+            "cache": str(self.path),
+            "images": f"{self.dataset}: " + ", ".join(f"{rows:,} {name}" for name, rows in self.rows.items()),
+            "backbone": f"{spec.backbone}{weights}, {spec.image_size} x {spec.image_size} px",
+            "layers": ", ".join(f"{each.name} (columns {each.start} to {each.stop - 1})" for each in self.layers),
+            "vector": f"{self.dim:,} x {spec.dtype}, pool {spec.pool}" + (", mirror-averaged" if spec.flip else ""),
+            "engine": f"{spec.engine} {spec.engine_version}: {self.engine_choice}",
+            "time": f"{self.seconds:.1f} s, {self.images_per_second:,.0f} images/s on {self.device}",
+            "fingerprint": spec.fingerprint,
+        }
+        if self.folds:
+            facts["images"] += f" (together, in {self.folds} folds)"
+        if not spec.engine:
+            del facts["engine"]
+        if self.shards:
+            facts["features in"] = str(self.shards)
+        return facts
+
+    def to_frame(self) -> "pd.DataFrame":
+        """The facts and the number of skipped images, one a row, in the column `value`."""
+        import pandas as pd
+
+        facts = self.facts()
+        for split, files in self.skipped.items():
+            if files:
+                facts[f"skipped, {split}"] = f"{len(files):,} images that could not be read"
+        return pd.DataFrame({"value": facts})
 
     def as_json(self) -> dict[str, Any]:
         """The facts that `--json` prints."""

@@ -4,6 +4,7 @@ import pytest
 from tiny_runs import PIXELS, RUNS, make_result, write_runs
 
 from analysis.frame import COLUMNS, comparison, epoch_near_end, headline, training_cost, with_groups
+from classify import load_runs
 from featurize.core.errors import DataError
 
 
@@ -13,6 +14,14 @@ def test_comparison_is_ordered_best_first() -> None:
     assert list(table["accuracy"]) == [0.715, 0.69, 0.357]
     assert list(table["run_dir"]) == ["runs/b/logreg-1", "runs/b/svm-1", "runs/a/logreg-2"]
     assert list(table["backbone"]) == ["vgg16", "vgg16", "pixels"]
+
+
+def test_loaded_runs_need_not_be_taken_apart(tmp_path: Path) -> None:
+    written = write_runs(tmp_path, RUNS)
+    loaded = load_runs(tmp_path / "runs")
+    assert set(loaded.runs) == set(written)
+    assert comparison(loaded).equals(comparison(loaded.runs))
+    assert len(comparison(loaded)) == 3
 
 
 def test_kinds() -> None:

@@ -59,6 +59,22 @@ def test_damaged_runs_are_skipped(tmp_path: Path, text: str) -> None:
     assert all("result.json cannot be used" in reason for _, reason in skipped)
 
 
+def test_loaded_runs_are_a_table(tmp_path: Path) -> None:
+    write_run(tmp_path / "tiny" / "worse-1", make_result(accuracy=0.5), PREDICTIONS)
+    write_run(tmp_path / "tiny" / "better-1", make_result(model="<svm>", converged=None), PREDICTIONS)
+    loaded = load_runs(str(tmp_path))
+    table = loaded.to_frame()
+    assert table["run"].tolist() == ["better-1", "worse-1"]
+    assert table["accuracy"].tolist() == [0.715, 0.5]
+    shown = loaded._repr_html_()
+    assert shown.count("<tr") == 3
+    assert "<td>0.500</td>" in shown
+    assert "<td>&lt;svm&gt;</td>" in shown
+    [result] = [result for path, result in loaded.runs.items() if path.name == "worse-1"]
+    assert result.to_frame().loc[0, "train_rows"] == 2000
+    assert "<td>0.500</td>" in result._repr_html_()
+
+
 def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
     run_dir = tmp_path / "tiny" / "old-1"
     write_run(run_dir, make_result(schema_version=4), PREDICTIONS)

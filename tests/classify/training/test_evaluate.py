@@ -36,6 +36,10 @@ def test_an_evaluation(splits: tuple[Features, Features]) -> None:
     assert result.probabilities.dtype == np.float32
     np.testing.assert_array_equal(result.probabilities.argmax(axis=1), result.predicted)
     assert result.predict_ms_per_image > 0
+    [row] = result.to_frame().to_dict("records")
+    assert row["accuracy"] == result.metrics.accuracy
+    assert {"accuracy_low", "macro_f1", "log_loss", "ece", "predict_ms_per_image"} <= set(row)
+    assert f"<td>{result.metrics.accuracy:.3f}</td>" in result._repr_html_()
 
 
 def test_a_solver_that_stops_too_early_is_shown(

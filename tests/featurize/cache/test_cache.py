@@ -37,6 +37,16 @@ def test_round_trip(cache: Path) -> None:
         assert features.fingerprint == info.spec.fingerprint
 
 
+def test_the_description_is_a_table(cache: Path) -> None:
+    info = dataclasses.replace(read_info(cache), skipped={"train": [("a.png", "empty")], "test": []})
+    values = info.to_frame()["value"]
+    assert values["images"] == "tiny: 120 train, 60 test"
+    assert values["layers"] == "early (columns 0 to 9), late (columns 10 to 15)"
+    assert values["skipped, train"] == "1 images that could not be read"
+    assert "skipped, test" not in values
+    assert f"<td>{info.spec.fingerprint}</td>" in info._repr_html_()  # whole, not cut to 50 characters
+
+
 def test_other_tools_can_read_it(cache: Path) -> None:
     with h5py.File(cache) as file:
         assert sorted(file) == ["test", "train"]
