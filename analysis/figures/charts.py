@@ -1,10 +1,11 @@
 """Charts of runs: each function draws on the Axes it is given and returns them.
 
 `rows` are rows of `analysis.frame.comparison` of one test set; `runs` are results by their name in the legend.
-`looks` come from `style.looks_of` all rows of the test set, so that features have one colour in all figures.
+`looks` come from `style.looks_of` all rows of the test set, so that features have one colour in all figures: by the
+name of the features, or for runs by their name in the legend.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,36 +14,36 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from analysis.figures import style
+from analysis.figures import names, style
+from analysis.figures.style import Chance, Looks
 from analysis.frame import epoch_near_end, training_cost
 from classify.runs import RunResult
 
-RECALL_LINES = 24
+RECALL_LINES = 20
+LABEL_INCHES = 2.4
+HEAD_INCHES = 1.5
+NEAR_END_MARK = "90% of the final training accuracy"
 INTERVAL = ["accuracy", "accuracy_low", "accuracy_high"]
+Dots = list[tuple[int, Sequence[float], str]]
+"""The dots of a series: the number of the line from below, (value, low, high) as shares, and the head."""
 
 
-Dots = list[tuple[str, Sequence[float], str]]
-"""The dots of a series: the line, (value, low, high) as shares, and the head, whose marker is drawn."""
-
-
-def accuracy(rows: pd.DataFrame, ax: Axes, looks: Mapping[str, Any] | None = None, chance: float | None = None) -> Axes:
-    """Accuracy with its 95% interval: a line and marker per head, a colour per kind of features; and chance, 0..1."""
+def accuracy(rows: pd.DataFrame, ax: Axes, looks: Looks | None = None, chance: Chance | None = None) -> Axes:
+    """Accuracy with its 95% interval: a line and marker per head, a colour and fill per kind of features."""
     heads = list(rows.groupby("model")["accuracy"].max().sort_values().index)
     looks = looks or style.looks_of(rows)
     series: dict[str, Dots] = {}
     for name, own in rows.groupby(style.series_of(rows), observed=True):
-        series[str(name)] = list(zip(own["model"], own[INTERVAL].to_numpy(float), own["model"], strict=True))
-    handles = _dot_plot(ax, heads, series, looks)
-    if chance is not None:
-        handles.append(style.draw_chance(ax, chance, upright=True))
+        lines = [heads.index(model) for model in own["model"]]
+        series[str(name)] = list(zip(lines, own[INTERVAL].to_numpy(float), own["model"], strict=True))
+    handles = _dot_plot(ax, names.fitted(heads, LABEL_INCHES), series, looks)
+    handles += style.draw_chance(ax, chance, upright=True)
     ax.set_xlabel("accuracy on the test images, % (with 95% interval)")
     style.legend_above(ax, "features", handles)
     return ax
 
 
-def recall(
-    runs: Mapping[str, RunResult], ax: Axes, looks: Mapping[str, Any] | None = None, most: int = RECALL_LINES
-) -> list[str]:
+def recall(runs: Mapping[str, RunResult], ax: Axes, looks: Looks | None = None, most: int = RECALL_LINES) -> list[str]:
     """Recall with its 95% interval: a line per class, the highest on top, a colour and marker per run.
 
     Args:
@@ -50,38 +51,39 @@ def recall(
         ax: where to draw.
         looks: by the names of the runs; None for colours in order.
         most: with more classes than this, three quarters of so many lines show the lowest recalls, the rest the
-            highest ones.
+            highest ones, and a line between them says how many are left out.
 
     Returns:
         The names of the classes that are not shown.
     """
-    looks = looks or dict(zip(runs, ({"color": colour} for colour in style.colours(len(runs))), strict=True))
-    series: dict[str, Dots] = {}
-    for label, run in runs.items():
-        series[label] = [(name, interval, run.model) for name, interval in run.recall.items() if interval]
-    values = pd.DataFrame({label: {name: interval[0] for name, interval, _ in own} for label, own in series.items()})
-    classes = list(values.mean(axis=1).sort_values(kind="stable").index)
+    values = {label: {name: box for name, box in run.recall.items() if box} for label, run in runs.items()}
+    means = pd.DataFrame({label: {name: own[name][0] for name in own} for label, own in values.items()}).mean(axis=1)
+    classes = list(means.sort_values(kind="stable").index)
+    all_names = list(next(iter(runs.values())).recall)
+    text_of = dict(zip(all_names, names.fitted(all_names, LABEL_INCHES, word="class"), strict=True))
+    lines = {name: number for number, name in enumerate(classes)}
+    texts = [text_of[name] for name in classes]
     left_out = []
     if len(classes) > most:
-        lowest = 3 * most // 4
-        left_out = classes[lowest : lowest - most]
-        classes = [*classes[:lowest], *classes[lowest - most :]]
-    shown = {label: [dot for dot in own if dot[0] in classes] for label, own in series.items()}
-    handles = _dot_plot(ax, classes, shown, looks)
-    all_names = list(next(iter(runs.values())).recall)
-    short = dict(zip(all_names, style.shown_names(all_names), strict=True))
-    ax.set_yticks(range(len(classes)), [short[name] for name in classes])
+        lowest, highest = classes[: 3 * most // 4], classes[3 * most // 4 - most :]
+        left_out = classes[len(lowest) : -len(highest)]
+        lines = {name: number for number, name in enumerate([*lowest, None, *highest]) if name is not None}
+        texts = [*(text_of[name] for name in lowest), f"({len(left_out):,} more)", *(text_of[name] for name in highest)]
+    series: dict[str, Dots] = {}
+    for label, own in values.items():
+        series[label] = [(lines[name], box, runs[label].model) for name, box in own.items() if name in lines]
+    handles = _dot_plot(ax, texts, series, looks or _colours_in_order(runs))
     ax.set_xlabel("recall: correct among the images of the class, % (with 95% interval)")
     style.legend_above(ax, None, handles)
     return left_out
 
 
-def _dot_plot(ax: Axes, lines: Sequence[str], series: Mapping[str, Dots], looks: Mapping[str, Any]) -> list[Line2D]:
+def _dot_plot(ax: Axes, lines: Sequence[str], series: Mapping[str, Dots], looks: Looks) -> list[Line2D]:
     """Values with their intervals along x, in percent; every second line is shaded. Returns what the legend shows.
 
     Args:
         ax: where to draw.
-        lines: the names up the y axis.
+        lines: the texts up the y axis.
         series: the dots by the name in the legend.
         looks: colour, and fill style if there is one, by the name in the legend.
     """
@@ -89,11 +91,11 @@ def _dot_plot(ax: Axes, lines: Sequence[str], series: Mapping[str, Dots], looks:
     for number, (label, dots) in enumerate(series.items()):
         shift = 0.6 * ((number + 0.5) / len(series) - 0.5)  # the series stand below one another in each line
         colour, fill = looks[label]["color"], looks[label].get("fillstyle", "full")
-        look = {"color": colour, "fillstyle": fill, "markerfacecoloralt": "white", "linestyle": "none"}
+        look = {"color": colour, "fillstyle": fill, "linestyle": "none", **style.HALF_WHITE}
         heads = dict.fromkeys(model for _, _, model in dots)
         for head in heads:
             own = [(line, interval) for line, interval, model in dots if model == head]
-            heights = [lines.index(line) - shift for line, _ in own]
+            heights = [line - shift for line, _ in own]
             value, low, high = 100 * np.array([interval for _, interval in own]).T
             # A bootstrap interval may lie beside its value; error bars cannot have a negative length.
             lengths = np.maximum([value - low, high - value], 0)
@@ -110,31 +112,44 @@ def _dot_plot(ax: Axes, lines: Sequence[str], series: Mapping[str, Dots], looks:
     return handles
 
 
-def reliability(runs: Mapping[str, RunResult], ax: Axes) -> Axes:
-    """Accuracy against confidence in bins of equally many images; calibrated probabilities lie on the diagonal."""
+def _colours_in_order(labels: Iterable[str]) -> Looks:
+    """Looks of series that have no features in common with another figure."""
+    return {
+        label: {"color": colour, "linestyle": style.line_style(number)}
+        for number, (label, colour) in enumerate(zip(labels, style.colours(len(list(labels))), strict=True))
+    }
+
+
+def reliability(
+    runs: Mapping[str, RunResult], ax: Axes, looks: Looks | None = None, chance: Chance | None = None
+) -> Axes:
+    """Accuracy against confidence in bins of equally many images; calibrated probabilities lie on the diagonal.
+
+    Heads on the same features have shades of one colour.
+    """
     ax.plot([0, 100], [0, 100], color="0.5", linewidth=1, label="confidence = accuracy")
-    colours = style.colours(len(runs))
-    for number, (label, run) in enumerate(runs.items()):
+    looks = looks or _colours_in_order(runs)
+    labels = names.fitted(list(runs), HEAD_INCHES)
+    for label, run, look in zip(labels, runs.values(), style.apart([looks[name] for name in runs]), strict=True):
         ax.plot(
             [100 * part["confidence"] for part in run.reliability],
             [100 * part["accuracy"] for part in run.reliability],
-            color=colours[number],
+            color=look["color"],
             marker=style.marker_of(run.model),
-            linestyle=style.line_style(number),
-            label=f"{label} (ECE {100 * run.ece:.1f}%)",
+            linestyle=look["linestyle"],
+            label=f"{label} (ECE {style.percent(run.ece, run.test_rows)})",
         )
+    style.draw_chance(ax, chance)
     ax.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
     ax.set_xlabel("confidence: probability of the predicted class, %")
     ax.set_ylabel("accuracy, %")
     ax.grid(alpha=0.3)
-    style.legend_above(ax)
+    style.legend_above(ax, columns=2)
     return ax
 
 
-def learning_curves(
-    curves: pd.DataFrame, ax: Axes, looks: Mapping[str, Any] | None = None, chance: float | None = None
-) -> Axes:
-    """Accuracy against the number of training images, with bands; and chance, 0..1.
+def learning_curves(curves: pd.DataFrame, ax: Axes, looks: Looks | None = None, chance: Chance | None = None) -> Axes:
+    """Accuracy against the number of training images, with bands.
 
     A colour and line style stands for the features, a marker for the head. `curves` come from
     `analysis.findings.learning_curves`.
@@ -158,8 +173,7 @@ def learning_curves(
     ax.set_xlabel("training images")
     ax.set_ylabel("accuracy on the test images, %")
     ax.grid(alpha=0.3)
-    more = [] if chance is None else [style.draw_chance(ax, chance, upright=False)]
-    style.draw_two_legends(ax, looks, markers, "linestyle", *more)
+    style.draw_two_legends(ax, looks, markers, "linestyle", *style.draw_chance(ax, chance))
     return ax
 
 
@@ -172,7 +186,7 @@ def pareto(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.logical_not((as_good & better).any(axis=1))
 
 
-def cost(rows: pd.DataFrame, ax: Axes, looks: Mapping[str, Any] | None = None) -> Axes:
+def cost(rows: pd.DataFrame, ax: Axes, looks: Looks | None = None, chance: Chance | None = None) -> Axes:
     """Accuracy against `training_cost`; a line joins the Pareto front."""
     own = style.looks_of(rows)
     looks, markers = {name: (looks or own)[name] for name in own}, style.markers_of(rows)
@@ -192,17 +206,16 @@ def cost(rows: pd.DataFrame, ax: Axes, looks: Mapping[str, Any] | None = None) -
             color=looks[name]["color"],
             fillstyle=looks[name]["fillstyle"],
             marker=markers[model],
-            markerfacecoloralt="white",
-            markersize=7,
             elinewidth=1,
             linestyle="none",
             label=f"{model} on {name}",
+            **style.HALF_WHITE,
         )
     style.use_log_axis(ax)
     ax.set_xlabel("seconds to fit, and to extract the training images' features")
     ax.set_ylabel("accuracy on the test images, %")
     ax.grid(alpha=0.3)
-    style.draw_two_legends(ax, looks, markers, "fillstyle", line)
+    style.draw_two_legends(ax, looks, markers, "fillstyle", line, *style.draw_chance(ax, chance))
     return ax
 
 
@@ -211,26 +224,27 @@ def convergence(
     loss_ax: Axes,
     accuracy_ax: Axes,
     *,
-    looks: Mapping[str, Any] | None = None,
+    looks: Looks | None = None,
+    chance: Chance | None = None,
 ) -> tuple[Axes, Axes]:
-    """Loss and accuracy by epoch, with a mark at 90% of the final training accuracy.
+    """Loss and accuracy by epoch, with a mark, the head's, at 90% of the final training accuracy.
 
     Args:
-        histories: `RunResult.history` by the run's name in the legend, which stands above both Axes.
+        histories: `RunResult.history` by the run's name in the legend, which stands below both Axes.
         loss_ax: for the loss on the training rows.
         accuracy_ax: for the accuracy on the training rows, and on validation rows if it was measured.
-        looks: by the names of the runs; None for colours in order.
+        looks: by the names of the runs, with the head's marker; None for colours in order.
+        chance: for a line among the accuracies.
     """
     validated = False
-    colours = style.colours(len(histories))
-    for number, (label, history) in enumerate(histories.items()):
-        colour = looks[label]["color"] if looks else colours[number]
-        look: dict[str, Any] = {"color": colour, "linestyle": style.line_style(number)}
-        epochs = np.arange(1, len(history["loss"]) + 1)
-        loss_ax.plot(epochs, history["loss"], linewidth=2, label=label, **look)
-        percent = 100 * np.asarray(history["accuracy"])
+    looks = looks or _colours_in_order(histories)
+    for (label, history), own in zip(histories.items(), style.apart([looks[name] for name in histories]), strict=True):
+        look: dict[str, Any] = {"color": own["color"], "linestyle": own["linestyle"]}
         near_end = epoch_near_end(history["accuracy"]) - 1  # as an index
-        accuracy_ax.plot(epochs, percent, linewidth=2, marker="o", markevery=[near_end], markersize=8, **look)
+        mark: dict[str, Any] = {"marker": own.get("marker", "o"), "markevery": [near_end], "markersize": 8}
+        epochs = np.arange(1, len(history["loss"]) + 1)
+        loss_ax.plot(epochs, history["loss"], linewidth=2, label=label, **look, **mark)
+        accuracy_ax.plot(epochs, 100 * np.asarray(history["accuracy"]), linewidth=2, **look, **mark)
         validation = history.get("validation_accuracy")  # empty if there were too few images to hold some out
         if validation:
             validated = True
@@ -241,11 +255,11 @@ def convergence(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
     loss_ax.set_ylim(bottom=0)
-    _legend_of_two_columns(loss_ax, validated=validated)
+    _legend_of_two_columns(loss_ax, style.draw_chance(accuracy_ax, chance), validated=validated)
     return loss_ax, accuracy_ax
 
 
-def _legend_of_two_columns(loss_ax: Axes, *, validated: bool) -> None:
+def _legend_of_two_columns(loss_ax: Axes, chance: Sequence[Line2D], *, validated: bool) -> None:
     """The runs in one column, the meaning of line widths and marks in the other.
 
     The legend belongs to the figure: in one of the Axes, long names would take their width from it.
@@ -253,13 +267,12 @@ def _legend_of_two_columns(loss_ax: Axes, *, validated: bool) -> None:
     meanings = [Line2D([], [], color="0.3", linewidth=2, label="training images")]
     if validated:
         meanings.append(Line2D([], [], color="0.3", linewidth=0.9, label="validation images"))
-    mark = Line2D(
-        [], [], color="0.3", linestyle="", marker="o", markersize=8, label="90% of the final training accuracy"
-    )
-    meanings.append(mark)
+    mark = Line2D([], [], color="0.3", linestyle="", marker="o", markersize=8, label=NEAR_END_MARK)
+    meanings += [mark, *chance]
     runs = loss_ax.get_lines()
     height = max(len(runs), len(meanings))
     # matplotlib fills columns of equal height, so the shorter one gets empty lines.
     empty = Line2D([], [], linestyle="", label=" ")
     handles = [*runs, *[empty] * (height - len(runs)), *meanings, *[empty] * (height - len(meanings))]
-    loss_ax.figure.legend(handles=handles, loc="outside upper center", ncols=2)
+    legend = loss_ax.figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    style.fit_legend(legend, 0.5 * style.figure_width(loss_ax))

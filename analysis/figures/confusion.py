@@ -1,6 +1,7 @@
 """Confusion matrices: which classes are taken for which."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 
-from analysis.figures import style
+from analysis.figures import names, style
 from classify.statistics import confusion_counts
 
 NAMED_PAIRS = 3
-WORST_PAIRS = 20
+NAME_INCHES = 1.6
+WORST_PAIRS = 15
+PAIR_INCHES, PAIR_SIZE = 2.2, 9.0
 
 
 def counts_of(predictions: pd.DataFrame, classes: int) -> np.ndarray:
@@ -50,73 +53,109 @@ def class_order(confusions: Sequence[np.ndarray]) -> list[int]:
 
 def most_confused(counts: np.ndarray, class_names: Sequence[str], n: int) -> list[tuple[str, str, int]]:
     """The n most frequent mistakes, most frequent first: true class, predicted class, number of rows."""
-    mistakes = counts.copy()
-    np.fill_diagonal(mistakes, 0)
-    found = []
-    for index in np.argsort(-mistakes, axis=None, kind="stable")[:n]:
-        true, predicted = divmod(int(index), len(class_names))
-        if mistakes[true, predicted]:
-            found.append((class_names[true], class_names[predicted], int(mistakes[true, predicted])))
-    return found
+    return [
+        (class_names[true], class_names[predicted], int(counts[true, predicted]))
+        for true, predicted in _most_frequent(counts, n)
+    ]
 
 
-def worst_pairs(counts: np.ndarray, class_names: Sequence[str], ax: Axes, most: int = WORST_PAIRS) -> Axes:
-    """The classes that are most often taken for another one, as bars: for many classes, whose matrix cannot be read.
+def confusion(
+    counts: np.ndarray,
+    class_names: Sequence[str],
+    ax: Axes,
+    order: Sequence[int] | None = None,
+    *,
+    named: bool = True,
+    scale: bool = True,
+) -> Axes:
+    """Confusion matrix in percent of each true class; the most frequent mistakes are framed and named.
+
+    Colours follow the square root of the share, which makes mistakes visible.
+
+    Args:
+        counts: int (K, K), from `counts_of`.
+        class_names: K names; for more than `style.MANY_CLASSES`, `worst_pairs` is easier to read.
+        ax: where to draw.
+        order: of the classes, from `class_order`; without it, they are ordered by number.
+        named: whether the true classes are named; beside another matrix in the same order they need not be.
+        scale: whether the scale of colours stands at the right.
+    """
+    order = list(range(len(class_names))) if order is None else list(order)
+    texts = names.fitted(class_names, NAME_INCHES, word="class")
+    shown = [texts[k] for k in order]
+    sns.heatmap(
+        _percent_of_rows(counts)[np.ix_(order, order)],
+        ax=ax,
+        cmap="Blues",
+        norm=PowerNorm(0.5, 0, 100),
+        annot=np.array([_cells(counts[k])[order] for k in order]),
+        annot_kws={"fontsize": 8},
+        fmt="",
+        square=True,
+        linewidths=0.5,
+        xticklabels=shown,
+        yticklabels=shown if named else False,
+        cbar=scale,
+        cbar_kws={"label": "% of the true class", "shrink": 0.8, "ticks": [0, 5, 20, 50, 100]},
+    )
+    mistakes = _most_frequent(counts, NAMED_PAIRS)
+    for true, predicted in mistakes:
+        corner = (order.index(predicted), order.index(true))
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.5))
+    pairs = [f"{texts[true]} as {texts[predicted]} ({counts[true, predicted]:,})" for true, predicted in mistakes]
+    ax.set_xlabel("\n".join(["predicted", *(["most frequent mistakes:"] if pairs else []), *pairs]), fontsize=9)
+    ax.set_ylabel("true" if named else "")
+    for label in ax.get_xticklabels():
+        label.set(rotation=45, rotation_mode="anchor", ha="right", va="center")
+    ax.tick_params(axis="y", rotation=0)
+    return ax
+
+
+def worst_pairs(
+    counts: np.ndarray, class_names: Sequence[str], ax: Axes, colour: Any = "C0", most: int = WORST_PAIRS
+) -> Axes:
+    """The most frequent mistakes of many classes, the most frequent on top: a bar for the share of the true class.
 
     Args:
         counts: int (K, K), from `counts_of`.
         class_names: K names.
-        ax: where to draw.
+        ax: where to draw; 0.38 inches for each bar suit it.
+        colour: of the bars.
         most: number of bars.
     """
-    names = style.shown_names(class_names)
-    worst = most_confused(counts, names, most)[::-1]
-    sizes = counts.sum(axis=1)
-    shares = [100 * rows / sizes[names.index(true)] for true, _, rows in worst]
-    bars = ax.barh(range(len(worst)), shares, color=style.colours(1)[0])
-    ax.bar_label(bars, [f" {rows:,}" for _, _, rows in worst], fontsize=8)
-    ax.set_yticks(range(len(worst)), [f"{true} taken for {predicted}" for true, predicted, _ in worst], fontsize=8)
-    ax.set_xlabel("% of the true class (and number of images)")
+    texts = names.fitted(class_names, PAIR_INCHES, PAIR_SIZE, word="class")
+    shown = _most_frequent(counts, most)
+    percent = [_percent_of_rows(counts)[pair] for pair in shown]
+    heights = range(len(shown))
+    ax.barh(heights, percent, color=colour, height=0.7)
+    for height, (true, predicted), length in zip(heights, shown, percent, strict=True):
+        rows, own = counts[true].sum(), counts[true, predicted]
+        text = f" {style.percent(own / rows, rows)} ({own:,} of {rows:,})"
+        ax.text(length, height, text, va="center", fontsize=PAIR_SIZE)
+    labels = [f"{texts[true]}\ntaken for {texts[predicted]}" for true, predicted in shown]
+    ax.set_yticks(heights, labels, fontsize=PAIR_SIZE)
+    ax.tick_params(axis="y", length=0)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.4 * max(percent, default=100))  # room for the texts behind the bars
+    if not shown:
+        ax.text(0.5, 0.5, "no mistakes", transform=ax.transAxes, ha="center")
+    ax.set_xlabel("% of the true class")
     ax.grid(axis="x", alpha=0.3)
-    ax.margins(x=0.12)
     return ax
 
 
-def confusion(counts: np.ndarray, class_names: Sequence[str], ax: Axes, order: Sequence[int] | None = None) -> Axes:
-    """Confusion matrix in percent of each true class; the most frequent mistakes are framed and named.
+def _most_frequent(counts: np.ndarray, n: int) -> list[tuple[int, int]]:
+    """The n most frequent mistakes, most frequent first: true and predicted class."""
+    mistakes = counts.copy()
+    np.fill_diagonal(mistakes, 0)
+    pairs = [divmod(int(index), len(counts)) for index in np.argsort(-mistakes, axis=None, kind="stable")[:n]]
+    return [pair for pair in pairs if mistakes[pair]]
 
-    Shares below half a percent have no number. Colours follow the square root of the share, which makes mistakes
-    visible. `order` comes from `class_order`; without it, classes are ordered by number.
-    """
-    order = list(range(len(class_names))) if order is None else list(order)
-    class_names = style.shown_names(class_names)
-    names = [class_names[k] for k in order]
-    shares = _percent_of_rows(counts)[np.ix_(order, order)]
-    few = len(names) <= style.MANY_CLASSES
-    sns.heatmap(
-        shares,
-        ax=ax,
-        cmap="Blues",
-        norm=PowerNorm(0.5, 0, 100),
-        annot=np.where(shares < 0.5, "", np.char.mod("%.0f", shares)) if few else False,
-        fmt="",
-        square=True,
-        linewidths=0.5 if few else 0,
-        xticklabels=names,
-        yticklabels=names,
-        cbar_kws={"label": "% of the true class", "shrink": 0.8, "ticks": [0, 5, 20, 50, 100]},
-    )
-    named = most_confused(counts, class_names, NAMED_PAIRS)
-    for true, predicted, _ in named:
-        corner = (names.index(predicted), names.index(true))
-        ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=1.5))
-    pairs = "; ".join(f"{true} as {predicted} ({rows:,})" for true, predicted, rows in named)
-    ax.set_xlabel(f"predicted\nmost frequent mistakes: {pairs}" if named else "predicted")
-    ax.set_ylabel("true")
-    for label in ax.get_xticklabels():
-        label.set(rotation=45 if few else 90, rotation_mode="anchor", ha="right", va="center")
-    ax.tick_params(axis="y", rotation=0)
-    return ax
+
+def _cells(row: np.ndarray) -> np.ndarray:
+    """A row of counts (K,) as percentages without their sign; shares below half a percent are empty."""
+    images = row.sum()
+    return np.array(["" if 200 * own < images or not own else style.percent(own / images, images)[:-1] for own in row])
 
 
 def _percent_of_rows(counts: np.ndarray) -> np.ndarray:

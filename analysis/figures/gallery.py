@@ -7,15 +7,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from analysis.figures import style
+from analysis.figures import names, style
 
 IMAGES_PER_ROW = 6
+CAPTION_SIZE = 8.0
+CAPTION_INCHES = 1.2
+NEIGHBOUR_INCHES = 1.0
+NAME_ON_MAP_INCHES = 1.5
 
 
 def mistakes(images: np.ndarray, captions: Sequence[str], drawn: Figure) -> list[Axes]:
-    """A grid of images (n, height, width, 3) with a caption of one or two lines below each, six in a row.
+    """A grid of images (n, height, width, 3) with a caption of up to three lines below each, six in a row.
 
-    It fills an empty figure; 1.35 inches for each column and 1.6 for each row suit it.
+    It fills an empty figure; 1.35 inches for each column and 1.75 for each row suit it. A line of a caption has room
+    for `CAPTION_INCHES` of letters of `CAPTION_SIZE` points.
     """
     rows = -(-len(images) // IMAGES_PER_ROW)
     grid = drawn.subplots(rows, min(IMAGES_PER_ROW, len(images)), squeeze=False).ravel()
@@ -45,22 +50,25 @@ def neighbours(
         drawn: an empty figure; an inch for each column and 1.2 for each row suit it.
     """
     same, other = style.colours(2)
+    texts = names.fitted(class_names, NEIGHBOUR_INCHES, CAPTION_SIZE, word="class")
     axes = drawn.subplots(len(images), nearest.shape[1] + 1, squeeze=False)
     for row, image, label, found, found_labels in zip(axes, images, labels, nearest, nearest_labels, strict=True):
-        _show(row[0], image, class_names[label]).xaxis.label.set_fontweight("bold")
+        _show(row[0], image, texts[label]).xaxis.label.set_fontweight("bold")
         for ax, neighbour, found_label in zip(row[1:], found, found_labels, strict=True):
-            _show(ax, neighbour, class_names[found_label])
+            _show(ax, neighbour, texts[found_label])
             colour, line = (same, "-") if found_label == label else (other, "--")
             for spine in ax.spines.values():
                 spine.set(visible=True, color=colour, linewidth=2, linestyle=line)
-    axes[0, 0].set_title("test image", fontsize=8)
+    axes[0, 0].set_title("test image", fontsize=CAPTION_SIZE)
     for number, ax in enumerate(axes[0, 1:], 1):
-        ax.set_title("nearest" if number == 1 else f"{number}.", fontsize=8)
+        ax.set_title("nearest" if number == 1 else f"{number}.", fontsize=CAPTION_SIZE)
     return list(axes.ravel())
 
 
 def vector_map(points: np.ndarray, labels: np.ndarray, class_names: Sequence[str], ax: Axes) -> Axes:
     """A map of vectors in two dimensions, a colour and marker per class, its name at the densest spot.
+
+    Of more than `style.MANY_CLASSES` classes only the largest, as many as that, are named.
 
     Args:
         points: float (n, 2), from `analysis.figures.pictures.embedding`.
@@ -68,27 +76,32 @@ def vector_map(points: np.ndarray, labels: np.ndarray, class_names: Sequence[str
         class_names: K names.
         ax: where to draw.
     """
-    colours = style.colours(len(class_names))
-    for number, name in enumerate(class_names):
+    palette = style.colours(len(class_names))
+    texts = names.fitted(class_names, NAME_ON_MAP_INCHES, word="class")
+    sizes = np.bincount(labels, minlength=len(class_names))
+    named = np.argsort(-sizes, kind="stable")[: style.MANY_CLASSES]
+    for number, text in enumerate(texts):
         own = points[labels == number]
         if not len(own):
             continue
         x, y = own.T
-        look = {"color": colours[number], "marker": style.MARKERS[number % len(style.MARKERS)]}
-        ax.scatter(x, y, s=24, edgecolors="0.25", linewidths=0.3, label=name, **look)
-        ax.text(
-            *_densest(own),
-            name,
-            ha="center",
-            va="center",
-            fontweight="bold",
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-        )
+        look = {"color": palette[number], "marker": style.MARKERS[number % len(style.MARKERS)]}
+        ax.scatter(x, y, s=24, edgecolors="0.25", linewidths=0.3, label=text, **look)
+        if number in named:
+            ax.text(
+                *_densest(own),
+                text,
+                ha="center",
+                va="center",
+                fontweight="bold",
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+            )
     ax.set(xticks=[], yticks=[], aspect="equal")  # only neighbourhoods have a meaning
     for spine in ax.spines.values():
         spine.set_visible(False)
     if len(class_names) <= style.MANY_CLASSES:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=5, handletextpad=0, columnspacing=1.2)
+        columns = int(0.9 * style.figure_width(ax) / (max(map(names.width_of, texts)) + 0.5))
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=min(5, columns), handletextpad=0, columnspacing=1)
     return ax
 
 
@@ -107,5 +120,5 @@ def _show(ax: Axes, image: np.ndarray, caption: str) -> Axes:
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set_visible(False)
-    ax.set_xlabel(caption, fontsize=8)
+    ax.set_xlabel(caption, fontsize=CAPTION_SIZE)
     return ax

@@ -4,23 +4,23 @@ The palette suits colour-blind readers, and no figure relies on colour alone: ma
 words repeat the distinction, so that a print in black and white can be read.
 """
 
-import functools
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import pandas as pd
 import seaborn as sns
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from analysis.figures import names
 from featurize.core.files import written_whole
 
 STYLE: dict[Any, Any] = {
@@ -36,23 +36,30 @@ STYLE: dict[Any, Any] = {
     "lines.markersize": 5.5,
     "text.parse_math": False,  # a class may be called "$5"
 }
-OTHER_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "WenQuanYi Micro Hei",
-    "Microsoft YaHei",
-    "PingFang SC",
-    "Hiragino Sans",
-    "Arial Unicode MS",
-)
-"""For letters that matplotlib's own font lacks, such as Chinese ones, where these fonts are installed."""
+TITLE_SIZE = 11.5
+IMAGES_FOR_A_DECIMAL = 1000
 KINDS = ("pretrained", "random", "pixels", "scratch")
+Looks = Mapping[str, Mapping[str, Any]]
+"""By a name in the legend: color, linestyle, fillstyle, and of a run marker, as matplotlib names them."""
 MARKERS = "osD^vPX*<>"
-HEADS = ("logreg", "svm", "xgboost", "mlp", "cnn", "linear-svm", "knn", "stack", "lda", "dummy")
-"""The order of `MARKERS`: a head has the same marker in every figure."""
-LONGEST_NAME = 26  # characters of a class's name in a figure
+HEADS = {
+    "logreg": "s",
+    "svm": "^",
+    "linear-svm": ">",
+    "xgboost": "D",
+    "mlp": "v",
+    "cnn": "P",
+    "stack": "*",
+    "knn": "h",
+    "dummy": "X",
+    "lda": "p",
+}
+"""A head has the same marker in every figure. A circle stands for no head: it shows what several share."""
+OTHER_HEADS = "<8Hd"
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
+HALF_WHITE: dict[str, Any] = {"markerfacecoloralt": "white", "markersize": 7}
 FILLS = ("full", "none", "left", "bottom", "right", "top")
+SHADES = (-0.6, 0.4)
 MANY_CLASSES = 20  # above this the classes are not named one by one
 TICK_DISTANCE = 0.07  # of the width of a logarithmic axis: labels closer than this overlap
 
@@ -60,8 +67,8 @@ TICK_DISTANCE = 0.07  # of the width of a logarithmic axis: labels closer than t
 @contextmanager
 def empty_figure(width: float, height: float) -> Iterator[Figure]:
     """A figure in the house style, in inches, without a window or global state."""
-    with matplotlib.rc_context({**STYLE, "font.family": _fonts()}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the empty box in a name says so, too
+    with matplotlib.rc_context({**STYLE, "font.family": list(names.fonts())}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # `names` replaces such letters already
         yield Figure(figsize=(width, height), layout="constrained")
 
 
@@ -89,57 +96,41 @@ def colours(count: int) -> list[Any]:
 
 def marker_of(model: str) -> str:
     """The marker of a head, the same in every figure; heads that come from elsewhere share markers."""
-    known = HEADS.index(model) if model in HEADS else sum(model.encode())
-    return MARKERS[known % len(MARKERS)]
+    return HEADS.get(model) or OTHER_HEADS[sum(model.encode()) % len(OTHER_HEADS)]
 
 
-def shown_names(names: Sequence[str], longest: int = LONGEST_NAME) -> list[str]:
-    """Names of classes as figures show them: on one line, at most so many characters, and all different.
+def percent(share: float, images: int) -> str:
+    """A share (0..1) of images in percent, such as `72%`; with one decimal if there are 1,000 images or more.
 
-    A name whose letters no font has becomes `class 7`, with its number among the names.
+    The rule of all figures and captions for a share without an interval.
     """
-    characters = _drawable_characters()
-    shown = []
-    for number, name in enumerate(names):
-        text = " ".join(name.split())
-        if any(ord(character) not in characters for character in text):
-            text = f"class {number}"
-        shown.append(text if len(text) <= longest else f"{text[: longest - 1]}…")
-    repeated = {name for name, count in Counter(shown).items() if count > 1}
-    for number, text in enumerate(shown):
-        if text in repeated:
-            mark = f"… ({number})"
-            shown[number] = text[: longest - len(mark)] + mark
-    return shown
+    return f"{100 * share:.{1 if images >= IMAGES_FOR_A_DECIMAL else 0}f}%"
 
 
-@functools.cache
-def _drawable_characters() -> frozenset[int]:
-    """The characters that the fonts of the figures have, as code points."""
-    characters: set[int] = set()
-    for name in _fonts():
-        characters |= set(font_manager.get_font(font_manager.findfont(name)).get_charmap())
-    return frozenset(characters)
+def title(drawn: Figure, text: str) -> None:
+    """Say above a figure what is to be seen, in as many lines as its width takes."""
+    room = drawn.get_figwidth() - 0.3
+    lines = [""]
+    for word in names.plain(text).split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if names.width_of(longer, TITLE_SIZE) <= room else [*lines, word]
+    drawn.suptitle("\n".join(filter(None, lines)), fontsize=TITLE_SIZE)
 
 
-@functools.cache
-def _fonts() -> list[str]:
-    installed = set(font_manager.get_font_names())
-    return ["DejaVu Sans", *(name for name in OTHER_FONTS if name in installed)]
+class Chance(NamedTuple):
+    """The accuracy of always naming the most frequent class: its share (0..1) of the test images, and their number."""
+
+    share: float
+    images: int
 
 
-def draw_chance(ax: Axes, share: float, *, upright: bool) -> Line2D:
-    """A line at the accuracy, 0..1, of always naming the most frequent class.
-
-    Args:
-        ax: where to draw.
-        share: of the most frequent class.
-        upright: whether accuracy runs along x.
-    """
+def draw_chance(ax: Axes, chance: Chance | None, *, upright: bool = False) -> list[Line2D]:
+    """A line at the accuracy of chance, in percent; upright if accuracy runs along x. Empty if it is unknown."""
+    if chance is None:
+        return []
+    draw = ax.axvline if upright else ax.axhline
     look: dict[str, Any] = {"color": "0.35", "linestyle": (0, (1, 2)), "linewidth": 1.2, "zorder": 0.5}
-    line = ax.axvline(100 * share, **look) if upright else ax.axhline(100 * share, **look)
-    line.set_label(f"chance ({100 * share:.0f}%)")
-    return line
+    return [draw(100 * chance.share, label=f"chance ({percent(*chance)})", **look)]
 
 
 def line_style(number: int) -> Any:
@@ -155,13 +146,36 @@ def series_of(rows: pd.DataFrame) -> pd.Series:
     return names.astype(pd.CategoricalDtype(order))
 
 
-def looks_of(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Colour, line style and fill style for each name in `series_of`."""
-    names = series_of(rows).cat.categories
+def looks_of(rows: pd.DataFrame) -> Looks:
+    """Colour, line style and fill style for each name in `series_of`.
+
+    `rows` are all rows of a test set: with fewer, the same features would get another colour.
+    """
+    features = series_of(rows).cat.categories
     return {
         name: {"color": colour, "linestyle": line_style(number), "fillstyle": FILLS[number % len(FILLS)]}
-        for number, (name, colour) in enumerate(zip(names, colours(len(names)), strict=True))
+        for number, (name, colour) in enumerate(zip(features, colours(len(features)), strict=True))
     }
+
+
+def apart(looks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Looks of lines in one figure: those of the same colour get shades of it, and their own line styles."""
+    alike = Counter(look["color"] for look in looks)
+    seen: Counter[Any] = Counter()
+    found = []
+    for look in looks:
+        colour = look["color"]
+        found.append(dict(look))
+        if alike[colour] > 1:
+            shade = SHADES[0] + (SHADES[1] - SHADES[0]) * seen[colour] / (alike[colour] - 1)
+            found[-1] |= {"color": _shaded(colour, shade), "linestyle": line_style(seen[colour])}
+            seen[colour] += 1
+    return found
+
+
+def _shaded(colour: Sequence[float], shade: float) -> tuple[float, ...]:
+    """A colour mixed with black (at most -1) or white (up to 1)."""
+    return tuple(part * (1 + shade) if shade < 0 else part + (1 - part) * shade for part in colour)
 
 
 def markers_of(rows: pd.DataFrame) -> dict[str, str]:
@@ -169,9 +183,13 @@ def markers_of(rows: pd.DataFrame) -> dict[str, str]:
     return {model: marker_of(model) for model in sorted(set(rows["model"]))}
 
 
-def legend_above(ax: Axes, title: str | None = None, handles: Sequence[Line2D] | None = None) -> None:
-    """The legend above the Axes; of all that has a label if no handles are given."""
-    ax.legend(handles=handles, title=title, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+def legend_above(ax: Axes, title: str | None = None, handles: Sequence[Line2D] | None = None, columns: int = 1) -> None:
+    """The legend above the Axes; of all that has a label if no handles are given.
+
+    Two columns are for short names.
+    """
+    legend = ax.legend(handles=handles, title=title, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns)
+    fit_legend(legend, (0.55 if columns == 1 else 0.34) * figure_width(ax))  # no wider than Axes beside long names
 
 
 def use_log_axis(ax: Axes) -> None:
@@ -193,9 +211,7 @@ def ticks_apart(sizes: Sequence[int]) -> list[int]:
     return chosen[::-1]
 
 
-def draw_two_legends(
-    ax: Axes, looks: Mapping[str, Mapping[str, Any]], markers: Mapping[str, str], by: str, *more: Line2D
-) -> None:
+def draw_two_legends(ax: Axes, looks: Looks, markers: Mapping[str, str], by: str, *more: Line2D) -> None:
     """Two legends: the features above, and the heads by their markers to the right.
 
     Args:
@@ -205,11 +221,26 @@ def draw_two_legends(
         by: what tells features apart beside the colour, `linestyle` or `fillstyle`.
         more: further lines for the first legend.
     """
-    dot = {"marker": "o", "linestyle": "", "markerfacecoloralt": "white"} if by == "fillstyle" else {}
+    dot = {"marker": "o", "linestyle": "", **HALF_WHITE} if by == "fillstyle" else {}
     features = [
         Line2D([], [], color=look["color"], label=name, **{by: look[by], **dot}) for name, look in looks.items()
     ]
     heads = [Line2D([], [], color="0.3", marker=shape, linestyle="", label=model) for model, shape in markers.items()]
     first = ax.legend(handles=[*features, *more], loc="lower left", bbox_to_anchor=(0, 1))
+    fit_legend(first, 0.6 * figure_width(ax))
     ax.add_artist(first).set_clip_on(False)  # the layout makes no room for clipped artists
-    ax.legend(handles=heads, title="head", loc="upper left", bbox_to_anchor=(1, 1), handlelength=1)
+    second = ax.legend(handles=heads, title="head", loc="upper left", bbox_to_anchor=(1, 1), handlelength=1)
+    fit_legend(second, 0.15 * figure_width(ax))
+
+
+def fit_legend(legend: Legend, inches: float) -> None:
+    """Cut the texts of a legend to a width."""
+    texts = [text for text in legend.get_texts() if text.get_text().strip()]  # the others fill up a column
+    fits = names.fitted([text.get_text() for text in texts], inches, STYLE["legend.fontsize"])
+    for text, fit in zip(texts, fits, strict=True):
+        text.set_text(fit)
+
+
+def figure_width(ax: Axes) -> float:
+    """The width in inches of the figure that the Axes belong to."""
+    return float(ax.figure.get_figure(root=True).get_figwidth())

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures import charts, gallery, pictures, style
-from analysis.figures.confusion import class_order, confusion, worst_pairs
+from analysis.figures import charts, gallery, names, pictures, style
+from analysis.figures.confusion import NAME_INCHES, WORST_PAIRS, class_order, confusion, worst_pairs
 from analysis.findings import learning_curves, text
 from analysis.frame import headline
 from analysis.report.html import Picture, PointMap
@@ -17,31 +17,46 @@ from classify.runs import RunResult, head_name, read_predictions
 from featurize.core.errors import DataError
 
 MISTAKES = 18
-CAPTION_WIDTH = 20  # characters below a small picture
+BESIDE = 10  # classes at most of confusion matrices that stand side by side
+IN_TITLE = 3.0  # inches of a name in a title
 NEIGHBOURS = 6
 NEIGHBOUR_ROWS = 6
+CHANCE = "Chance is the accuracy of always naming the most frequent class."
 CURVES_PER_KIND = 2
 CURVES = 6
 
 
 class FigureFolder:
-    """The folder for the figures of one test set, and the files written so far."""
+    """The folder for the figures of one test set, what they share, and the files written so far.
 
-    def __init__(self, folder: Path, test_set: str, rows: pd.DataFrame | None = None, chance: float = 0.0) -> None:
+    Attributes:
+        looks: by the name of the features, see `analysis.figures.style.looks_of`.
+        runs: looks by `run_name`, with the head's marker.
+        chance: the accuracy of always naming the most frequent class.
+    """
+
+    def __init__(self, folder: Path, test_set: str, rows: pd.DataFrame, chance: float) -> None:
+        """Choose the looks.
+
+        Args:
+            folder: for the files.
+            test_set: the name of the test set, for their names.
+            rows: of `comparison`, all of the test set.
+            chance: the share of the most frequent class, 0..1.
+        """
         self.folder = folder
         self.test_set = test_set
-        self.dataset = test_set.rpartition("-")[0]
-        self.looks = {} if rows is None else style.looks_of(rows)
-        self.chance = chance
+        self.dataset = names.fitted([rows["dataset"].iloc[0]], IN_TITLE)[0]
+        self.looks = style.looks_of(rows)
+        self.runs: dict[str, Mapping[str, Any]] = {}
+        for (_, row), features in zip(rows.iterrows(), style.series_of(rows), strict=True):
+            self.runs[run_name(row)] = {**self.looks[features], "marker": style.marker_of(row["model"])}
+        self.chance = style.Chance(chance, int(rows["test_rows"].iloc[0]))
         self.written: list[Path] = []
-
-    def looks_of(self, rows: Mapping[str, pd.Series]) -> dict[str, Any]:
-        """The looks of runs by their names in a legend: those of their features."""
-        return {name: self.looks[style.series_of(pd.DataFrame([row])).iloc[0]] for name, row in rows.items()}
 
     def save(self, drawn: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
         """Save a figure as PNG and SVG with a title that names the data set, and return it for the report."""
-        drawn.suptitle(f"{title}: {self.dataset}", fontsize=11)
+        style.title(drawn, f"{self.dataset}: {title}")
         paths = style.save(drawn, self.folder / f"{name}-{self.test_set}")
         self.written += paths
         return Picture(paths[0], caption, alt)
@@ -58,17 +73,27 @@ def accuracy_text(row: pd.Series) -> str:
     return text.accuracy(row.accuracy, row.accuracy_low, row.accuracy_high)
 
 
+def class_key(class_names: Sequence[str]) -> str:
+    """A sentence on the classes that figures can only number, as no font has the letters of their names; or nothing."""
+    numbers = [number for number, name in enumerate(class_names) if not names.is_written(name)]
+    if not numbers:
+        return ""
+    if len(numbers) > style.MANY_CLASSES:
+        return " Classes with names in letters that the figures' font lacks are numbered in their order, from 0."
+    return " " + "; ".join(f"class {number}: {class_names[number]}" for number in numbers) + "."
+
+
 def accuracy_figure(shown: pd.DataFrame, folder: FigureFolder) -> Picture:
     """Accuracy of every head on every kind of features."""
-    height = 2.2 + 0.5 * shown["model"].nunique() + 0.3 * shown["features"].nunique()
+    height = 2.6 + 0.5 * shown["model"].nunique() + 0.3 * shown["features"].nunique()
     with style.figure(8, height) as (drawn, ax):
         charts.accuracy(shown, ax, folder.looks, folder.chance)
         best = shown.iloc[0]
         return folder.save(
             drawn,
             "accuracy",
-            "Accuracy of each head",
-            "Accuracy on the test images with 95% intervals, one line per head.",
+            "accuracy of each head",
+            f"Accuracy on the test images with 95% intervals, one line per head. {CHANCE}",
             f"Dot plot of accuracy; the best is {run_name(best)} with {accuracy_text(best)}.",
         )
 
@@ -76,7 +101,8 @@ def accuracy_figure(shown: pd.DataFrame, folder: FigureFolder) -> Picture:
 def curves_figures(rows: pd.DataFrame, folder: FigureFolder) -> list[Picture]:
     """Accuracy against the number of training images: the best heads on each kind of features.
 
-    Only heads that were trained on several numbers of images have a curve; empty if there are none.
+    Only heads that were trained on several numbers of images have a curve; empty if there are none, which the finding
+    says.
     """
     curves = learning_curves(rows)
     sizes = curves.groupby("approach")["train_rows"].transform("nunique")
@@ -85,14 +111,14 @@ def curves_figures(rows: pd.DataFrame, folder: FigureFolder) -> list[Picture]:
         return []
     best_first = curves.drop_duplicates("approach")
     chosen = best_first.groupby("kind", sort=False).head(CURVES_PER_KIND)["approach"].head(CURVES)
-    with style.figure(8, 5) as (drawn, ax):
+    with style.figure(8, 5.4) as (drawn, ax):
         charts.learning_curves(curves[curves["approach"].isin(chosen)], ax, folder.looks, folder.chance)
         picture = folder.save(
             drawn,
             "learning-curves",
-            "Accuracy by the number of training images",
+            "accuracy by the number of training images",
             "Accuracy against the number of training images: the two best heads on each kind of features. The bands "
-            "are 95% intervals, over seeds if there are several.",
+            f"are 95% intervals, over seeds if there are several. {CHANCE}",
             "Learning curves of " + ", ".join(chosen) + ".",
         )
     return [picture]
@@ -100,12 +126,12 @@ def curves_figures(rows: pd.DataFrame, folder: FigureFolder) -> list[Picture]:
 
 def cost_figure(shown: pd.DataFrame, folder: FigureFolder) -> Picture:
     """Accuracy against seconds."""
-    with style.figure(8, 5) as (drawn, ax):
-        charts.cost(shown, ax, folder.looks)
+    with style.figure(8, 5.4) as (drawn, ax):
+        charts.cost(shown, ax, folder.looks, folder.chance)
         return folder.save(
             drawn,
             "cost",
-            "Accuracy against time",
+            "accuracy against the time to train",
             "Accuracy against the seconds for features and fit. The line joins the runs that no cheaper run beats.",
             "Scatter plot of accuracy against training time, with the Pareto front.",
         )
@@ -114,21 +140,19 @@ def cost_figure(shown: pd.DataFrame, folder: FigureFolder) -> Picture:
 def convergence_figures(rows: pd.DataFrame, runs: Mapping[Path, RunResult], folder: FigureFolder) -> list[Picture]:
     """Loss and accuracy by epoch, with the most training images; empty if no head is trained in epochs."""
     histories = {}
-    named = {}
     for _, row in headline(rows).iterrows():
         history = runs[Path(row["run_dir"])].history
         if history:
             histories[run_name(row)] = history
-            named[run_name(row)] = row
     if not histories:
         return []
-    with style.empty_figure(9, 4.5) as drawn:
+    with style.empty_figure(9, 5) as drawn:
         loss_ax, accuracy_ax = drawn.subplots(1, 2)
-        charts.convergence(histories, loss_ax, accuracy_ax, looks=folder.looks_of(named))
+        charts.convergence(histories, loss_ax, accuracy_ax, looks=folder.runs, chance=folder.chance)
         picture = folder.save(
             drawn,
             "convergence",
-            "Training by epoch",
+            "loss and accuracy during training",
             "Loss and accuracy on the training images during training, by epoch.",
             "Training curves of " + ", ".join(histories) + ".",
         )
@@ -136,21 +160,26 @@ def convergence_figures(rows: pd.DataFrame, runs: Mapping[Path, RunResult], fold
 
 
 def confusion_figure(confusions: Mapping[str, np.ndarray], class_names: Sequence[str], folder: FigureFolder) -> Picture:
-    """The confusion matrices of some runs, by name, side by side."""
+    """The confusion matrices of some runs, by name; of many classes, the most frequent mistakes."""
     if len(class_names) > style.MANY_CLASSES:
         return _worst_pairs_figure(confusions, class_names, folder)
     order = class_order(list(confusions.values()))
-    side = 2.5 + 0.42 * len(class_names)
-    with style.empty_figure(1 + side * len(confusions), side) as drawn:
-        axes = np.ravel(drawn.subplots(1, len(confusions)))
-        for ax, (name, counts) in zip(axes, confusions.items(), strict=True):
-            confusion(counts, class_names, ax, order)
-            ax.set_title(name)
+    side = max(3, 0.38 * len(class_names))
+    room = max(map(names.width_of, names.fitted(class_names, NAME_INCHES, word="class")))
+    beside = len(class_names) <= BESIDE  # larger matrices stand one above the other: a page is not so wide
+    columns, rows = (len(confusions), 1) if beside else (1, len(confusions))
+    width, height = 1.6 + room + (side + 0.2) * columns, 0.4 + (1.8 + side + 0.7 * room) * rows
+    with style.empty_figure(width, height) as drawn:
+        axes = np.ravel(drawn.subplots(rows, columns))
+        for number, (ax, (name, counts)) in enumerate(zip(axes, confusions.items(), strict=True), 1):
+            named, scale = (number == 1, number == columns) if beside else (True, True)
+            confusion(counts, class_names, ax, order, named=named, scale=scale)
+            ax.set_title(*names.fitted([name], side), fontsize=10)
         return folder.save(
             drawn,
             "confusion",
-            "Which classes are taken for which",
-            "Predictions in percent of each true class. Similar classes stand side by side.",
+            "which classes are taken for which",
+            f"Predictions in percent of each true class. Similar classes stand side by side.{class_key(class_names)}",
             "Confusion matrices of " + " and ".join(confusions) + ".",
         )
 
@@ -158,46 +187,54 @@ def confusion_figure(confusions: Mapping[str, np.ndarray], class_names: Sequence
 def _worst_pairs_figure(
     confusions: Mapping[str, np.ndarray], class_names: Sequence[str], folder: FigureFolder
 ) -> Picture:
-    """The most frequent mistakes of some runs: a matrix of so many classes cannot be read."""
-    with style.empty_figure(7 * len(confusions), 6.5) as drawn:
-        axes = np.ravel(drawn.subplots(1, len(confusions)))
+    """The most frequent mistakes of some runs, one above the other: a matrix of so many classes cannot be read."""
+    with style.empty_figure(8, 0.6 + (1 + 0.38 * WORST_PAIRS) * len(confusions)) as drawn:
+        axes = np.ravel(drawn.subplots(len(confusions), 1))
         for ax, (name, counts) in zip(axes, confusions.items(), strict=True):
-            worst_pairs(counts, class_names, ax)
-            ax.set_title(name)
+            worst_pairs(counts, class_names, ax, folder.runs[name]["color"])
+            ax.set_title(*names.fitted([name], 4), fontsize=10)
         return folder.save(
             drawn,
             "confusion",
-            "The most frequent mistakes",
-            f"The most frequent mistakes among {len(class_names):,} classes, in percent of the true class.",
+            f"the most frequent mistakes among {len(class_names):,} classes",
+            f"The {WORST_PAIRS} most frequent mistakes among {len(class_names):,} classes: the share of the true class "
+            f"that is taken for another one, and the number of images.{class_key(class_names)}",
             "The most frequent mistakes of " + " and ".join(confusions) + ".",
         )
 
 
 def recall_figure(rows: Mapping[str, pd.Series], runs: Mapping[str, RunResult], folder: FigureFolder) -> Picture:
     """The recall of each class; of many classes, the lowest and the highest."""
-    classes = min(charts.RECALL_LINES, len(next(iter(runs.values())).class_names))
-    with style.figure(8, 1.8 + 0.34 * classes) as (drawn, ax):
-        left_out = charts.recall(runs, ax, folder.looks_of(rows))
+    class_names = next(iter(runs.values())).class_names
+    lines = min(charts.RECALL_LINES + 1, len(class_names))
+    with style.figure(8, 2.2 + 0.34 * lines) as (drawn, ax):
+        left_out = charts.recall(runs, ax, {name: folder.runs[run_name(row)] for name, row in rows.items()})
         caption = "Recall with 95% intervals: the share of each class's images that is recognised."
+        which = f"each of {len(class_names):,} classes"
         if left_out:
-            caption += f" {len(left_out):,} classes between the lowest and the highest are left out."
+            which = f"the worst and the best of {len(class_names):,} classes"
+            caption += f" Left out between the worst and the best: {len(left_out):,} of {len(class_names):,}."
         return folder.save(
             drawn,
             "recall",
-            "Recall of each class",
-            caption,
-            "Recall of each class for " + " and ".join(runs) + ".",
+            f"recall of {which}",
+            caption + class_key(class_names),
+            f"Recall of {which} for " + " and ".join(runs) + ".",
         )
 
 
 def reliability_figure(runs: Mapping[str, RunResult], features: str, folder: FigureFolder) -> Picture:
-    """Accuracy against confidence of the heads on the same features."""
-    with style.figure(6, 6.2) as (drawn, ax):
-        charts.reliability(runs, ax)
+    """Accuracy against confidence of the heads on the same features; `runs` by the head's name."""
+    looks = {}
+    for head in runs:
+        own = [f"{head} on {features}", f"{head} from scratch on {features}"]
+        looks[head] = next(folder.runs[name] for name in own if name in folder.runs)
+    with style.figure(6.5, 7.4 + 0.1 * len(runs)) as (drawn, ax):
+        charts.reliability(runs, ax, looks, folder.chance)
         return folder.save(
             drawn,
             "reliability",
-            "Do the probabilities hold?",
+            f"do the probabilities hold? Heads on {names.fitted([features], IN_TITLE)[0]}",
             f"Accuracy against confidence of the heads on {features}. On the diagonal, both agree.",
             "Reliability diagram of " + ", ".join(runs) + ".",
         )
@@ -212,19 +249,23 @@ def mistakes_figure(best: pd.Series, result: RunResult, folder: FigureFolder) ->
     wrong = pictures.most_confident_mistakes(read_predictions(Path(best["run_dir"])), MISTAKES)
     if wrong.empty:
         return []
-    names = style.shown_names(result.class_names, CAPTION_WIDTH)
-    captions = []
+    class_names = result.class_names
+    short = names.fitted(class_names, gallery.CAPTION_INCHES - 0.4, gallery.CAPTION_SIZE, word="class")
+    captions, described = [], []
     for row in wrong.itertuples():
-        caption = f"{names[row.label]}, taken for\n{names[row.predicted]} ({100 * row.confidence:.0f}%)"
+        confidence = style.percent(row.confidence, result.test_rows)
+        captions.append(f"{short[row.label]}\ntaken for\n{short[row.predicted]} ({confidence})")
+        described.append(f"{class_names[row.label]}, taken for {class_names[row.predicted]} ({confidence})")
         if file := getattr(row, "path", ""):
-            caption += f"\n{style.shown_names([Path(file).name], CAPTION_WIDTH)[0]}"
-        captions.append(caption)
+            captions[-1] += "\n" + names.fitted([Path(file).name], gallery.CAPTION_INCHES, gallery.CAPTION_SIZE)[0]
+            described[-1] += f", {file}"
     caption = "The most confident mistakes." + (" The last line is the file." if "path" in wrong else "")
     images = pictures.test_images(result, wrong["id"].to_numpy())
-    with style.empty_figure(8.1, 1.75 * -(-len(wrong) // gallery.IMAGES_PER_ROW)) as drawn:
+    with style.empty_figure(8.1, 0.4 + 2 * -(-len(wrong) // gallery.IMAGES_PER_ROW)) as drawn:
         gallery.mistakes(images, captions, drawn)
-        alt = "; ".join(caption.replace("\n", " ") for caption in captions) + "."
-        return [folder.save(drawn, "mistakes", "The most confident mistakes", caption, alt)]
+        caption += class_key(class_names)
+        alt = "; ".join(described) + "."
+        return [folder.save(drawn, "mistakes", "the most confident mistakes", caption, alt)]
 
 
 def map_figures(best: pd.Series, result: RunResult, folder: FigureFolder) -> list[Picture | PointMap]:
@@ -235,16 +276,16 @@ def map_figures(best: pd.Series, result: RunResult, folder: FigureFolder) -> lis
     """
     test = pictures.features(result, "test")
     rows = pictures.map_rows(len(test.y))
-    points, labels, names = pictures.embedding(test.x[rows]), test.y[rows], result.class_names
+    points, labels, class_names = pictures.embedding(test.x[rows]), test.y[rows], result.class_names
     caption = (
         f"{len(rows):,} test images; images with similar vectors are near one another (50 principal components, then "
         "t-SNE). Distances between groups mean little."
     )
-    with style.figure(7, 6) as (drawn, ax):
-        gallery.vector_map(points, labels, style.shown_names(names), ax)
-        picture = folder.save(
-            drawn, "map", "Map of the images' vectors", caption, "Map of the vectors, coloured by class."
-        )
+    with style.figure(7, 6.4) as (drawn, ax):
+        gallery.vector_map(points, labels, class_names, ax)
+        alt = "Map of the vectors, coloured by class."
+        title = "map of the images by their vectors"
+        picture = folder.save(drawn, "map", title, caption + class_key(class_names), alt)
     try:
         images = pictures.test_images(result, test.ids[rows])
     except DataError:
@@ -252,8 +293,9 @@ def map_figures(best: pd.Series, result: RunResult, folder: FigureFolder) -> lis
     predicted = read_predictions(Path(best["run_dir"])).set_index("id")["predicted"]
     captions = []
     for label, guess in zip(labels, predicted.loc[test.ids[rows]], strict=True):
-        captions.append(names[label] if label == guess else f"{names[label]}, taken for {names[guess]}")
-    return [PointMap(points, labels, names, captions, images, caption)]
+        name = class_names[label]
+        captions.append(name if label == guess else f"{name}, taken for {class_names[guess]}")
+    return [PointMap(points, labels, class_names, captions, images, caption)]
 
 
 def neighbours_figure(_: pd.Series, result: RunResult, folder: FigureFolder) -> list[Picture]:
@@ -268,16 +310,15 @@ def neighbours_figure(_: pd.Series, result: RunResult, folder: FigureFolder) -> 
     images = pictures.test_images(result, test.ids[queries])
     found = pictures.training_images(result, train.ids[nearest.ravel()])
     found = found.reshape(*nearest.shape, *found.shape[1:])  # (q, k, height, width, 3)
-    with style.empty_figure(8.1, 1.35 * len(queries)) as drawn:
+    with style.empty_figure(8.1, 0.4 + 1.35 * len(queries)) as drawn:
         labels = test.y[queries].tolist()
-        names = style.shown_names(result.class_names, CAPTION_WIDTH)
-        gallery.neighbours(images, labels, found, train.y[nearest], names, drawn)
+        gallery.neighbours(images, labels, found, train.y[nearest], result.class_names, drawn)
         picture = folder.save(
             drawn,
             "neighbours",
-            "Images with similar vectors",
+            "test images and the training images with the nearest vectors",
             "Left: the first test image of some classes. Right: the training images with the nearest vectors (cosine). "
-            "A dashed frame marks another class.",
+            f"A dashed frame marks another class.{class_key(result.class_names)}",
             "Nearest neighbours in the space of the vectors.",
         )
     return [picture]

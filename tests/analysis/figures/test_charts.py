@@ -9,7 +9,7 @@ from matplotlib.legend import Legend
 from tiny_runs import make_result
 
 from analysis.figures import charts
-from analysis.figures.style import empty_figure, figure, marker_of, save
+from analysis.figures.style import Chance, empty_figure, figure, marker_of, save
 
 VGG, RANDOM, PIXELS = "vgg16-imagenet-64px-block3_pool-grid2", "vgg16-random-0-64px-block3_pool-grid2", "pixels-32px"
 COLUMNS = ["kind", "features", "model", "accuracy", "accuracy_low", "accuracy_high", "fit_seconds",
@@ -242,8 +242,8 @@ def test_long_names_leave_both_panels_their_width() -> None:
         legend = drawn.legends[0].get_window_extent()
         texts = legend_texts(drawn.legends[0])
         widths = [ax.get_position().width for ax in axes]
-        tops = [ax.get_window_extent().y1 for ax in axes]
-        assert max(tops) < legend.y0
+        bottoms = [ax.get_window_extent().y0 for ax in axes]
+        assert min(bottoms) > legend.y1
         assert 0 <= legend.x0 < legend.x1 <= drawn.bbox.x1
     assert texts[5:7] == ["training images", "90% of the final training accuracy"]  # no validation
     assert min(widths) > 0.38
@@ -276,16 +276,65 @@ def test_recall_of_many_classes_shows_the_lowest_and_the_highest() -> None:
     with figure(8, 9) as (_, ax):
         left_out = charts.recall({"svm": make_result(recall=recall)}, ax, most=8)
         shown = [label.get_text() for label in ax.get_yticklabels()]
-    assert shown == [*(f"class {k}" for k in range(6)), "class 98", "class 99"]
+    assert shown == [*(f"class {k}" for k in range(6)), "(92 more)", "class 98", "class 99"]
     assert left_out == [f"class {k}" for k in range(6, 98)]
 
 
 def test_a_line_for_chance() -> None:
-    for draw, table in ((charts.accuracy, ROWS), (charts.learning_curves, CURVES)):
+    runs = {"svm": make_result(model="svm")}
+    for draw, shown in (
+        (charts.accuracy, ROWS), (charts.learning_curves, CURVES), (charts.cost, ROWS), (charts.reliability, runs),
+    ):  # fmt: skip
         with figure(7, 5) as (_, ax):
-            draw(table, ax, chance=0.25)
+            draw(shown, ax, chance=Chance(0.25, 100))
             texts = [text for legend in ax.findobj(Legend) for text in legend_texts(legend)]
             lines = [line for line in ax.get_lines() if line.get_label() == "chance (25%)"]
         assert "chance (25%)" in texts
         data = lines[0].get_xdata() if draw is charts.accuracy else lines[0].get_ydata()
         assert set(data) == {25}
+
+
+def test_the_accuracies_of_a_training_have_a_line_for_chance() -> None:
+    with empty_figure(10, 4) as drawn:
+        loss_ax, accuracy_ax = drawn.subplots(1, 2)
+        history = {"loss": [1.0, 0.5], "accuracy": [0.85, 0.9]}
+        charts.convergence({"cnn": history}, loss_ax, accuracy_ax, chance=Chance(0.1, 10_000))
+        assert "chance (10.0%)" in legend_texts(drawn.legends[0])
+        assert set(map(str, loss_ax.get_lines())) == {"Line2D(cnn)"}
+        assert set(accuracy_ax.get_lines()[-1].get_ydata()) == {10}
+
+
+def test_heads_on_the_same_features_have_shades_of_one_colour() -> None:
+    looks = {name: {"color": (0.2, 0.4, 0.6), "linestyle": "-"} for name in ("svm", "mlp")}
+    runs = {name: make_result(model=name) for name in looks}
+    with figure(6, 6) as (_, ax):
+        charts.reliability(runs, ax, looks)
+        svm, mlp = ax.get_lines()[1:]
+    assert sum(svm.get_color()) < sum((0.2, 0.4, 0.6)) < sum(mlp.get_color())
+    assert svm.get_color()[0] < svm.get_color()[1] < svm.get_color()[2]  # still blue
+    assert svm.get_linestyle() != mlp.get_linestyle()
+    assert (svm.get_marker(), mlp.get_marker()) == (marker_of("svm"), marker_of("mlp"))
+    with figure(6, 6) as (_, ax):
+        charts.reliability({"svm": runs["svm"]}, ax, looks)
+        assert ax.get_lines()[1].get_color() == (0.2, 0.4, 0.6)
+
+
+LONG_NAMES = ["W" * 100, "x" * 99 + "a", "x" * 99 + "b", "\u732b" * 60, "American Staffordshire Terrier and more of it"]
+
+
+def test_long_names_leave_the_axes_half_of_the_width() -> None:
+    recall = {name: [0.5, 0.4, 0.6] for name in LONG_NAMES}
+    long = {name: f"{'long_name_of_a_feature_cache_' * 5}{number}" for number, name in enumerate([VGG, PIXELS])}
+    rows, curves = ROWS.replace({"features": long}), CURVES.replace({"features": long})
+    for draw, shown in (
+        (charts.recall, {f"svm on {long[VGG]}": make_result(model="svm", recall=recall)}),
+        (charts.accuracy, rows), (charts.learning_curves, curves), (charts.cost, rows),
+    ):  # fmt: skip
+        with figure(8, 5.4) as (drawn, ax):
+            draw(shown, ax)
+            drawn.draw_without_rendering()
+            assert ax.get_position().width > 0.5
+            for legend in ax.findobj(Legend):
+                box = legend.get_window_extent()
+                assert 0 <= box.x0 < box.x1 <= drawn.bbox.x1
+                assert len(set(legend_texts(legend))) == len(legend_texts(legend))

@@ -4,7 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.figures.confusion import WORST_PAIRS, class_order, confusion, counts_of, most_confused, worst_pairs
+from analysis.figures.confusion import (
+    PAIR_INCHES,
+    PAIR_SIZE,
+    WORST_PAIRS,
+    class_order,
+    confusion,
+    counts_of,
+    most_confused,
+    worst_pairs,
+)
+from analysis.figures.names import fitted
 from analysis.figures.style import figure, save
 
 
@@ -28,7 +38,7 @@ def test_confusion_frames_and_names_the_most_frequent_mistakes() -> None:
         assert [label.get_text() for label in ax.get_yticklabels()] == ["cow", "ant", "bee"]
         shares = ax.collections[0].get_array().reshape(3, 3)
         assert {patch.get_xy() for patch in ax.patches} == {(0, 1), (0, 2)}  # column of cow; rows of ant and bee
-        assert ax.get_xlabel() == "predicted\nmost frequent mistakes: bee as cow (2); ant as cow (1)"
+        assert ax.get_xlabel() == "predicted\nmost frequent mistakes:\nbee as cow (2)\nant as cow (1)"
     np.testing.assert_allclose(shares, [[100, 0, 0], [50, 50, 0], [200 / 3, 0, 100 / 3]])
 
 
@@ -92,8 +102,37 @@ def test_many_classes_show_the_worst_pairs() -> None:
         labels = [label.get_text() for label in ax.get_yticklabels()]
         bars = [bar.get_width() for bar in ax.patches]
         drawn.draw_without_rendering()
-        assert ax.get_position().width > 0.4
+        assert ax.get_position().width > 0.5
+        assert ax.yaxis_inverted()  # the worst on top
+        behind = [text.get_text().strip() for text in ax.texts]
     assert len(labels) == len(set(labels)) == WORST_PAIRS
-    assert labels[-1].startswith("species number 29 of")
-    assert "taken for species number 30 of" in labels[-1]
-    assert bars[-1] == pytest.approx(100 * 29 / 119)
+    true, predicted = labels[0].split("\n")
+    assert true == names_in_pairs(names)[29]
+    assert predicted == f"taken for {names_in_pairs(names)[30]}"
+    assert bars[0] == pytest.approx(100 * 29 / 119)
+    assert behind[0] == "24% (29 of 119)"
+
+
+def names_in_pairs(names: list[str]) -> list[str]:
+    return fitted(names, PAIR_INCHES, PAIR_SIZE, word="class")
+
+
+def test_no_mistakes_among_many_classes() -> None:
+    with figure(7, 6) as (drawn, ax):
+        worst_pairs(np.eye(30, dtype=int), [f"class {number}" for number in range(30)], ax)
+        drawn.draw_without_rendering()
+        assert [text.get_text() for text in ax.texts] == ["no mistakes"]
+
+
+def test_cells_have_a_decimal_if_the_class_has_a_thousand_images() -> None:
+    with figure(5, 5) as (_, ax):
+        confusion(np.array([[903, 97], [5, 15]]), ["ant", "bee"], ax)
+        assert [text.get_text() for text in ax.texts] == ["90.3", "9.7", "25", "75"]
+
+
+def test_matrices_beside_one_another_are_named_once() -> None:
+    with figure(5, 5) as (drawn, ax):
+        confusion(np.eye(3, dtype=int), ["ant", "bee", "cow"], ax, named=False, scale=False)
+        assert ax.get_yticklabels() == []
+        assert ax.get_ylabel() == ""
+        assert drawn.axes == [ax]
