@@ -1,6 +1,6 @@
 """Labelled images: where they come from, how they are decoded and resized.
 
-`sources` finds a data set by its name: `cifar10`, `folder` or `npz` read it, and `dataset` says what it is.
+`sources` finds a data set by its name: `cifar10`, `folder` or `arrays` read it, and `dataset` says what it is.
 `files` are image files that stay on disk; `decode`, `resize` and `downloads` do what they say.
 
 May import: core.

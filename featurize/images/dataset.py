@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 
 from featurize.core.balance import is_imbalanced
+from featurize.core.errors import UsageError, suggestion
 from featurize.images.resize import resized
 
 if TYPE_CHECKING:
@@ -157,10 +158,119 @@ class ImageDataset:
         content = [self.class_names, {name: split.digest for name, split in self.splits.items()}]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @classmethod
+    def from_arrays(
+        cls,
+        x_train: Any,
+        y_train: Any,
+        x_test: Any,
+        y_test: Any,
+        class_names: Sequence[str] | None = None,
+        name: str = "images",
+    ) -> "ImageDataset":
+        """Images that are already in memory; the arrays are not copied.
+
+        Args:
+            x_train: uint8 (n, height, width, 3) RGB, or grey (n, height, width) or (n, height, width, 1).
+            y_train: integers (n,) or (n, 1), 0..K-1, or strings.
+            x_test: as `x_train`; height and width may differ.
+            y_test: as `y_train`.
+            class_names: K names; without them the numbers or the sorted strings are the names.
+            name: of the data set, with which the names of its caches begin.
+
+        Raises:
+            DataError: an array has another shape or type, or `y_train` lacks a class.
+            UsageError: the name has slashes.
+        """
+        from featurize.images.arrays import check_name, dataset_of
+
+        check_name(name)
+        arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+        if class_names is not None:
+            arrays["class_names"] = class_names
+        return dataset_of({key: np.asarray(array) for key, array in arrays.items()}, name)
+
+    @classmethod
+    def from_datasets(
+        cls,
+        dataset_dict: Mapping[str, Any],
+        image: str = "img",
+        label: str = "label",
+        *,
+        train: str = "train",
+        test: str = "test",
+        name: str = "images",
+    ) -> "ImageDataset":
+        """Images of one size in a `DatasetDict` of the library `datasets` (Hugging Face), read into memory.
+
+        Args:
+            dataset_dict: two splits by name.
+            image: the column of images.
+            label: the column of labels: integers, whose names are taken from the column's `ClassLabel`, or strings.
+            train: the split for training.
+            test: the split for testing.
+            name: of the data set, with which the names of its caches begin.
+
+        Raises:
+            UsageError: there is no such split or column, or the name has slashes.
+            DataError: an image or a label is not usable, or images have several sizes.
+        """
+        from featurize.images.arrays import check_name, dataset_of_rows
+
+        check_name(name)
+        rows = {}
+        for split, key in (("train", train), ("test", test)):
+            if key not in dataset_dict:
+                raise UsageError(f"{split} {key}: no such split; {suggestion(key, list(dataset_dict))}")
+            rows[split] = _Pairs(dataset_dict[key], (image, label))
+            columns = list(getattr(dataset_dict[key], "column_names", None) or (image, label))
+            for parameter, column in (("image", image), ("label", label)):
+                if column not in columns:
+                    raise UsageError(f"{parameter} {column}: no such column; {suggestion(column, columns)}")
+        features = getattr(dataset_dict[train], "features", None) or {}
+        return dataset_of_rows(rows, getattr(features.get(label), "names", None), name)
+
+    @classmethod
+    def from_torchvision(cls, train: Any, test: Any, *, name: str = "images") -> "ImageDataset":
+        """Images of one size in two data sets of torchvision, or others like them, read into memory.
+
+        Args:
+            train: has a length, and gives pairs of an image (of Pillow, or uint8 (height, width, 3)) and a label;
+                `train.classes`, if it exists, are the names of the classes.
+            test: the same for testing.
+            name: of the data set, with which the names of its caches begin.
+
+        Raises:
+            DataError: an image or a label is not usable, such as a tensor, or images have several sizes.
+            UsageError: the name has slashes.
+        """
+        from featurize.images.arrays import check_name, dataset_of_rows
+
+        check_name(name)
+        rows = {"train": _Pairs(train, (0, 1)), "test": _Pairs(test, (0, 1))}
+        return dataset_of_rows(rows, getattr(train, "classes", None), name)
+
     def first(self, **counts: int | None) -> "ImageDataset":
         """The first images of each split: `dataset.first(train=2000, test=None)`."""
         splits = {name: split.first(counts.get(name)) for name, split in self.splits.items()}
         return replace(self, splits=splits)
+
+
+class _Pairs:
+    """The rows of another library's data set as pairs of image and label, read one at a time."""
+
+    def __init__(self, rows: Any, keys: tuple[Any, Any]) -> None:
+        self.rows = rows
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        image, label = self.keys
+        for number in range(len(self.rows)):  # not all data sets end an iteration over them by an IndexError
+            row = self.rows[number]
+            yield row[image], row[label]
 
 
 def update_with_pixels(digest: "_Hash", images: Any) -> None:

@@ -66,7 +66,7 @@ def decoded(
     Raises:
         DataError: it is no image of `FORMATS`, is damaged, or has more pixels than Pillow takes for an image.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     _ignore_pillows_warnings()
     if max_pixels > MAX_PIXELS:  # Pillow's own limit must not be lower
@@ -79,7 +79,7 @@ def decoded(
                     f"{opened.width:,} x {opened.height:,} pixels exceed the limit of {max_pixels:,}; --max-pixels "
                     "changes it"
                 )
-            image = _rgb(ImageOps.exif_transpose(opened))
+            image = as_rgb(opened)
         return np.asarray(fitted(image, height, width, kernel, aspect))
     except DataError:
         raise
@@ -97,10 +97,15 @@ def is_heif(file: BinaryIO) -> bool:
     return file.read(8) in {b"ftyp" + brand for brand in (b"heic", b"heix", b"hevc", b"mif1", b"msf1")}
 
 
-def _rgb(image: Any) -> Any:
-    """A Pillow image of any mode as RGB, on white, 8 bits."""
-    from PIL import Image
+def as_rgb(image: Any) -> Any:
+    """A Pillow image of any mode as RGB, turned as EXIF says, on white, 8 bits.
 
+    Raises:
+        DataError: its pixels are fractions.
+    """
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise DataError("its pixels are fractions of no known scale; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16 bits: convert() would clip them to 8

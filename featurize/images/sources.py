@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from featurize.core.errors import DataError, UsageError, suggestion
+from featurize.images.arrays import load_npz
 from featurize.images.cifar10 import is_cifar10_folder, load_cifar10, load_cifar10_folder, load_sample
 from featurize.images.dataset import ImageDataset
 from featurize.images.folder import load_image_folder
-from featurize.images.npz import load_npz
 from featurize.images.splitting import SplitOptions
 
 DATASETS: dict[str, Callable[[], ImageDataset]] = {"cifar10": load_cifar10, "sample": load_sample}
@@ -74,7 +74,13 @@ def recorded_dataset(source: Mapping[str, Any]) -> ImageDataset:
         source: the record in the cache or the run.
 
     Raises:
+        DataError: the images were passed from Python, so that only that program has them.
         FrozenbenchError: as `load_dataset`.
     """
+    if not source.get("data"):
+        raise DataError(
+            "the images were passed from Python and are not on disk, so they cannot be read again; for that, save "
+            "them with np.savez or in class folders, and use load_dataset"
+        )
     options = {field.name: source[field.name] for field in fields(SplitOptions) if field.name in source}
     return load_dataset(str(source["data"]), **options)

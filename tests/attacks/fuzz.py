@@ -33,9 +33,9 @@ from featurize.cache import load_features
 from featurize.cache.shards import Shards
 from featurize.core.errors import FrozenbenchError
 from featurize.images import cifar10
+from featurize.images.arrays import load_npz
 from featurize.images.cifar10 import load_cifar10_folder, read_cifar10_archive
 from featurize.images.decode import FORMATS, read_image
-from featurize.images.npz import load_npz
 
 MEMORY = 3 << 30
 CHUNK_SECONDS = 60

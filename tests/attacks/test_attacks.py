@@ -17,7 +17,7 @@ from featurize.cache import load_features, read_info
 from featurize.cache.format import MAGIC
 from featurize.cache.spec import SCHEMA_VERSION
 from featurize.core.errors import CacheError, DataError
-from featurize.images.npz import load_npz
+from featurize.images.arrays import load_npz
 
 SECRET = b"the content of another file"
 
@@ -131,7 +131,7 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
 READ = """
 import resource, sys
 from pathlib import Path
-from featurize.images.npz import load_npz
+from featurize.images.arrays import load_npz
 from featurize.core.errors import DataError
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 try:

@@ -11,8 +11,8 @@ from tiny_data import make_dataset
 
 from featurize.core.errors import DataError, DownloadError, UsageError
 from featurize.images import ImageDataset, Split, cifar10, class_counts, load_dataset
+from featurize.images.arrays import load_npz
 from featurize.images.cifar10 import BUNDLED, RECORD, load_sample, read_cifar10_archive
-from featurize.images.npz import load_npz
 
 
 def test_binary_folder(cifar_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
