@@ -1,4 +1,4 @@
-"""Stage 3 on the command line: `python -m analysis`; and the whole experiment, which is also `frozenbench run`."""
+"""Stage 3 on the command line: `frozenbench analysis`; and the whole experiment, which is also `frozenbench run`."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Stage 2 on the command line: `python -m classify`."""
+"""Stage 2 on the command line: `frozenbench classify`."""
 
 import functools
 import itertools
@@ -166,7 +166,7 @@ def newest_cache() -> Path:
     caches = sorted(features_folder().glob("*.h5"), key=lambda path: path.stat().st_mtime)
     if not caches:
         raise UsageError(
-            f"no feature cache in {features_folder()}; make one with python -m featurize, or pass one with --features"
+            f"no feature cache in {features_folder()}; make one with frozenbench featurize, or pass one with --features"
         )
     return caches[-1]
 

@@ -1,4 +1,4 @@
-"""Stage 1 on the command line: `python -m featurize`."""
+"""Stage 1 on the command line: `frozenbench featurize`."""
 
 import dataclasses
 import json

@@ -62,7 +62,7 @@ def make_report(folder: Path, **changes: Any) -> Report:
             Section("Accuracy", "It helps by 30 points.", parts, ["Exact McNemar tests."], "Does it help?"),
             Section("Time", "It takes 5 s.", []),
         ],
-        "commands": ["python -m featurize --data sample", "python -m analysis"],
+        "commands": ["frozenbench featurize --data sample", "frozenbench analysis"],
         "versions": {"numpy": "2.3.1", "python": "3.11"},
         "fingerprints": {"test images": "ab" * 32},
         "limits": ["Small images only."],

@@ -165,7 +165,7 @@ def _check_digest(result: RunResult, split: str, found: str, expected: str) -> N
     if found != expected:
         raise DataError(
             f"the {split} images at {result.source['data']} have digest {found[:8]}, expected {expected[:8]}: they are "
-            "not those of the run; restore those, or repeat the run: python -m featurize, then python -m classify"
+            "not those of the run; restore those, or repeat the run: frozenbench featurize, then frozenbench classify"
         )
 
 
@@ -205,7 +205,7 @@ def _dataset(recorded: str) -> ImageDataset:
     """The images of a source, JSON as a run records it, read once for all figures; nothing is downloaded."""
     source = json.loads(recorded)
     if source["data"] == "cifar10" and not any(data_root().glob("cifar-10-*")):
-        raise DataError(f"CIFAR-10 is not in {data_root()}; python -m featurize downloads it")
+        raise DataError(f"CIFAR-10 is not in {data_root()}; frozenbench featurize downloads it")
     try:
         return recorded_dataset(source)
     except (FrozenbenchError, OSError) as error:
@@ -216,5 +216,5 @@ def _check_cache(result: RunResult, fingerprint: str) -> None:
     if fingerprint != result.fingerprint:
         raise DataError(
             f"{result.cache} has fingerprint {fingerprint[:8]}, expected {result.fingerprint[:8]}: it is not the cache "
-            f"of the run; repeat the run: python -m classify --features {result.cache}"
+            f"of the run; repeat the run: frozenbench classify --features {result.cache}"
         )

@@ -25,7 +25,7 @@ CONTROLS = {
     "random": "heads on the same network with random weights",
     "scratch": "a network trained from scratch",
 }
-EXPERIMENT = "python -m analysis experiment --preset quick"
+EXPERIMENT = "frozenbench run PATH-OF-THE-IMAGES"
 RATIO_NOTE = (
     "How many times as much the control takes is the geometric mean over seeds, with Student's 95% interval of the "
     "logarithms. With each seed, both have the same training images."

@@ -114,7 +114,7 @@ def _check_predictions(run_dir: Path, result: RunResult) -> None:
     if len(predictions) != result.test_rows or abs(accuracy - result.accuracy) > 1e-9:
         raise DataError(
             f"{run_dir}: {100 * accuracy:.2f}% of its {len(predictions):,} predictions are correct, expected "
-            f"{100 * result.accuracy:.2f}% of {result.test_rows:,}; train it again: python -m classify --force"
+            f"{100 * result.accuracy:.2f}% of {result.test_rows:,}; train it again: frozenbench classify --force"
         )
 
 
@@ -267,7 +267,7 @@ def _skipped_images(runs: Mapping[Path, RunResult]) -> list[tuple[str, str]]:
             continue
         for split, files in skipped.items():
             if len(files) > LISTED:
-                found[f"{len(files):,} {split} images"] = f"to list them: python -m featurize info {cache}"
+                found[f"{len(files):,} {split} images"] = f"to list them: frozenbench featurize info {cache}"
             else:
                 found |= {f"{path} ({split} image)": reason for path, reason in files}
     return list(found.items())

@@ -188,7 +188,7 @@ def _picture(path: Path) -> dict[str, Any]:
             width, height = (round(scale * side) for side in image.size)
     except (OSError, SyntaxError, ValueError) as error:  # the last two are Pillow's for broken chunks
         raise DataError(
-            f"{path} cannot be put into the report: {error}; draw it again with python -m analysis"
+            f"{path} cannot be put into the report: {error}; draw it again with frozenbench analysis"
         ) from error
     return {"src": _data_uri("png", content), "width": width, "height": height}
 

@@ -138,7 +138,7 @@ def cnn(task: Task) -> Any:
     if task.image is None:
         raise HeadError(
             "cnn is trained on images, but these features are a network's vectors; make a cache of the images with "
-            "python -m featurize --backbone pixels, then pass it with --features"
+            "frozenbench featurize --backbone pixels, then pass it with --features"
         )
     return make_pipeline(ConvNet(task.image, class_weight=task.class_weight, n_jobs=task.jobs, random_state=task.seed))
 

@@ -31,7 +31,7 @@ TRUSTED = (
     "sklearn.utils._bunch.Bunch",
 )
 """Types that a file may build besides arrays, plain values and scikit-learn's estimators."""
-AGAIN = "train it again with python -m classify --force"
+AGAIN = "train it again with frozenbench classify --force"
 
 
 def save_head(head: Any, path: Path) -> str:

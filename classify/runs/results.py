@@ -128,7 +128,7 @@ class RunResult(ShownAsTable):
         if version != SCHEMA_VERSION:
             raise DataError(
                 f"{run_dir} was made by another version of frozenbench (layout {version}, expected {SCHEMA_VERSION}); "
-                "train it again: python -m classify --force"
+                "train it again: frozenbench classify --force"
             )
         return cls(**values)
 
@@ -241,7 +241,7 @@ def find_run(name: str, folder: Path) -> Path:
         return Path(name)
     finished = [path.parent for path in sorted(folder.glob(f"*/*/{RESULT}")) if not path.parent.name.startswith(".")]
     if not finished:
-        raise UsageError(f"{name}: no such run; there are no runs in {folder}, make some with python -m classify")
+        raise UsageError(f"{name}: no such run; there are no runs in {folder}, make some with frozenbench classify")
     found = [path for path in finished if path.name == name]
     if not found:
         found = [path for path in finished if path.name.startswith(name)]
@@ -275,5 +275,5 @@ def load_runs(folder: Path | str) -> LoadedRuns:
             skipped.append((run_dir, str(error)))
             logger.warning("skipped: %s", error)
     if not runs:
-        raise UsageError(f"no runs in {folder}; make some with python -m classify")
+        raise UsageError(f"no runs in {folder}; make some with frozenbench classify")
     return LoadedRuns(runs, skipped)

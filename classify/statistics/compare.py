@@ -11,7 +11,7 @@ from classify.statistics.design import design_effect
 from featurize.core.errors import DataError
 
 ALPHA = 0.05
-AGAIN = "compare runs on one test set only, or train this one again with python -m classify --force"
+AGAIN = "compare runs on one test set only, or train this one again with frozenbench classify --force"
 
 
 @dataclass(frozen=True)

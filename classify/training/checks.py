@@ -14,7 +14,7 @@ from featurize.core.errors import HeadError
 if TYPE_CHECKING:
     from distributed import Client
 
-REMAKE = "make the features again with python -m featurize ... --overwrite"
+REMAKE = "make the features again with frozenbench featurize ... --overwrite"
 Summary = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Of vectors (n, d): their digests, uint64 (n,), and the smallest and the largest value of each feature, (d,)."""
 
@@ -155,7 +155,7 @@ def _class_counts(train: Survey) -> np.ndarray:
     _check_labels(train, "training")
     counts = np.bincount(train.y, minlength=len(train.class_names))
     absent = [name for name, count in zip(train.class_names, counts, strict=True) if not count]
-    more = "use more images (a larger --train-size, or python -m featurize with a larger --train)"
+    more = "use more images (a larger --train-size, or frozenbench featurize with a larger --train)"
     if (counts > 0).sum() == 1:
         raise HeadError(
             f"the training rows hold one class only ({train.class_names[counts.argmax()]}): expected two or more to "

@@ -113,7 +113,7 @@ def _check_size(job: Job) -> None:
     if job.rows and job.rows > available:
         raise UsageError(
             f"--train-size {job.rows:,}: {job.info.path} holds {available:,} training images; use fewer, or make a "
-            "cache of more images with python -m featurize"
+            "cache of more images with frozenbench featurize"
         )
 
 

@@ -288,7 +288,7 @@ def _check_rows(name: str, train: Features) -> None:
         raise HeadError(
             f"{name} cannot be tuned: class {train.class_names[fewest]} has {counts[fewest]} training rows, "
             f"expected at least one for each of the {FOLDS} folds; use more images (a larger --train-size, or "
-            "python -m featurize with a larger --train), or leave out --tune"
+            "frozenbench featurize with a larger --train), or leave out --tune"
         )
 
 

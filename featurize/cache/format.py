@@ -24,7 +24,7 @@ MAGIC = b"frozenbench feature cache"
 SEAL_BYTES = 65  # 64 hexadecimal digits and a line feed
 SMALLEST_BLOCK, LARGEST_BLOCK = 1 << 9, 1 << 26  # bytes; HDF5 wants a power of two
 HASHED_BYTES = 1 << 20  # per read
-REMAKE = "make it again with python -m featurize ... --overwrite"
+REMAKE = "make it again with frozenbench featurize ... --overwrite"
 LIBVER = ("earliest", "v110")
 """The oldest HDF5 structures that can hold a cache, for the sake of other tools."""
 

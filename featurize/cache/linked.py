@@ -16,7 +16,7 @@ from featurize.core.files import sync
 
 LINKED_FROM = 1 << 34
 """Bytes of features from which on a cache links to its shards: a copy would double the space and take minutes."""
-REPAIR = "python -m featurize ... --overwrite computes the missing rows again"
+REPAIR = "frozenbench featurize ... --overwrite computes the missing rows again"
 
 
 class Extent(NamedTuple):

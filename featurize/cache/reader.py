@@ -98,7 +98,7 @@ def opened(path: Path) -> Iterator[tuple[Header, BinaryIO]]:
         holds = f"it holds {', '.join(caches[:5])}" if caches else f"give a file name, such as {path / 'features.h5'}"
         raise UsageError(f"{path} is a folder, expected the path of a feature cache; {holds}")
     if not path.is_file():
-        raise UsageError(f"{path}: no such feature cache; make one with python -m featurize --out {path}")
+        raise UsageError(f"{path}: no such feature cache; make one with frozenbench featurize --out {path}")
     with path.open("rb") as file:
         try:
             header = parse_header(path, read_seal(path, file), path.stat().st_size)

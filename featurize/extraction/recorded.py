@@ -29,7 +29,7 @@ def recorded_backbone(spec: ExtractionSpec, source: dict[str, Any]) -> Backbone:
     except (KeyError, TypeError, ValueError) as error:
         raise BackboneError(
             f"the record does not say where {spec.backbone} was loaded from ({error!r}); make the features again with "
-            "python -m featurize"
+            "frozenbench featurize"
         ) from error
     backbone = load_backbone(
         name, weights=weights, layers=spec.layers, image_size=spec.image_size, preprocess=spec.preprocess, seed=seed
@@ -38,7 +38,7 @@ def recorded_backbone(spec: ExtractionSpec, source: dict[str, Any]) -> Backbone:
         raise BackboneError(
             f"the weights at {weights} of {name} are no longer those that made the features: they have the digest "
             f"{backbone.weights_digest}, expected {spec.weights_digest}; put the old ones back, or make the features "
-            "again with python -m featurize"
+            "again with frozenbench featurize"
         )
     return backbone
 

@@ -295,7 +295,7 @@ def class_counts(dataset: ImageDataset) -> list[str]:
         if name == "train" and is_imbalanced(counts):
             lines.append(
                 f"the largest class has {counts.max() / counts.min():.1f} times as many training images as the "
-                "smallest: consider python -m classify --class-weight balanced"
+                "smallest: consider frozenbench classify --class-weight balanced"
             )
     return lines
 

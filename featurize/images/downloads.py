@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurize.core.errors import DownloadError
+from featurize.core.errors import DownloadError, first_line
 
 logger = logging.getLogger("frozenbench")
 TIMEOUT_SECONDS = 30.0  # without a single byte; a slow but steady transfer may take longer
@@ -60,7 +60,7 @@ def fetch(download: Download, folder: Path) -> Path:
         )
     except (requests.RequestException, ValueError) as error:
         raise DownloadError(
-            f"{download.url} could not be downloaded: {_first_line(error)}; expected {download.size:,} bytes "
+            f"{download.url} could not be downloaded: {first_line(error)}; expected {download.size:,} bytes "
             f"with SHA-256 {download.sha256}; download the file by other means and move it to {path}, "
             "or work offline with --data sample"
         ) from error
@@ -108,7 +108,3 @@ class _Transfer:
                 file.write(block)
         if received != self.size:
             raise ValueError(f"the transfer ended after {received:,} bytes")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""The available networks, their image sizes and their layers, for `python -m featurize backbones`."""
+"""The available networks, their image sizes and their layers, for `frozenbench featurize backbones`."""
 
 import bisect
 import re

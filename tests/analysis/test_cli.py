@@ -1,4 +1,4 @@
-"""`python -m analysis`: what it refuses."""
+"""`frozenbench analysis`: what it refuses."""
 
 from pathlib import Path
 
@@ -10,5 +10,5 @@ def test_an_experiment_that_there_is_not() -> None:
 
 
 def test_no_runs_to_analyse(tmp_path: Path) -> None:
-    assert_failed(command_here("analysis", "--out", str(tmp_path / "out")), 2, "no runs in", "python -m classify")
+    assert_failed(command_here("analysis", "--out", str(tmp_path / "out")), 2, "no runs in", "frozenbench classify")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""`python -m classify`: what it prints and refuses."""
+"""`frozenbench classify`: what it prints and refuses."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,8 @@ from tiny_data import make_dataset, write_tiny_cache
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
     [
-        ([], 2, ["no feature cache in", "python -m featurize"]),
-        (["list"], 2, ["no runs in", "python -m classify"]),
+        ([], 2, ["no feature cache in", "frozenbench featurize"]),
+        (["list"], 2, ["no runs in", "frozenbench classify"]),
         (["--features", "absent.h5"], 2, ["absent.h5: no such feature cache"]),
         (["--features", "README.md"], 1, ["README.md is not a feature cache of frozenbench"]),
         (["--model", "svn"], 2, ["--model svn: no such head", "did you mean svm"]),

@@ -44,7 +44,7 @@ def made(tiny_network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_run(info: CacheInfo, layers: tuple[str, ...], folder: Path) -> Path:
-    """What `python -m classify` would leave, as far as `predict` reads it."""
+    """What `frozenbench classify` would leave, as far as `predict` reads it."""
     train = load_features(info.path, "train", layers)
     folder.mkdir()
     digest = save_head(make_head("logreg", Task(*train.x.shape)).fit(train.x, train.y), folder / HEAD)

@@ -361,7 +361,7 @@ WALLS: dict[str, Wall] = {
         photos, "featurize photos", 2, ("did you mean frozenbench featurize --data photos",), PIXELS
     ),
     "a mistyped option": Wall(photos, f"{PIXELS} --flipp", 2, ("--flip",), f"{PIXELS} --flip"),
-    "no cache yet": Wall(photos, "classify --model knn", 2, ("no feature cache", "python -m featurize"), PIXELS),
+    "no cache yet": Wall(photos, "classify --model knn", 2, ("no feature cache", "frozenbench featurize"), PIXELS),
     "a cache without its option": Wall(
         cached,
         "classify data/features/photos-pixels-4px.h5",
@@ -377,7 +377,7 @@ WALLS: dict[str, Wall] = {
         "classify --features data/features/photos-pixels-4px.h5 --model knn",
     ),
     "no such cache": Wall(
-        photos, "classify --features x.h5", 2, ("python -m featurize --out x.h5",), f"{PIXELS} --out x.h5"
+        photos, "classify --features x.h5", 2, ("frozenbench featurize --out x.h5",), f"{PIXELS} --out x.h5"
     ),
     "a picture for a cache": Wall(
         cached, "classify --features photos/cat/0.png", 1, ("not a feature cache",), "classify --model knn"
@@ -426,7 +426,7 @@ WALLS: dict[str, Wall] = {
         trained, "classify predict svm photos/cat", 2, ("no such run", "logreg-"), "classify predict logreg photos/cat"
     ),
     "no runs to predict with": Wall(
-        cached, "classify predict logreg photos/cat", 2, ("python -m classify",), "classify --model logreg"
+        cached, "classify predict logreg photos/cat", 2, ("frozenbench classify",), "classify --model logreg"
     ),
     "two forms of output": Wall(
         trained,
@@ -439,7 +439,7 @@ WALLS: dict[str, Wall] = {
         trained, "classify predict logreg", 2, ("frozenbench classify predict --help",), "classify predict --help"
     ),
     "no runs to analyse": Wall(
-        cached, "analysis", 2, ("no runs in data/runs", "python -m classify"), "classify --model knn"
+        cached, "analysis", 2, ("no runs in data/runs", "frozenbench classify"), "classify --model knn"
     ),
     "runs without their option": Wall(
         trained,

@@ -1,4 +1,4 @@
-"""`python -m featurize`: what it prints and refuses."""
+"""`frozenbench featurize`: what it prints and refuses."""
 
 import json
 import subprocess
@@ -45,7 +45,7 @@ def test_class_folders(tmp_path: Path, data_folder: Path) -> None:
     assert "info: train: 64 images of 2 classes, cats 52, d\u00f6gs 12\n" in done.stderr
     assert "info: test: 24 images of 2 classes, 12 each\n" in done.stderr
     assert (
-        "has 4.3 times as many training images as the smallest: consider python -m classify --class-weight bal"
+        "has 4.3 times as many training images as the smallest: consider frozenbench classify --class-weight bal"
         in done.stderr
     )
     cache = data_folder / "features" / "pets-pixels-8px.h5"

@@ -85,7 +85,7 @@ def test_other_images_are_refused(run: RunResult, tmp_path: Path) -> None:
     write_images(tmp_path / "images.npz", seed=1)
     with pytest.raises(DataError, match=f"the test images at .*, expected {run.test_digest[:8]}: they are not those"):
         pictures.test_images(run, np.array([0]))
-    with pytest.raises(DataError, match=r"the train images at .* not those of the run; .*python -m featurize"):
+    with pytest.raises(DataError, match=r"the train images at .* not those of the run; .*frozenbench featurize"):
         pictures.training_images(run, np.array([0]))
 
 
@@ -112,7 +112,7 @@ def test_files_that_go_after_they_were_found_are_missed(tmp_path: Path, cifar_fo
 
 def test_nothing_is_downloaded_for_a_figure(monkeypatch: pytest.MonkeyPatch, data_folder: Path) -> None:
     monkeypatch.setattr("featurize.images.cifar10.fetch", lambda *_: pytest.fail("a download was begun"))
-    with pytest.raises(DataError, match=f"CIFAR-10 is not in {data_folder}; python -m featurize downloads it"):
+    with pytest.raises(DataError, match=f"CIFAR-10 is not in {data_folder}; frozenbench featurize downloads it"):
         pictures.test_images(make_result(source={"data": "cifar10"}), np.array([0]))
 
 

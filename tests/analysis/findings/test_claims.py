@@ -184,7 +184,7 @@ def test_claims_without_transfer(world: World) -> None:
     world.add(0.4, **PIXELS)
     world.add(0.5, model="dummy")
     for claim in world.claims().values():
-        assert claim.finding.startswith("There is no run on the features of a pretrained network. To add one, run py")
+        assert claim.finding.startswith("There is no run on the features of a pretrained network. To add one, run fr")
 
 
 def test_claims_of_one_size_without_history(world: World) -> None:

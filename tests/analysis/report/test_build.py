@@ -122,7 +122,7 @@ def test_images_that_could_not_be_read_are_listed(tmp_path: Path, monkeypatch: p
     for name in ("train/cats/004.png (train image)", "test/d\u00f6gs/003.png (test image)"):
         assert f"<bdi>{name}</bdi>: <bdi>cannot be read (" in page
     monkeypatch.setattr(build, "LISTED", 0)
-    assert ("1 train images", f"to list them: python -m featurize info {info.path}") in build._skipped_images(runs)
+    assert ("1 train images", f"to list them: frozenbench featurize info {info.path}") in build._skipped_images(runs)
 
 
 def test_with_images_and_vectors(tmp_path: Path) -> None:

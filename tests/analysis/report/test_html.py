@@ -56,7 +56,7 @@ def test_everything_is_said_once_and_in_order(tmp_path: Path) -> None:
     assert texts(document, ".//ul[@class='notes']/li") == ["Exact McNemar tests."]
     assert texts(document, ".//figcaption")[:2] == ["Accuracy of each head.", "All heads."]
     assert texts(document, ".//figcaption")[2].startswith("The vectors as a map.")
-    assert texts(document, ".//pre/code") == ["python -m featurize --data sample", "python -m analysis"]
+    assert texts(document, ".//pre/code") == ["frozenbench featurize --data sample", "frozenbench analysis"]
     assert texts(document, ".//dt") == ["numpy", "python", "test images"]
     assert texts(document, ".//dd") == ["2.3.1", "3.11", "ab" * 32]
     assert texts(document, ".//section[@id='limits']//li") == ["Small images only."]
@@ -271,7 +271,9 @@ def test_a_picture_that_cannot_be_used_is_named_and_nothing_is_written(tmp_path:
         Image.new("RGB", (30, 15)).save(picture, "JPEG")
     elif damage == "a folder":
         picture.mkdir()
-    with pytest.raises(DataError, match=r"figure\.png cannot be put into the report: .*; draw it again with python -m"):
+    with pytest.raises(
+        DataError, match=r"figure\.png cannot be put into the report: .*; draw it again with frozenbench"
+    ):
         write_report(report, path)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == ["report.html"]

@@ -19,7 +19,7 @@ def test_the_whole_card() -> None:
         "# logreg on tiny-vgg16-imagenet-64px-block3_pool-grid2",
         "A classifier of images into 3 classes: the head `logreg`, trained on features of a frozen network (vgg16, "
         "imagenet weights). It has 71.5% accuracy (95% interval 68.6% to 74.2%) on 1,000 test images.",
-        "    python -m classify predict RUN IMAGE...",
+        "    frozenbench classify predict RUN IMAGE...",
         "| classes | ant, bee, cow |",
         f"| SHA-256 of the weights | {'ab' * 32} |",
         "| images | resized to 64 x 64 pixels, bicubic |",

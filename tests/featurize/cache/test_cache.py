@@ -265,7 +265,7 @@ def test_something_else(tmp_path: Path, content: bytes) -> None:
 
 
 def test_no_such_cache(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such feature cache; make one with python -m featurize"):
+    with pytest.raises(UsageError, match="no such feature cache; make one with frozenbench featurize"):
         read_info(tmp_path / "absent.h5")
 
 

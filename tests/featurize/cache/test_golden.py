@@ -1,6 +1,6 @@
 """Caches that version 0.1.0 wrote, before the code moved into rooms: still read, and written again byte for byte.
 
-Made with `python -m featurize --data sample --train 60 --test 30 --backbone pixels` and `--image-size 4` or
+Made with `frozenbench featurize --data sample --train 60 --test 30 --backbone pixels` and `--image-size 4` or
 `--image-size 5 --resize lanczos --dtype float16`.
 """
 

@@ -98,7 +98,9 @@ def test_the_file_and_its_shards_are_moved_together(large: Path, tmp_path: Path)
     moved = tmp_path / "elsewhere" / "x.h5"
     np.testing.assert_array_equal(load_features(moved, "train").x, before)
     alone = shutil.copy(moved, tmp_path / "x.h5")
-    with pytest.raises(CacheError, match="is missing: it belongs to a cache; keep the two together, or python -m feat"):
+    with pytest.raises(
+        CacheError, match="is missing: it belongs to a cache; keep the two together, or frozenbench feat"
+    ):
         load_features(alone, "train")
 
 
@@ -138,7 +140,7 @@ def test_what_is_damaged_is_mended(tmp_path: Path, how: str) -> None:
         shard.unlink()
     extract()
     assert seen == []  # the file itself is whole
-    with pytest.raises(CacheError, match="python -m featurize ... --overwrite computes the missing rows again"):
+    with pytest.raises(CacheError, match="frozenbench featurize ... --overwrite computes the missing rows again"):
         load_features(path, "train")
     assert extract(overwrite=True) == 180 - 8
     assert len(seen) == 1

@@ -348,7 +348,7 @@ def test_class_counts() -> None:
     assert len(counted(30, 10, test=(9, 1))) == 2
     assert counted(10, 31)[1] == (
         "the largest class has 3.1 times as many training images as the smallest: consider "
-        "python -m classify --class-weight balanced"
+        "frozenbench classify --class-weight balanced"
     )
     assert counted(5, 0)[0] == "train: 5 images of 2 classes, c0 5, c1 0"
     assert counted(*range(1, 21))[0] == "train: 210 images of 20 classes, 1 (c0) to 20 (c19)"
