@@ -120,7 +120,7 @@ class CacheInfo(ShownAsTable):
         return new_order if (new_order != order).any() else None
 
     def facts(self) -> dict[str, str]:
-        """The description in words: what `python -m featurize info` prints, without the skipped images."""
+        """The description in words: what `frozenbench featurize info` prints, without the skipped images."""
         spec = self.spec
         weights = f" ({self.weights} weights)" if spec.weights_digest else ""
         facts = {
