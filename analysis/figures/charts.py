@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures import names, style
 from analysis.figures.style import Chance, Looks
 from analysis.frame import epoch_near_end, training_cost
-from classify.runs import RunResult
+from classify.runs import RunResult, head_name
 
 RECALL_LINES = 20
 LABEL_INCHES = 2.4
@@ -30,14 +30,16 @@ Dots = list[tuple[int, Sequence[float], str]]
 
 def accuracy(rows: pd.DataFrame, ax: Axes, looks: Looks | None = None, chance: Chance | None = None) -> Axes:
     """Accuracy with its 95% interval: a line and marker per head, a colour and fill per kind of features."""
-    heads = list(rows.groupby("model")["accuracy"].max().sort_values().index)
+    rows = rows.assign(head=[head_name(row) for row in rows.itertuples()])
+    heads = list(rows.groupby("head")["accuracy"].max().sort_values().index)
     looks = looks or style.looks_of(rows)
     series: dict[str, Dots] = {}
     for name, own in rows.groupby(style.series_of(rows), observed=True):
-        lines = [heads.index(model) for model in own["model"]]
+        lines = [heads.index(head) for head in own["head"]]
         series[str(name)] = list(zip(lines, own[INTERVAL].to_numpy(float), own["model"], strict=True))
     handles = _dot_plot(ax, names.fitted(heads, LABEL_INCHES), series, looks)
     handles += style.draw_chance(ax, chance, upright=True)
+    _end_at_a_hundred(ax)
     ax.set_xlabel("accuracy on the test images, % (with 95% interval)")
     style.legend_above(ax, "features", handles)
     return ax
@@ -73,6 +75,7 @@ def recall(runs: Mapping[str, RunResult], ax: Axes, looks: Looks | None = None, 
     for label, own in values.items():
         series[label] = [(lines[name], box, runs[label].model) for name, box in own.items() if name in lines]
     handles = _dot_plot(ax, texts, series, looks or _colours_in_order(runs))
+    _end_at_a_hundred(ax)
     ax.set_xlabel("recall: correct among the images of the class, % (with 95% interval)")
     style.legend_above(ax, None, handles)
     return left_out
@@ -110,6 +113,13 @@ def _dot_plot(ax: Axes, lines: Sequence[str], series: Mapping[str, Dots], looks:
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x", alpha=0.3)
     return handles
+
+
+def _end_at_a_hundred(ax: Axes) -> None:
+    """End the x axis at 0% and 100%, where a dot has a width; all must have been drawn."""
+    low, high = ax.get_xlim()
+    ax.set_xlim(max(low, -2), min(high, 102))
+    ax.set_xticks([tick for tick in ax.get_xticks() if max(low, 0) <= tick <= min(high, 100)])
 
 
 def _colours_in_order(labels: Iterable[str]) -> Looks:

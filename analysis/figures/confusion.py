@@ -136,7 +136,9 @@ def worst_pairs(
     ax.set_yticks(heights, labels, fontsize=PAIR_SIZE)
     ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.4 * max(percent, default=100))  # room for the texts behind the bars
+    longest = max(percent, default=100)
+    ax.set_xlim(0, 1.4 * longest)  # room for the texts behind the bars
+    ax.set_xticks([tick for tick in ax.get_xticks() if tick <= max(longest, 100)])
     if not shown:
         ax.text(0.5, 0.5, "no mistakes", transform=ax.transAxes, ha="center")
     ax.set_xlabel("% of the true class")

@@ -14,12 +14,13 @@ CAPTION_SIZE = 8.0
 CAPTION_INCHES = 1.2
 NEIGHBOUR_INCHES = 1.0
 NAME_ON_MAP_INCHES = 1.5
+NAMED_ON_MAP = 8
 
 
 def mistakes(images: np.ndarray, captions: Sequence[str], drawn: Figure) -> list[Axes]:
-    """A grid of images (n, height, width, 3) with a caption of up to three lines below each, six in a row.
+    """A grid of images (n, height, width, 3) with a caption of up to four lines below each, six in a row.
 
-    It fills an empty figure; 1.35 inches for each column and 1.75 for each row suit it. A line of a caption has room
+    It fills an empty figure; 1.35 inches for each column and 2 for each row suit it. A line of a caption has room
     for `CAPTION_INCHES` of letters of `CAPTION_SIZE` points.
     """
     rows = -(-len(images) // IMAGES_PER_ROW)
@@ -68,7 +69,7 @@ def neighbours(
 def vector_map(points: np.ndarray, labels: np.ndarray, class_names: Sequence[str], ax: Axes) -> Axes:
     """A map of vectors in two dimensions, a colour and marker per class, its name at the densest spot.
 
-    Of more than `style.MANY_CLASSES` classes only the largest, as many as that, are named.
+    Of more than `style.MANY_CLASSES` classes only the largest are named, `NAMED_ON_MAP`.
 
     Args:
         points: float (n, 2), from `analysis.figures.pictures.embedding`.
@@ -79,7 +80,8 @@ def vector_map(points: np.ndarray, labels: np.ndarray, class_names: Sequence[str
     palette = style.colours(len(class_names))
     texts = names.fitted(class_names, NAME_ON_MAP_INCHES, word="class")
     sizes = np.bincount(labels, minlength=len(class_names))
-    named = np.argsort(-sizes, kind="stable")[: style.MANY_CLASSES]
+    few = len(class_names) <= style.MANY_CLASSES
+    named = np.argsort(-sizes, kind="stable")[: None if few else NAMED_ON_MAP]
     for number, text in enumerate(texts):
         own = points[labels == number]
         if not len(own):
@@ -99,7 +101,7 @@ def vector_map(points: np.ndarray, labels: np.ndarray, class_names: Sequence[str
     ax.set(xticks=[], yticks=[], aspect="equal")  # only neighbourhoods have a meaning
     for spine in ax.spines.values():
         spine.set_visible(False)
-    if len(class_names) <= style.MANY_CLASSES:
+    if few:
         columns = int(0.9 * style.figure_width(ax) / (max(map(names.width_of, texts)) + 0.5))
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=min(5, columns), handletextpad=0, columnspacing=1)
     return ax

@@ -66,6 +66,11 @@ def fonts() -> tuple[str, ...]:
     return ("DejaVu Sans", *(name for name in OTHER_FONTS if name in installed))
 
 
+def shortened(text: str, inches: float, size: float = SIZE) -> str:
+    """A text in one line of at most a given width; of a longer one both ends are kept, as of a file's name."""
+    return _cut(plain(text), _both_ends, inches, size)
+
+
 def plain(text: str) -> str:
     """A text in one line; letters that no installed font has are escaped."""
     return _written(text, "")

@@ -50,12 +50,12 @@ HEADS = {
     "mlp": "v",
     "cnn": "P",
     "stack": "*",
-    "knn": "h",
+    "knn": "<",
     "dummy": "X",
     "lda": "p",
 }
 """A head has the same marker in every figure. A circle stands for no head: it shows what several share."""
-OTHER_HEADS = "<8Hd"
+OTHER_HEADS = "8hHd"
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 3)))
 HALF_WHITE: dict[str, Any] = {"markerfacecoloralt": "white", "markersize": 7}
 FILLS = ("full", "none", "left", "bottom", "right", "top")

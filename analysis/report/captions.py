@@ -85,7 +85,8 @@ def class_key(class_names: Sequence[str]) -> str:
 
 def accuracy_figure(shown: pd.DataFrame, folder: FigureFolder) -> Picture:
     """Accuracy of every head on every kind of features."""
-    height = 2.6 + 0.5 * shown["model"].nunique() + 0.3 * shown["features"].nunique()
+    heads = {head_name(row) for row in shown.itertuples()}
+    height = 2.6 + 0.5 * len(heads) + 0.3 * shown["features"].nunique()
     with style.figure(8, height) as (drawn, ax):
         charts.accuracy(shown, ax, folder.looks, folder.chance)
         best = shown.iloc[0]
@@ -250,16 +251,19 @@ def mistakes_figure(best: pd.Series, result: RunResult, folder: FigureFolder) ->
     if wrong.empty:
         return []
     class_names = result.class_names
-    short = names.fitted(class_names, gallery.CAPTION_INCHES - 0.4, gallery.CAPTION_SIZE, word="class")
+    short = names.fitted(class_names, gallery.CAPTION_INCHES, gallery.CAPTION_SIZE, word="class")
     captions, described = [], []
     for row in wrong.itertuples():
         confidence = style.percent(row.confidence, result.test_rows)
-        captions.append(f"{short[row.label]}\ntaken for\n{short[row.predicted]} ({confidence})")
+        captions.append(f"{short[row.label]}\ntaken for ({confidence})\n{short[row.predicted]}")
         described.append(f"{class_names[row.label]}, taken for {class_names[row.predicted]} ({confidence})")
-        if file := getattr(row, "path", ""):
-            captions[-1] += "\n" + names.fitted([Path(file).name], gallery.CAPTION_INCHES, gallery.CAPTION_SIZE)[0]
-            described[-1] += f", {file}"
-    caption = "The most confident mistakes." + (" The last line is the file." if "path" in wrong else "")
+    caption = "The most confident mistakes, with the probability of the predicted class."
+    if "path" in wrong:
+        caption += " The last line is the file."
+        files = [Path(path).name for path in wrong["path"]]
+        shown = [names.shortened(file, gallery.CAPTION_INCHES, gallery.CAPTION_SIZE) for file in files]
+        captions = [f"{text}\n{file}" for text, file in zip(captions, shown, strict=True)]
+        described = [f"{text}, {path}" for text, path in zip(described, wrong["path"], strict=True)]
     images = pictures.test_images(result, wrong["id"].to_numpy())
     with style.empty_figure(8.1, 0.4 + 2 * -(-len(wrong) // gallery.IMAGES_PER_ROW)) as drawn:
         gallery.mistakes(images, captions, drawn)

@@ -24,7 +24,7 @@ ROWS = pd.DataFrame(
         ["random", RANDOM, "svm", 0.52, 0.49, 0.55, 4.0, 0.004],
     ],
     columns=COLUMNS,
-).assign(train_rows=2000)
+).assign(train_rows=2000, tuned=0, class_weight="none")
 SCRATCH = f"{PIXELS}, trained from scratch"
 CURVES = pd.DataFrame(
     [
@@ -77,6 +77,23 @@ def test_accuracy_draws_every_run_with_its_interval() -> None:
     assert bars[SCRATCH] == [[62.0, 68.0]]
     assert len(looks) == len({colour for colour, _ in looks}) == len({fill for _, fill in looks}) == 4
     assert markers == {name: marker_of(name) for name in heads}
+
+
+def test_a_tuned_head_has_a_line_of_its_own() -> None:
+    rows = pd.concat([ROWS.iloc[[3]], ROWS.iloc[[3]].assign(tuned=20, accuracy=0.8)])
+    with figure(6, 4) as (_, ax):
+        charts.accuracy(rows, ax)
+        assert [label.get_text() for label in ax.get_yticklabels()] == ["svm", "svm (tuned)"]
+        markers = {box.lines[0].get_marker() for box in ax.containers}
+    assert markers == {marker_of("svm")}
+
+
+def test_no_percentage_above_a_hundred_is_on_the_axis() -> None:
+    with figure(6, 4) as (drawn, ax):
+        charts.recall({"svm": make_result(recall={"ant": [1, 1, 1], "bee": [1, 1, 1]})}, ax)
+        drawn.draw_without_rendering()
+        low, high = ax.get_xlim()
+        assert all(tick <= 100 for tick in ax.get_xticks() if low <= tick <= high)
 
 
 def test_a_kind_of_features_has_one_colour_in_all_figures() -> None:
@@ -292,6 +309,8 @@ def test_a_line_for_chance() -> None:
         assert "chance (25%)" in texts
         data = lines[0].get_xdata() if draw is charts.accuracy else lines[0].get_ydata()
         assert set(data) == {25}
+        low, high = ax.get_xlim() if draw is charts.accuracy else ax.get_ylim()
+        assert low < 25 < high
 
 
 def test_the_accuracies_of_a_training_have_a_line_for_chance() -> None:

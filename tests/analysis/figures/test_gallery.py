@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 
 from analysis.figures import gallery
@@ -51,3 +53,23 @@ def test_the_map_shows_every_vector_and_names_every_class() -> None:
     assert np.abs(names["ant"]).max() < 2
     assert np.abs(names["cow"] - 20).max() < 3  # among its like, whatever lies far away
     assert len(markers) == 2
+
+
+def test_the_map_of_many_classes_names_the_largest() -> None:
+    labels = np.repeat(np.arange(30), np.arange(1, 31))
+    points = np.random.default_rng(0).normal(0, 1, (len(labels), 2))
+    with figure(5, 5) as (_, ax):
+        gallery.vector_map(points, labels, [f"class {number}" for number in range(30)], ax)
+        assert {text.get_text() for text in ax.texts} == {f"class {number}" for number in range(22, 30)}
+        assert ax.get_legend() is None
+
+
+def test_long_names_stay_below_their_images() -> None:
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    nearest = np.zeros((2, 6, 4, 4, 3), np.uint8)
+    class_names = ["American Staffordshire Terrier", "W" * 100]
+    with empty_figure(8.1, 3.1) as drawn:
+        axes = gallery.neighbours(images, [0, 1], nearest, np.zeros((2, 6), int), class_names, drawn)
+        drawn.draw_without_rendering()
+        boxes = [ax.xaxis.label.get_window_extent() for ax in axes[:7]]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))

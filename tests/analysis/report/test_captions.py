@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from tiny_runs import PIXELS, World, make_predictions, make_result, runs_with_controls, write_run
 
-from analysis.figures import style
+from analysis.figures import pictures, style
 from analysis.frame import comparison
 from analysis.report.build import write_reports
-from analysis.report.captions import FigureFolder, class_key, curves_figures
+from analysis.report.captions import FigureFolder, class_key, curves_figures, mistakes_figure
 from classify.runs import load_runs
 
 MANY = 21
@@ -130,6 +130,27 @@ def test_only_heads_with_several_sizes_have_a_learning_curve(world: World, drawn
 def test_without_several_sizes_there_is_no_learning_curve(world: World) -> None:
     world.add(0.9, model="svm")
     assert curves_figures(world.table(), folder_of(world)) == []
+
+
+def test_mistakes_have_their_names_and_files(
+    world: World, drawn: dict[str, Figure], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class_names = ["American Staffordshire Terrier and more", "cat", "dog"]
+    run_dir = Path(world.add(0.9, class_names=class_names))
+    predictions = make_predictions(np.arange(1000) < 999)
+    predictions["predicted"] = predictions["predicted"].where(predictions["predicted"] >= 0, 1)
+    files = [f"cats/a photo with a long name {number:04}.jpg" for number in range(1000)]
+    world.runs[run_dir] = result = make_result(class_names=class_names)
+    write_run(run_dir, result, predictions.assign(path=files, p_a=0.9, p_b=0.05, p_c=0.05))
+    monkeypatch.setattr(pictures, "test_images", lambda _, ids: np.zeros((len(ids), 4, 4, 3), np.uint8))
+    (picture,) = mistakes_figure(world.table().iloc[0], result, folder_of(world))
+    lines = drawn["mistakes"].axes[0].get_xlabel().split("\n")
+    assert lines[0].startswith("American Staff")
+    assert lines[0].endswith("\u2026")
+    assert lines[1:3] == ["taken for (90.0%)", "cat"]
+    assert lines[3].startswith("a photo")
+    assert lines[3].endswith("0999.jpg")
+    assert picture.alt == f"{class_names[0]}, taken for cat (90.0%), {files[999]}."
 
 
 def test_the_caption_names_the_classes_that_a_figure_can_only_number() -> None:
