@@ -3,6 +3,7 @@
 May import: featurize.core, featurize.cache.
 """
 
+from classify.heads.own import code_digest, imported, is_own, own_name, types_in
 from classify.heads.registry import (
     ALL,
     COLUMNS_FOR_TREES,
@@ -24,7 +25,12 @@ __all__ = [
     "HEADS",
     "HEADS_IN_BLOCKS",
     "Task",
+    "code_digest",
     "head_names",
+    "imported",
+    "is_own",
     "make_head",
+    "own_name",
     "signed_root",
+    "types_in",
 ]

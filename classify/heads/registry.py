@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from classify.heads.own import imported, is_own, own_head
 from featurize.cache import FeatureRows
 from featurize.core.errors import HeadError, UsageError, suggestion
 
@@ -205,13 +206,20 @@ def head_names(models: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def make_head(name: str, task: Task) -> Any:
+def make_head(name: Any, task: Task) -> Any:
     """An unfitted head, a scikit-learn pipeline.
 
+    Args:
+        name: a key of `HEADS`, `module:Class`, or an unfitted classifier, see `classify.heads.own`.
+        task: what the head is for.
+
     Raises:
-        UsageError: there is no head of this name.
+        UsageError: there is no head of this name, or the classifier cannot be a head.
+        HeadError: the task asks for something that the head cannot do.
     """
-    return HEADS[head_names(name)[0]](task)
+    if isinstance(name, str) and not is_own(name):
+        return HEADS[head_names(name)[0]](task)
+    return own_head(imported(name) if isinstance(name, str) else name, task)
 
 
 def signed_root(x: np.ndarray) -> np.ndarray:

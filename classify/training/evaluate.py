@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classify.heads import FOLDED, FOLDS, Task, make_head
+from classify.heads import FOLDED, FOLDS, HEADS, Task, make_head, own_name
 from classify.large import blocks_of
 from classify.statistics import Metrics, metrics
 from featurize.cache import FeatureRows, Features
@@ -29,7 +29,7 @@ class FittedHead:
     """A fitted head, and the course of its fit.
 
     Attributes:
-        name: a key of `HEADS`.
+        name: a key of `HEADS`, or the class of another classifier.
         head: the fitted pipeline.
         seconds: wall time of the fit.
         iterations: of the solver, or None.
@@ -76,18 +76,27 @@ class Evaluation(ShownAsTable):
         return pd.DataFrame([{**numbers, "predict_ms_per_image": self.predict_ms_per_image}])
 
 
-def fit_and_evaluate(name: str, train: Features, test: Features, *, seed: int = 0, jobs: int = 1) -> Evaluation:
-    """Train the head `name` with its default settings on one split and evaluate it on another.
+def fit_and_evaluate(estimator: Any, train: Features, test: Features, *, seed: int = 0, jobs: int = 1) -> Evaluation:
+    """Train a head on one split and evaluate it on another.
+
+    Args:
+        estimator: a key of `HEADS`, for that head with its default settings; or an unfitted scikit-learn
+            classifier, of which a copy is fitted on the vectors as they are. It has `predict_proba`, or
+            `decision_function`, from which probabilities are then made by temperature calibration.
+        train: features to fit on, with rows of every class.
+        test: features to evaluate on.
+        seed: for everything random in the head: each `random_state` of a classifier that is None.
+        jobs: number of threads.
 
     Raises:
-        UsageError: there is no such head.
+        UsageError: there is no such head, or the estimator is no such classifier.
         HeadError: the head cannot be fitted on these features.
     """
-    return evaluate_head(fit_head(name, train, seed=seed, jobs=jobs), test)
+    return evaluate_head(fit_head(estimator, train, seed=seed, jobs=jobs), test)
 
 
 def fit_head(
-    name: str,
+    estimator: Any,
     train: FeatureRows,
     *,
     settings: Mapping[str, Any] | None = None,
@@ -99,7 +108,7 @@ def fit_head(
     """Train a head.
 
     Args:
-        name: a key of `HEADS`.
+        estimator: as for `make_head`.
         train: features to fit on, with rows of every class; in blocks only for the heads of
             `HEADS_IN_BLOCKS`.
         settings: parameters of the pipeline that differ from the head's defaults.
@@ -114,7 +123,11 @@ def fit_head(
     """
     from threadpoolctl import threadpool_limits
 
-    head = make_head(name, Task.of(train, seed, jobs, class_weight)).set_params(**(settings or {}))
+    name = own_name(estimator)
+    is_ours = isinstance(estimator, str) and estimator in HEADS
+    # Code that is not ours can fail in any way, and one failure costs itself.
+    expected = (ValueError, FloatingPointError) if is_ours else (Exception,)
+    head = make_head(estimator, Task.of(train, seed, jobs, class_weight)).set_params(**(settings or {}))
     _check_rows_for_folds(name, train)
     blocks = len(blocks_of(train))
     if blocks:
@@ -133,21 +146,23 @@ def fit_head(
             else:
                 [x] = train.matrices()
                 head.fit(x, train.y)
-        except (ValueError, FloatingPointError) as error:
+            if not hasattr(head, "classes_"):
+                raise ValueError("after the fit it has no classes_, the labels that scikit-learn's classifiers keep")
+        except expected as error:
             raise HeadError(f"{name} cannot be fitted on these features: {error}") from error
         seconds = time.perf_counter() - began
     parameters = plain_parameters(head[-1])
     if blocks:
         parameters["blocks"] = blocks
-    estimator = getattr(head[-1], "estimator_", head[-1])
+    last = getattr(head[-1], "estimator_", head[-1])
     messages = [f"{item.category.__name__}: {item.message}" for item in caught]
     return FittedHead(
         name=name,
         head=head,
         seconds=seconds,
-        iterations=int(np.max(estimator.n_iter_)) if hasattr(estimator, "n_iter_") else None,
-        converged=_converged(estimator, caught),
-        history=getattr(estimator, "history_", {}),
+        iterations=_iterations(last),
+        converged=_converged(last, caught),
+        history=getattr(last, "history_", {}) if is_ours else {},
         warnings=tuple(dict.fromkeys(messages)),
         parameters=parameters,
         jobs=jobs,
@@ -161,6 +176,12 @@ def _check_rows_for_folds(name: str, train: FeatureRows) -> None:
             f"{name} is fitted in {FOLDS} folds and needs {FOLDS} training images of each class; "
             f"{train.class_names[counts.argmin()]} has {counts.min()}; use more (a larger --train-size) or another head"
         )
+
+
+def _iterations(estimator: Any) -> int | None:
+    """The iterations of a fitted estimator's solver, the most if it ran several times; None if it does not count."""
+    counts = np.asarray(getattr(estimator, "n_iter_", ()))
+    return int(counts.max()) if counts.size and counts.dtype.kind in "iu" else None
 
 
 def _converged(estimator: Any, caught: list[warnings.WarningMessage]) -> bool | None:
