@@ -28,12 +28,16 @@ app = typer.Typer(**TYPER_OPTIONS)
 def run(
     context: typer.Context,
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Heads, comma-separated: logreg, svm, linear-svm, xgboost, mlp, cnn, stack, knn, dummy; all = "
-            "logreg, svm, xgboost, mlp."
+            "logreg, svm, xgboost, mlp.  [default: all; none with --head]"
         ),
-    ] = "all",
+    ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(help="A scikit-learn classifier of your own, module:Class; repeat the option for several."),
+    ] = None,
     features: Annotated[
         list[Path] | None,
         typer.Option(
@@ -70,7 +74,7 @@ def run(
     # Imported here so that --help does not wait for them.
     import joblib
 
-    from classify.heads import head_names
+    from classify.heads import Task, head_names, imported, make_head
     from classify.runs import runs_folder
     from classify.training import VERSIONS_OF, Job, train_heads
     from featurize.cache import find_cache, read_info
@@ -79,7 +83,13 @@ def run(
 
     if class_weight not in ("none", "balanced"):
         raise UsageError(f"--class-weight {class_weight}: expected none or balanced")
-    names, seeds = head_names(model), numbers("--seed", seed, 0)
+    own = comma_separated(",".join(head or []))
+    if own and tune:
+        raise UsageError(f"--tune: {own[0]} has no search space; leave out --tune, or --head")
+    for name in own:
+        make_head(imported(name), Task(1, 1))  # fails before anything is trained
+    ours = [] if own and model is None else head_names("all" if model is None else model)
+    names, seeds = [*ours, *own], numbers("--seed", seed, 0)
     sizes: list[int | None] = [*numbers("--train-size", train_size, 1)]
     if not seeds:
         raise UsageError("--seed names no seed; expected whole numbers, such as 0 or 0,1,2")
@@ -120,6 +130,9 @@ def predict(
         ),
     ],
     top: Annotated[int, typer.Option(min=1, help="Number of classes to name for each image.")] = 5,
+    head: Annotated[
+        str, typer.Option(help="The module:Class that the run was trained with, if it was; the module is imported.")
+    ] = "",
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a row for each class.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -132,7 +145,7 @@ def predict(
     if as_csv and as_json:
         raise UsageError("--csv and --json: expected one of them")
     run_dir = find_run(run, runs or runs_folder())
-    show(predict_images(run_dir, named_files(images), top), as_csv=as_csv, as_json=as_json)
+    show(predict_images(run_dir, named_files(images), top, head), as_csv=as_csv, as_json=as_json)
 
 
 @app.command("list", epilog=examples("frozenbench classify list"))

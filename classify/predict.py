@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from classify.heads import imported, types_in
 from classify.runs import AGAIN, HEAD, RESULT, RunResult, load_head
 from featurize.cache import ExtractionSpec
-from featurize.core.errors import BackboneError, DataError, FrozenbenchError
+from featurize.core.errors import BackboneError, DataError, FrozenbenchError, UsageError
 from featurize.engines import CHECKED_IMAGES, REFERENCE, default_batch_size
 from featurize.extraction import Extractor, recorded_backbone, recorded_extractor
 from featurize.extraction.saved_networks import save_extractor, saved_extractor
@@ -83,13 +84,16 @@ def _files(name: Path) -> list[Path]:
     return sorted(files)
 
 
-def predict_images(run_dir: Path, paths: Iterable[Path], top: int = 5) -> Iterator[Prediction | Skipped]:
+def predict_images(
+    run_dir: Path, paths: Iterable[Path], top: int = 5, head: str = ""
+) -> Iterator[Prediction | Skipped]:
     """Classify image files with the head of a run.
 
     Args:
         run_dir: the directory of a finished run.
         paths: the image files; a batch of them is taken at a time.
         top: number of classes to name for each image, at least 1.
+        head: the `module:Class` that the run was trained with, if it was; the module is imported.
 
     Returns:
         An iterator with an item for each file, in the given order. The network is loaded for the first image.
@@ -97,19 +101,20 @@ def predict_images(run_dir: Path, paths: Iterable[Path], top: int = 5) -> Iterat
     Raises:
         DataError: the run is damaged.
         BackboneError: from the iterator: the weights cannot be loaded or differ from those of the run.
-        UsageError: from the iterator: the run's backbone no longer exists.
+        UsageError: `head` is not that of the run; from the iterator: the run's backbone no longer exists.
     """
-    return _Classifier(run_dir).predictions(paths, top)
+    return _Classifier(run_dir, head).predictions(paths, top)
 
 
 class _Classifier:
     """The recorded extraction of a run and its saved head."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, head: str) -> None:
         self.result = RunResult.read(run_dir)
         self.spec, self.height, self.width = _recorded(run_dir, self.result)
         self.head_path = run_dir / HEAD
-        self.head = load_head(self.head_path, self.result.head_sha256)
+        _check_own_head(run_dir, self.result, head)
+        self.head = load_head(self.head_path, self.result.head_sha256, types_in(imported(head)) if head else ())
         # The training images had a common size: bring new ones to it first, as the data set was made.
         self.kernel = "bicubic" if "image_shape" in self.result.source else self.spec.resize
         self.extractor: Extractor | None = None
@@ -199,6 +204,19 @@ def show(found: Iterable[Prediction | Skipped], *, as_csv: bool = False, as_json
         raise DataError(f"{len(skipped)} of {count} files could not be read; {skipped[0].file}: {skipped[0].reason}")
     if not count:
         raise DataError("there is no file to classify: the folders or lists hold none")
+
+
+def _check_own_head(run_dir: Path, result: RunResult, head: str) -> None:
+    """Raise UsageError unless the user names the head of the run: its module is not imported on the run's word."""
+    if head == result.own_head:
+        return
+    if not result.own_head:
+        raise UsageError(f"--head {head}: {run_dir.name} was trained with the head {result.model}; leave out --head")
+    given = f"--head {head}" if head else "there is no --head"
+    raise UsageError(
+        f"{given}: {run_dir.name} was trained with --head {result.own_head}; if you trust the code of that module, "
+        "give the same option again"
+    )
 
 
 def _recorded(run_dir: Path, result: RunResult) -> tuple[ExtractionSpec, int, int]:

@@ -42,7 +42,7 @@ DOORS = {
     "featurize.cli": "featurize",
     "classify.cli": "classify featurize",
     "classify.table": "classify.runs classify.statistics",
-    "classify.predict": "classify.runs featurize",
+    "classify.predict": "classify.heads classify.runs featurize",
     "analysis.cli": "analysis classify featurize",
     "analysis.steps": "",
     "analysis.experiment": "analysis.steps classify featurize",

@@ -64,11 +64,16 @@ def classify_commands(runs: Mapping[Path, RunResult]) -> list[str]:
     for run_dir, result in runs.items():
         layers = () if list(result.layers) == list(result.spec["layers"]) else tuple(result.layers)
         key = (result.cache, run_dir.parent.parent, layers, result.tuned, result.class_weight)
-        settings.setdefault(key, {}).setdefault((result.train_size, result.seed), []).append(result.model)
+        settings.setdefault(key, {}).setdefault((result.train_size, result.seed), []).append(
+            result.own_head or result.model
+        )
     commands = []
     for (cache, folder, layers, trials, weight), trained in settings.items():
         for models, sizes, seeds in _products(trained):
-            words: list[Any] = ["--features", cache, "--model", ",".join(models)]
+            words: list[Any] = ["--features", cache]
+            for option, own in (("--model", False), ("--head", True)):
+                if chosen := [model for model in models if (":" in model) == own]:
+                    words += [option, ",".join(chosen)]
             if layers:
                 words += ["--layers", ",".join(layers)]
             if sizes != (None,):

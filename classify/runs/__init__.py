@@ -4,7 +4,7 @@ May import: featurize.core, featurize.cache.
 """
 
 from classify.runs.card import CARD, model_card
-from classify.runs.persist import AGAIN, HEAD, load_head, save_head
+from classify.runs.persist import AGAIN, HEAD, load_head, save_head, save_own_head
 from classify.runs.results import (
     RESULT,
     LoadedRuns,
@@ -36,6 +36,7 @@ __all__ = [
     "read_predictions",
     "runs_folder",
     "save_head",
+    "save_own_head",
     "tested_digest",
     "write_result",
 ]

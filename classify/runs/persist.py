@@ -9,10 +9,11 @@ import io
 import logging
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from featurize.core.errors import DataError
+from featurize.core.errors import DataError, first_line
 
 logger = logging.getLogger("frozenbench")
 HEAD = "head.skops"
@@ -57,12 +58,43 @@ def save_head(head: Any, path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_head(path: Path, sha256: str) -> Any:
+def save_own_head(head: Any, path: Path, trusted: Sequence[str], name: str) -> str:
+    """Save a fitted head of the user's, if `load_head` can load it again.
+
+    Args:
+        head: a fitted pipeline.
+        path: path of the file.
+        trusted: as for `load_head`.
+        name: of the head, for the message.
+
+    Returns:
+        The file's SHA-256, hexadecimal; empty if the head cannot be saved, which is logged.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written to.
+    """
+    try:
+        digest = save_head(head, path)
+        load_head(path, digest, trusted)
+    except OSError:
+        raise
+    except Exception as error:  # what it holds can fail anywhere inside of skops
+        path.unlink(missing_ok=True)
+        logger.warning(
+            "%s: the run has no saved head, because a saved head may not hold everything in this one (%s)",
+            name, first_line(error.__cause__ or error),
+        )  # fmt: skip
+        return ""
+    return digest
+
+
+def load_head(path: Path, sha256: str, trusted: Sequence[str] = ()) -> Any:
     """Load a saved head; the bytes that are parsed are the ones whose digest was checked.
 
     Args:
         path: path of the file.
         sha256: the digest that `save_head` returned.
+        trusted: types that the file may build besides `TRUSTED`: those of a head that the user names.
 
     Returns:
         A fitted pipeline with `classes_` and `predict_proba`.
@@ -88,7 +120,7 @@ def load_head(path: Path, sha256: str) -> Any:
             with zipfile.ZipFile(io.BytesIO(content)) as members:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
                     raise ValueError("it is compressed and could unpack to any size")
-            head = skops.io.loads(content, trusted=TRUSTED)
+            head = skops.io.loads(content, trusted=[*TRUSTED, *trusted])
             if not isinstance(head, Pipeline):
                 raise TypeError(f"it holds a {type(head).__name__}, expected a Pipeline")
         except Exception as error:  # a foreign file can fail anywhere inside of skops

@@ -57,6 +57,7 @@ class RunResult(ShownAsTable):
         head_sha256: SHA-256 of head.skops; empty if the head was not saved.
         head_bytes: size of that file; 0 if the head was not saved.
         cache: path of the features as given; absolute for a run on a cluster.
+        own_head: the `module:Class` of a head that is not one of ours; else empty.
     """
 
     model: str
@@ -107,6 +108,7 @@ class RunResult(ShownAsTable):
     machine: str
     finished: str
     schema_version: int = SCHEMA_VERSION
+    own_head: str = ""
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:
@@ -121,7 +123,8 @@ class RunResult(ShownAsTable):
             if not isinstance(values, dict):
                 raise ValueError("its fields are not those of a run")
             version = values.get("schema_version", SCHEMA_VERSION)
-            if version == SCHEMA_VERSION and set(values) != {field.name for field in fields(cls)}:
+            # Runs from before there were heads of the user's lack the field.
+            if version == SCHEMA_VERSION and {*values, "own_head"} != {field.name for field in fields(cls)}:
                 raise ValueError("its fields are not those of a run")
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be used: {error}") from error

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from classify.heads import Task, make_head
+from classify.heads import Task, code_digest, is_own, make_head, own_name
 from classify.large import memory_limit, memory_needed
 from classify.training.evaluate import plain_parameters
 from featurize.cache import CacheInfo
@@ -18,7 +18,7 @@ class Job:
     """One head on one cache.
 
     Attributes:
-        model: a key of `HEADS`.
+        model: a key of `HEADS`, or `module:Class`.
         info: the cache, from `read_info`.
         layers: use only the columns of these layers; empty for all.
         rows: train on a stratified subset of this many rows; None for all.
@@ -71,7 +71,7 @@ class Job:
     @property
     def title(self) -> str:
         """The head and the cache, for messages."""
-        return f"{self.model} on {self.info.path.stem}"
+        return f"{own_name(self.model)} on {self.info.path.stem}"
 
     @property
     def name(self) -> str:
@@ -82,9 +82,12 @@ class Job:
         steps = [[type(step).__name__, plain_parameters(step)] for _, step in make_head(self.model, task).steps]
         layers = self.layers or [columns.name for columns in info.layers]
         search = [self.trials, self.wave] if self.wave > 1 else self.trials
-        content = [info.spec.fingerprint, layers, self.model, self.rows, self.seed, search, steps, self.class_weight]
+        content: list[object] = [info.spec.fingerprint, layers, self.model, self.rows, self.seed, search, steps]
+        content.append(self.class_weight)
+        if is_own(self.model):
+            content.append(code_digest(self.model))
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return f"{self.model}-{digest[:8]}"
+        return f"{own_name(self.model)}-{digest[:8]}"
 
     def run_dir(self, runs: Path) -> Path:
         """The run directory in the folder of all runs."""

@@ -12,9 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classify.heads import Task
+from classify.heads import Task, is_own, types_in
 from classify.large import worker_memory
-from classify.runs import CARD, HEAD, RunResult, model_card, new_run, save_head, tested_digest, write_result
+from classify.runs import (
+    CARD,
+    HEAD,
+    RunResult,
+    model_card,
+    new_run,
+    save_head,
+    save_own_head,
+    tested_digest,
+    write_result,
+)
 from classify.training.checks import check_overlap, check_train, survey
 from classify.training.distributed import check_shared, run_on_workers
 from classify.training.evaluate import Evaluation, FittedHead, evaluate_head, fit_head
@@ -134,7 +144,7 @@ def train_head(
         warnings += check_overlap(train_survey, survey(test, "test", job.threads, client))
     warnings += fitted.warnings
     for warning in warnings:
-        logger.warning("%s: %s", job.model, warning)
+        logger.warning("%s: %s", fitted.name, warning)
     result = _run_result(job, rows, fitted, evaluation, opened, warnings)
     result = dataclasses.replace(result, groups=0 if test.groups is None else len(np.unique(test.groups)))
     return _save_run(run_dir, result, fitted if keep_heads else None, _predictions_table(job.info, test, evaluation))
@@ -234,9 +244,13 @@ def _save_run(run_dir: Path, result: RunResult, fitted: FittedHead | None, predi
     """Write the run directory; returns the result with the digest of the saved head, if there is one."""
     with new_run(run_dir) as folder:
         if fitted is not None:
-            digest = save_head(fitted.head, folder / HEAD)
-            size = (folder / HEAD).stat().st_size
-            result = dataclasses.replace(result, head_sha256=digest, head_bytes=size)
+            if result.own_head:
+                digest = save_own_head(fitted.head, folder / HEAD, types_in(fitted.head), result.model)
+            else:
+                digest = save_head(fitted.head, folder / HEAD)
+            if digest:
+                size = (folder / HEAD).stat().st_size
+                result = dataclasses.replace(result, head_sha256=digest, head_bytes=size)
         (folder / CARD).write_text(model_card(result), "utf-8")
         write_result(folder, result, predictions)
     return result
@@ -249,7 +263,7 @@ def _run_result(
     info = job.info
     layers = [layer for layer in info.layers if not job.layers or layer.name in job.layers]
     return RunResult(
-        model=job.model,
+        model=fitted.name,
         features=info.path.stem,
         fingerprint=info.spec.fingerprint,
         spec=json.loads(info.spec.to_json()),
@@ -284,6 +298,7 @@ def _run_result(
         versions=library_versions(VERSIONS_OF),
         machine=f"{os.cpu_count()} cores, {platform.machine()}",
         finished=now(),
+        own_head=job.model if is_own(job.model) else "",
     )
 
 

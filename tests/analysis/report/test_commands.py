@@ -81,6 +81,13 @@ def test_sizes_and_seeds_are_joined_where_all_were_combined() -> None:
     ]
 
 
+def test_heads_of_the_users_have_an_option_of_their_own() -> None:
+    own = make_result(model="Mine", own_head="mine:Mine", cache="c.h5")
+    runs = {Path("r/f/a"): own, Path("r/f/b"): make_result(cache="c.h5")}
+    assert classify_commands(runs) == ["frozenbench classify --features c.h5 --model logreg --head mine:Mine --runs r"]
+    assert classify_commands({Path("r/f/a"): own}) == ["frozenbench classify --features c.h5 --head mine:Mine --runs r"]
+
+
 def test_images_that_no_command_can_load() -> None:
     assert featurize_command(make_result(source={}, cache="c.h5")).startswith("# c.h5: it was made from Python")
 

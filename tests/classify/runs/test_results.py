@@ -87,6 +87,14 @@ def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
         RunResult.read(run_dir)
 
 
+def test_a_run_from_before_own_heads_is_read(tmp_path: Path) -> None:
+    write_run(tmp_path, make_result(), PREDICTIONS)
+    values = json.loads((tmp_path / "result.json").read_text())
+    del values["own_head"]
+    (tmp_path / "result.json").write_text(json.dumps(values))
+    assert RunResult.read(tmp_path) == make_result()
+
+
 def test_the_file_is_plain_json(tmp_path: Path) -> None:
     write_run(tmp_path / "tiny" / "a-1", make_result(), PREDICTIONS)
     values = json.loads((tmp_path / "tiny" / "a-1" / "result.json").read_text())
