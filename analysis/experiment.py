@@ -315,14 +315,14 @@ def extracted(dataset: "ImageDataset", source: Source, study: Study, folder: Pat
 
     preset = study.extent
     if source.backbone == PIXELS:
-        arguments: dict[str, Any] = {"name": PIXELS, "image_size": PIXELS_SIZE}
+        arguments: dict[str, Any] = {"backbone": PIXELS, "image_size": PIXELS_SIZE}
         options = ExtractionOptions()
     else:
         is_vgg16 = source.backbone.lower() == VGG16
         layers = study.layers or ((VGG16_LAYER,) if is_vgg16 else ())
         size = study.image_size or (IMAGE_SIZE if is_vgg16 else OTHER_IMAGE_SIZE)
         arguments = {
-            "name": source.backbone,
+            "backbone": source.backbone,
             "weights": source.weights,
             "layers": layers,
             "image_size": size,

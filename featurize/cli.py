@@ -114,7 +114,7 @@ def run(
     for line in class_counts(dataset):
         logger.info(line)
     arguments: dict[str, Any] = {
-        "name": backbone,
+        "backbone": backbone,
         "weights": weights,
         "layers": comma_separated(layers),
         "image_size": image_size or (32 if backbone == PIXELS else 96),

@@ -77,14 +77,15 @@ def own_head(estimator: Any, task: "Task") -> Any:
     from sklearn.base import clone
     from sklearn.pipeline import make_pipeline
 
+    if isinstance(estimator, type):
+        raise UsageError(f"--head {estimator.__name__} is a class, expected an instance, or the name of a head")
     name = own_name(estimator)
-    if isinstance(estimator, type) or not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
-        what = f"the class {estimator.__name__}" if isinstance(estimator, type) else f"a {name}"
-        raise UsageError(f"estimator is {what}, expected the name of a head or an unfitted scikit-learn classifier")
+    if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
+        raise UsageError(f"--head {name} is no classifier of scikit-learn: it lacks fit or get_params")
     try:
         classifier = clone(estimator)
     except (TypeError, RuntimeError) as error:
-        raise UsageError(f"estimator {name}: scikit-learn cannot copy it ({first_line(error)})") from error
+        raise UsageError(f"--head {name}: scikit-learn cannot copy it ({first_line(error)})") from error
     settings: dict[str, Any] = {}
     for parameter, value in classifier.get_params().items():
         kind = parameter.rpartition("__")[2]
@@ -101,7 +102,7 @@ def own_head(estimator: Any, task: "Task") -> Any:
         from classify.heads.calibration import TemperatureCalibrated
 
         return make_pipeline(TemperatureCalibrated(classifier, random_state=task.seed))
-    raise UsageError(f"estimator {name} has neither predict_proba nor decision_function, and a head needs one of them")
+    raise UsageError(f"--head {name} has neither predict_proba nor decision_function, and a head needs one of them")
 
 
 def own_name(estimator: Any) -> str:

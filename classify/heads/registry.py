@@ -206,20 +206,20 @@ def head_names(models: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def make_head(name: Any, task: Task) -> Any:
+def make_head(estimator: Any, task: Task) -> Any:
     """An unfitted head, a scikit-learn pipeline.
 
     Args:
-        name: a key of `HEADS`, `module:Class`, or an unfitted classifier, see `classify.heads.own`.
+        estimator: a key of `HEADS`, `module:Class`, or an unfitted classifier, see `classify.heads.own`.
         task: what the head is for.
 
     Raises:
         UsageError: there is no head of this name, or the classifier cannot be a head.
         HeadError: the task asks for something that the head cannot do.
     """
-    if isinstance(name, str) and not is_own(name):
-        return HEADS[head_names(name)[0]](task)
-    return own_head(imported(name) if isinstance(name, str) else name, task)
+    if isinstance(estimator, str) and not is_own(estimator):
+        return HEADS[head_names(estimator)[0]](task)
+    return own_head(imported(estimator) if isinstance(estimator, str) else estimator, task)
 
 
 def signed_root(x: np.ndarray) -> np.ndarray:

@@ -202,7 +202,7 @@ def _probability_metrics(labels: np.ndarray, probabilities: np.ndarray) -> dict[
     if unusable.any():
         raise HeadError(
             f"the head's probabilities of {unusable.sum():,} of {len(exact):,} test rows are negative, not finite or "
-            "all zero; its training has probably diverged: try another --seed, or drop it from --model"
+            "all zero; its training has probably diverged: try another --seed, or leave it out"
         )
     exact /= exact.sum(axis=1, keepdims=True)  # float32 rows sum to one only roughly
     classes = np.arange(exact.shape[1])

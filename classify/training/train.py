@@ -131,9 +131,9 @@ def train_head(
             fitted = run_with_limit(time_limit, search_and_fit, job, studies, settings, client, what=job.title)
     except HeadTimeoutError as error:
         logger.warning(error)
-        return str(error)
+        return error.with_options
     except HeadError as error:  # these rows are no good for this head: the others go on
-        line = f"{job.title} is left out: {error}"
+        line = f"{job.title} is left out: {error.with_options}"
         logger.warning(line)
         return line
     test, opened = open_test_split(job, run_dir.parent)

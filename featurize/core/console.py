@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from featurize.core.errors import FrozenbenchError
+from featurize.core.errors import FrozenbenchError, options_in_messages
 
 logger = logging.getLogger("frozenbench")
 WrongUsage: Any = typer.BadParameter.__base__
@@ -50,28 +50,34 @@ def run_command_line(app: Callable[..., object]) -> NoReturn:
     handler.setFormatter(_Line())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    with options_in_messages():
+        sys.exit(_exit_code(app))
+
+
+def _exit_code(app: Callable[..., object]) -> int:
+    """Run a typer application and log its failure; returns the exit code."""
     try:
         code = app(standalone_mode=False)
     except FrozenbenchError as error:
         logger.error(error)
-        sys.exit(error.exit_code)
+        return int(error.exit_code)
     except WrongUsage as error:
         logger.error(_usage_error(error))
-        sys.exit(error.exit_code)
+        return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except MemoryError as error:
         logger.error("out of memory: %s; use fewer images (--train N) or a shorter vector (--pool avg)", error)
-        sys.exit(1)
+        return 1
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader of our output has gone: `... | head`
-            sys.exit(1)
+            return 1
         where = f"{error.filename}: {error.strerror}" if error.filename else error
         logger.error("%s; check that the path exists, that you may write to it, and that the disk has space", where)
-        sys.exit(1)
+        return 1
     if code == INTERRUPTED:  # typer turns a Ctrl-C into this exit code
         logger.error("interrupted; finished work is saved, and the same command resumes")
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _usage_error(error: Any) -> str:

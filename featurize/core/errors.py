@@ -11,14 +11,44 @@ FrozenbenchError            exit 1: the work failed
 └── HeadError               a head cannot be trained on these features
     └── HeadTimeoutError    a head was stopped at its time limit (classify/training/time_limit.py)
 
-Every message says what happened, where, what was expected and what to do next, in one line.
+Every message says what happened, where, what was expected and what to do next, in one line. It is written with the
+options of the command line, such as `--train-size`. From Python, the text of an error names the parameters instead.
 """
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+OPTION_OR_COMMAND = re.compile(
+    r"(?P<command>\b(frozenbench (featurize|classify|analysis|run)|python -m|dask (worker|scheduler)|pip install)"
+    r"\b[^;,()]*)"
+    r"|(?<![\w/-])--(?P<option>[a-z][a-z-]*)"
+)
+"""An option, or a whole command, whose options stay what they are."""
+PARAMETERS = {
+    "data": "source",
+    "head": "estimator",
+    "model": "estimator",
+    "overwrite": "overwrite=True",
+    "shards": "shards_at",
+}
+"""The parameters whose names are not those of their options."""
 
 
 class FrozenbenchError(Exception):
     """The base of every error that this project raises on purpose."""
 
     exit_code = 1
+    names_options: ClassVar[bool] = False  # true while the command line runs
+
+    @property
+    def with_options(self) -> str:
+        """The message as it is written, with the options of the command line."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return self.with_options if self.names_options else with_parameters(self.with_options)
 
 
 class UsageError(FrozenbenchError):
@@ -53,6 +83,27 @@ class CacheMismatchError(CacheError):
 
 class HeadError(FrozenbenchError):
     """A head cannot be trained on these features."""
+
+
+@contextmanager
+def options_in_messages() -> Iterator[None]:
+    """Let errors name the options of the command line."""
+    FrozenbenchError.names_options = True
+    try:
+        yield
+    finally:
+        FrozenbenchError.names_options = False
+
+
+def with_parameters(message: str) -> str:
+    """A message with the parameters of Python in place of the options, except for those in commands."""
+
+    def parameter(found: re.Match[str]) -> str:
+        if found["command"]:
+            return found[0]
+        return PARAMETERS.get(found["option"], found["option"].replace("-", "_"))
+
+    return OPTION_OR_COMMAND.sub(parameter, message)
 
 
 def first_line(error: BaseException) -> str:

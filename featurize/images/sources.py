@@ -64,7 +64,7 @@ def load_dataset(
         return replace(load_cifar10_folder(path), source=str(path.resolve()))
     if path.suffix == ".npz" and path.is_file():
         return replace(load_npz(path), source=str(path.resolve()))
-    raise DataError(f"{path} is neither a folder nor an .npz file; see --data in frozenbench featurize --help")
+    raise DataError(f"{path} is neither a folder nor an .npz file")
 
 
 def recorded_dataset(source: Mapping[str, Any]) -> ImageDataset:

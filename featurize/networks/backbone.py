@@ -65,7 +65,7 @@ class Backbone:
 
 
 def load_backbone(
-    name: str = "vgg16",
+    backbone: str = "vgg16",
     *,
     weights: str = "imagenet",
     layers: str | tuple[str, ...] = (),
@@ -77,7 +77,7 @@ def load_backbone(
     """Load a network up to the deepest tapped layer, and freeze it.
 
     Args:
-        name: a name in `keras.applications` (`vgg16`), a path to a `.keras` file, or `pixels`.
+        backbone: a name in `keras.applications` (`vgg16`), a path to a `.keras` file, or `pixels`.
         weights: `imagenet` (for a `.keras` file: its own), `random` (its layers' initialisers, seeded), or a path
             to an `.h5` file in the layout that Keras publishes.
         layers: a layer to tap, or several; empty for the last one before the classifier.
@@ -92,7 +92,7 @@ def load_backbone(
         BackboneError: the file or the weights cannot be loaded or hold values that are not finite.
     """
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
-    if name == PIXELS:
+    if backbone == PIXELS:
         return Backbone(
             PIXELS,
             "none",
@@ -104,16 +104,16 @@ def load_backbone(
         )
     if preprocess not in ("auto", *PREPROCESSING):
         raise UsageError(f"--preprocess {preprocess}: {suggestion(preprocess, ['auto', *PREPROCESSING])}")
-    check_names(name, weights)
-    if name.endswith(".keras"):
-        backbone = _from_file(name, weights, layers, image_size, preprocess, seed)
+    check_names(backbone, weights)
+    if backbone.endswith(".keras"):
+        loaded = _from_file(backbone, weights, layers, image_size, preprocess, seed)
     else:
-        backbone = _from_applications(name, weights, layers, image_size, preprocess, seed, download=download)
-    return replace(backbone, source=request(name, weights=weights, layers=layers, preprocess=preprocess, seed=seed))
+        loaded = _from_applications(backbone, weights, layers, image_size, preprocess, seed, download=download)
+    return replace(loaded, source=request(backbone, weights=weights, layers=layers, preprocess=preprocess, seed=seed))
 
 
 def request(
-    name: str,
+    backbone: str,
     *,
     weights: str = "imagenet",
     layers: str | tuple[str, ...] = (),
@@ -126,9 +126,9 @@ def request(
         `backbone`, `weights` and `seed`; `asked`, the layers and the preprocessing as they were asked for; and
         `files`, the SHA-256 of each file among them.
     """
-    paths = [_absolute(part) for part in (name, weights) if Path(part).is_file()]
+    paths = [_absolute(part) for part in (backbone, weights) if Path(part).is_file()]
     return {
-        "backbone": _absolute(name),
+        "backbone": _absolute(backbone),
         "weights": _absolute(weights),
         "seed": seed,
         "asked": {"layers": [layers] if isinstance(layers, str) else list(layers), "preprocess": preprocess},
@@ -305,7 +305,7 @@ def _no_weights(name: str, error: Exception) -> str:
     return (
         f"the ImageNet weights of {name} are missing and could not be downloaded ({first_line(error)}): {file_name} "
         f"belongs in {folder}, or choose it with --weights PATH; without internet access, "
-        "--backbone vgg16 --layers block3_pool uses the kernels that come with the package"
+        "--backbone vgg16 with --layers block3_pool uses the kernels that come with the package"
     )
 
 

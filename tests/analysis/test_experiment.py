@@ -214,7 +214,7 @@ def test_the_sizes_of_the_learning_curve_follow_the_data(
 
 def test_sizes_that_are_asked_for() -> None:
     assert training_sizes(Study(sizes=(20, 6, 20, 30)), dataset_of(10, 20)) == [6, 20]  # all 30 come anyway
-    with pytest.raises(UsageError, match="--train-size 31: expected at most 30"):
+    with pytest.raises(UsageError, match="train_size 31: expected at most 30"):
         training_sizes(Study(sizes=(6, 31)), dataset_of(10, 20))
 
 
@@ -228,7 +228,7 @@ def test_the_sources_are_the_networks_and_the_controls() -> None:
 
 
 def test_an_unknown_preset() -> None:
-    with pytest.raises(UsageError, match="--preset fast: known: quick, full"):
+    with pytest.raises(UsageError, match="preset fast: known: quick, full"):
         Study(preset="fast")
 
 

@@ -123,7 +123,7 @@ def test_a_head_in_a_process_of_its_own(cache: Path, mine: Path) -> None:
         (["--head", "mine"], ["--head mine: expected module:Class"]),
         (["--head", "no_such_module_here:A"], ["--head no_such_module_here:A: the module", "cannot be imported"]),
         (["--head", f"{MODULE}:Mini"], [f"--head {MODULE}:Mini: {MODULE} has no Mini; did you mean Mine?"]),
-        (["--head", f"{MODULE}:Path"], ["estimator is a ", "expected the name of a head or an unfitted"]),
+        (["--head", f"{MODULE}:Path"], ["--head ", "Path is no classifier of scikit-learn"]),
         (["--head", f"{MODULE}:Mine", "--tune", "3"], [f"--tune: {MODULE}:Mine has no search space"]),
     ],
 )

@@ -101,11 +101,11 @@ def test_the_class_weight_reaches_the_classifier() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (RidgeClassifier, "^estimator is the class RidgeClassifier, expected the name of a head or an unfitted"),
-        (np.zeros(3), "^estimator is a ndarray, expected the name"),
+        (RidgeClassifier, "^estimator RidgeClassifier is a class, expected an instance, or the name of a head"),
+        (np.zeros(3), "^estimator ndarray is no classifier of scikit-learn: it lacks fit or get_params"),
         (LinearRegression(), "^estimator LinearRegression has neither predict_proba nor decision_function"),
         (KMeans(), "^estimator KMeans has neither"),
-        ("logreggg", "logreggg: no such head; did you mean logreg"),
+        ("logreggg", "^estimator logreggg: no such head; did you mean logreg"),
     ],
 )
 def test_what_is_no_head(splits: tuple[Features, Features], given: object, message: str) -> None:
@@ -145,14 +145,14 @@ def test_a_module_in_the_working_directory(module: str) -> None:
 def test_names_that_lead_nowhere(module: str) -> None:
     Path("broken_head_of_a_test.py").write_text("1 / 0")
     for name, message in {
-        "a:b:c": "--head a:b:c: expected module:Class, such as",
+        "a:b:c": "^estimator a:b:c: expected module:Class, such as",
         "../x:y": "expected module:Class",
         "no_such_module_here:A": "no_such_module_here cannot be imported .ModuleNotFoundError",
         "broken_head_of_a_test:A": "cannot be imported .ZeroDivisionError: division by zero",
         f"{module}:Plan": "has no Plan; did you mean Plain",
         f"{module}:Choosy": r"Choosy\(\) fails .TypeError: .*needed.*; make an instance",
     }.items():
-        with pytest.raises(UsageError, match=message.removeprefix("--")):
+        with pytest.raises(UsageError, match=message):
             imported(name)
 
 

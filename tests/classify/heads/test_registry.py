@@ -120,7 +120,7 @@ def test_names() -> None:
     assert head_names("dummy, all,svm") == ["dummy", *ALL]
     assert head_names("svm,svm") == ["svm"]
     for wrong, message in (
-        ("svn", "--model svn: no such head; did you mean svm"),
+        ("svn", "^estimator svn: no such head; did you mean svm"),
         (" , ", "names no head; known: logreg"),
     ):
         with pytest.raises(UsageError, match=message):

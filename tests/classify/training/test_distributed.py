@@ -206,7 +206,7 @@ def fail_after_the_other(job: Job, run_dir: Path, **more: Any) -> RunResult | st
         (
             2,
             r"logreg on tiny-net ended every worker that it ran on, 1 in all, the last one tcp://127.0.0.1:\d+: most "
-            r"likely memory ran out; each may use \d+\.\d GiB; use fewer rows \(a smaller --train-size\)",
+            r"likely memory ran out; each may use \d+\.\d GiB; use fewer rows \(a smaller train_size\)",
         ),
     ],
 )
@@ -239,7 +239,9 @@ def test_a_cache_that_is_not_on_the_workers(
     with pytest.raises(ClusterError, match=r"^the worker tcp://\S+ has another file under the name /.*tiny-net.h5; .*"):
         train_heads([job], tmp_path / "runs", client=client)
     job.info.path.unlink()
-    with pytest.raises(ClusterError, match=r"cannot read /.*tiny-net.h5 \(No such file or directory\); .* see --feat"):
+    with pytest.raises(
+        ClusterError, match=r"cannot read /.*tiny-net.h5 \(No such file or directory\); .* see features"
+    ):
         train_heads([job], tmp_path / "runs", client=client)
 
 
@@ -249,7 +251,7 @@ def test_runs_that_are_not_shared(client: Any, job: Job, tmp_path: Path, monkeyp
         yield str(tmp_path / "runs" / "made-here-only")
 
     monkeypatch.setattr(on_workers.tempfile, "TemporaryDirectory", here_only)
-    with pytest.raises(ClusterError, match=r"cannot write to /.*/runs \(No such file or directory\); .* see .* --runs"):
+    with pytest.raises(ClusterError, match=r"cannot write to /.*/runs \(No such file or directory\); .* see .* runs"):
         train_heads([job], tmp_path / "runs", client=client)
 
 
@@ -290,7 +292,7 @@ def test_workers_that_may_start_no_process(
 ) -> None:
     monkeypatch.setattr(on_workers, "_is_daemonic", yes)
     train_heads([job], tmp_path, client=client)
-    with pytest.raises(UsageError, match=r"^--time-limit: the worker tcp://\S+ may not start the process"):
+    with pytest.raises(UsageError, match=r"^time_limit: the worker tcp://\S+ may not start the process"):
         train_heads([job], tmp_path, client=client, time_limit=120)
 
 
@@ -380,7 +382,7 @@ def test_a_cluster_that_was_there_before(
         with connected(address, VERSIONS) as client:
             there, _ = train_heads([job], tmp_path / "there", client=client)
             same_runs(train_heads([dataclasses.replace(job, threads=2)], tmp_path / "here")[0], there)
-            with pytest.raises(UsageError, match=r"^--time-limit: the worker tcp://\S+ may not start the process"):
+            with pytest.raises(UsageError, match=r"^time_limit: the worker tcp://\S+ may not start the process"):
                 train_heads([job], tmp_path / "limited", client=client, time_limit=120)
 
             def stop() -> None:

@@ -107,7 +107,7 @@ def test_the_saved_head_has_seen_everything_and_intervals_are_wider(info: CacheI
 
 def test_fewer_training_images(info: CacheInfo, tmp_path: Path) -> None:
     assert one_run(Job("logreg", info, rows=6), tmp_path)[1].train_rows == 6
-    with pytest.raises(UsageError, match="--train-size 15: 4 folds of .* leave 14 training images"):
+    with pytest.raises(UsageError, match="train_size 15: 4 folds of .* leave 14 training images"):
         cross_validate(Job("logreg", info, rows=15))
 
 
@@ -118,7 +118,7 @@ def test_a_time_limit_holds_for_all_folds_together(info: CacheInfo, tmp_path: Pa
 
 
 def test_what_folds_do_not_allow(info: CacheInfo, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--tune: .*leave out --tune, or make a cache without --folds"):
+    with pytest.raises(UsageError, match="tune: .*leave out tune, or make a cache without folds"):
         cross_validate(Job("logreg", info, trials=3))
     with pytest.raises(HeadError, match="a cross-validation needs all rows in memory"):
         cross_validate(Job("logreg", info, memory=10))

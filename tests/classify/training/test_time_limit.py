@@ -105,7 +105,7 @@ def test_an_endless_fit_is_really_ended(
         request.addfinalizer(functools.partial(end_all, path))
         began = time.monotonic()
         with pytest.raises(
-            HeadTimeoutError, match=r"^svm was stopped after \d+ seconds.*a larger --time-limit"
+            HeadTimeoutError, match=r"^svm was stopped after \d+ seconds.*a larger time_limit"
         ) as caught:
             run_with_limit(limit, endless, path, what="svm")
         assert limit <= time.monotonic() - began < limit + 3

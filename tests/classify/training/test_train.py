@@ -88,7 +88,7 @@ def test_heads_need_not_be_kept(job: Job, tmp_path: Path) -> None:
 
 
 def test_more_rows_than_there_are(job: Job, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--train-size 121: .* holds 120 training images"):
+    with pytest.raises(UsageError, match=r"train_size 121: .* holds 120 training images"):
         train_heads([dataclasses.replace(job, rows=121)], tmp_path / "runs")
     with pytest.raises(HeadError, match="hold no image of"):
         train_heads([dataclasses.replace(job, rows=2)], tmp_path / "runs")

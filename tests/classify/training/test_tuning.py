@@ -439,13 +439,13 @@ def test_features_that_are_no_numbers(train: Features, folder: Path) -> None:
 
 
 def test_no_trials(train: Features, folder: Path) -> None:
-    with pytest.raises(UsageError, match="--tune 0: expected at least 1 trial"):
+    with pytest.raises(UsageError, match="tune 0: expected at least 1 trial"):
         tune("logreg", train, 0, task_of(train), folder)
 
 
 def test_without_optuna(train: Features, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UsageError, match=r"--tune needs Optuna.* pip install 'frozenbench\[tune\]'"):
+    with pytest.raises(UsageError, match=r"tune needs Optuna.* pip install 'frozenbench\[tune\]'"):
         tune("logreg", train, 2, task_of(train), folder)
     assert not folder.exists()
 

@@ -66,7 +66,7 @@ def test_a_choice_of_layers(cache: Path) -> None:
     whole, late = load_features(cache, "test"), load_features(cache, "test", ["late"])
     np.testing.assert_array_equal(late.x, whole.x[:, 10:])
     assert [(c.name, c.start, c.stop) for c in late.layers] == [("late", 0, 6)]
-    with pytest.raises(UsageError, match="--layers lat: .* did you mean late"):
+    with pytest.raises(UsageError, match="layers lat: .* did you mean late"):
         load_features(cache, "test", ["lat"])
     with pytest.raises(UsageError, match="has no split val; it has train, test"):
         load_features(cache, "val")
@@ -100,7 +100,7 @@ def test_the_same_choices_are_accepted_wherever_the_file_lies(cache: Path, tmp_p
 @pytest.mark.parametrize("field", [field for field in CHANGES if field != "schema_version"])
 def test_other_choices_are_refused_by_name(cache: Path, field: str) -> None:
     asked = dataclasses.replace(make_spec(make_dataset()), **{field: CHANGES[field]})
-    with pytest.raises(CacheMismatchError, match=f"was made with {field} .* asked for .*--overwrite") as caught:
+    with pytest.raises(CacheMismatchError, match=f"was made with {field} .* asked for .*overwrite=True") as caught:
         finished_cache(cache, asked)
     assert "\n" not in str(caught.value)
 
@@ -202,7 +202,7 @@ def test_a_damaged_plan_begins_again(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_too_little_space_is_said_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(10, 9, 1_000_000))
-    with pytest.raises(CacheError, match=r"needs 1 MB, its disk has 1 MB free; .* --dtype float16"):
+    with pytest.raises(CacheError, match=r"needs 1 MB, its disk has 1 MB free; .* dtype float16"):
         write_partly(tmp_path / "part.h5", 50)
 
 

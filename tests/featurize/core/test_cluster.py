@@ -39,7 +39,7 @@ def empty_cluster() -> Iterator[str]:
     "address", ["local", "local:", "local:0", "local:two", "tcp:/host:1", "tcp://host", "http://host:1", "8786", ""]
 )
 def test_an_invalid_address(address: str) -> None:
-    with pytest.raises(UsageError, match="--cluster .*: expected local:N, or a scheduler's address such as tcp://HOST"):
+    with pytest.raises(UsageError, match="cluster .*: expected local:N, or a scheduler's address such as tcp://HOST"):
         check_address(address)
 
 

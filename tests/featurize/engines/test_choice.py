@@ -182,7 +182,7 @@ def test_a_named_engine_is_made_on_demand(network: Backbone, other: Callable) ->
 
 def test_a_package_that_is_not_installed(network: Backbone, other: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ENGINES, "other", (identical, lambda: version("no-such-package")))
-    with pytest.raises(UsageError, match="the engine other is not available: .*no-such-package; use --engine"):
+    with pytest.raises(UsageError, match="the engine other is not available: .*no-such-package; use engine"):
         choose_engine(network, "other", IMAGES)
 
 
@@ -194,9 +194,9 @@ def test_nan_never_agrees(network: Backbone, other: Callable) -> None:
 
 def test_a_named_engine_must_be_available(network: Backbone, other: Callable) -> None:
     other(missing)
-    with pytest.raises(UsageError, match="not available: no module; use --engine tensorflow"):
+    with pytest.raises(UsageError, match="not available: no module; use engine tensorflow"):
         choose_engine(network, "other", IMAGES).run(IMAGES)
-    with pytest.raises(UsageError, match="--engine othr: did you mean other"):
+    with pytest.raises(UsageError, match="engine othr: did you mean other"):
         choose_engine(network, "othr", IMAGES)
 
 
@@ -220,7 +220,5 @@ def test_without_its_packages(name: str, package: str, network: Backbone, monkey
 @pytest.mark.parametrize("name", ["winograd", "mnn"])
 def test_an_unknown_layer_is_named(name: str) -> None:
     network = load_backbone("efficientnetb0", weights="random", image_size=32)
-    with pytest.raises(
-        UsageError, match="^layer (rescaling|normalization).*: .* supported by this engine; use --engine"
-    ):
+    with pytest.raises(UsageError, match="^layer (rescaling|normalization).*: .* supported by this engine; use engine"):
         choose_engine(network, name, IMAGES).run(IMAGES[:2])

@@ -170,7 +170,7 @@ def test_damage_in_a_remote_shard_is_noticed(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_reached(name: str) -> None:
     from featurize.cli import shards_folder
 
-    with pytest.raises(UsageError, match=f"--shards {name}"):
+    with pytest.raises(UsageError, match=f"shards_at {name}"):
         shards_folder(name)
 
 
@@ -186,7 +186,7 @@ def test_workers_that_do_not_see_the_folder(client: Client, tmp_path: Path) -> N
     plan, shards = plan_and_shards(tmp_path)
     client.register_plugin(ExtractionPlugin(plan, shards))
     (shards.folder / "plan.json").write_text("that of another disk")
-    with pytest.raises(ClusterError, match="the worker tcp.* does not see .*x.h5.parts, .*--out.*--shards URL"):
+    with pytest.raises(ClusterError, match="the worker tcp.* does not see .*x.h5.parts, .*out.*shards_at URL"):
         client.register_plugin(ExtractionPlugin(plan, shards))
     (shards.folder / "plan.json").unlink()
     with pytest.raises(ClusterError, match="does not see"):

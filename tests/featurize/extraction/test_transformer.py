@@ -69,7 +69,7 @@ def test_images_that_are_not_square(tmp_path: Path) -> None:
         np.testing.assert_array_equal(features.transform(paths), found[aspect])
     assert not np.array_equal(found["crop"], found["stretch"])
     np.testing.assert_array_equal(found["pad"].reshape(-1, 10, 10, 3)[:, 2:8], wide)
-    with pytest.raises(UsageError, match="--aspect wide: known: crop, stretch, pad"):
+    with pytest.raises(UsageError, match="aspect wide: known: crop, stretch, pad"):
         FrozenFeatures("pixels", aspect="wide").fit(wide)
 
 
@@ -99,8 +99,8 @@ def test_what_are_no_images(X: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"pool": "grid3"}, "--pool grid3: did you mean"),
-        ({"resize": "area"}, "--resize area"),
+        ({"pool": "grid3"}, "^pool grid3: did you mean"),
+        ({"resize": "area"}, "^resize area"),
         ({"engine": "auto"}, "engine auto: known: tensorflow"),
     ],
 )

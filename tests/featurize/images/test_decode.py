@@ -246,5 +246,5 @@ def test_very_large_pictures_are_skipped_or_read_as_asked(tmp_path: Path) -> Non
         found = [split.images.read(8, "bicubic", "crop")[1] for split in dataset.splits.values()]
         reasons = [reason for split in found for reason in split.values()]
         assert len(reasons) == skipped
-        assert all("pixels exceed the limit of 120; --max-pixels changes it" in reason for reason in reasons)
+        assert all("pixels exceed the limit of 120; max_pixels changes it" in reason for reason in reasons)
     assert recorded_dataset({"data": small.source, **small.split_options}).digest == small.digest

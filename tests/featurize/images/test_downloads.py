@@ -84,7 +84,7 @@ def test_a_bad_transfer_leaves_nothing(
     with pytest.raises(DownloadError, match=f"{path} could not be downloaded") as caught:
         fetch(wanted(server + path), tmp_path)
     assert list(tmp_path.iterdir()) == []
-    for part in (reason, "10,240 bytes", wanted("").sha256, str(tmp_path / "file.bin"), "--data sample"):
+    for part in (reason, "10,240 bytes", wanted("").sha256, str(tmp_path / "file.bin"), "source sample"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
 

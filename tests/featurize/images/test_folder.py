@@ -100,12 +100,12 @@ def test_every_class_meets_the_fraction(tmp_path: Path, fraction: float | None) 
 def test_the_fraction_does_not_apply_to_given_splits(tmp_path: Path) -> None:
     fill(tmp_path / "train", cats=3, dogs=2)
     fill(tmp_path / "test", cats=3, dogs=2)
-    with pytest.raises(UsageError, match="--test-fraction: .* has splits of its own; leave out the option"):
+    with pytest.raises(UsageError, match="test_fraction: .* has splits of its own; leave out the option"):
         load_dataset(str(tmp_path), 0.5)
-    with pytest.raises(UsageError, match="--test-fraction: sample has splits and labels of its own"):
+    with pytest.raises(UsageError, match="test_fraction: sample has splits and labels of its own"):
         load_dataset("sample", 0.5)
     for fraction in (0.0, 1.0, -1.0, float("nan")):
-        with pytest.raises(UsageError, match=f"--test-fraction {fraction}: expected a number above 0 and below 1"):
+        with pytest.raises(UsageError, match=f"test_fraction {fraction}: expected a number above 0 and below 1"):
             load_dataset(str(tmp_path), fraction)
 
 

@@ -49,12 +49,12 @@ def test_a_plain_colour_stays_plain(value: int, kernel: str, size: int) -> None:
 
 
 def test_unknown_kernel() -> None:
-    with pytest.raises(UsageError, match="--resize bicubik: did you mean bicubic"):
+    with pytest.raises(UsageError, match="resize bicubik: did you mean bicubic"):
         check_kernel("bicubik")
 
 
 def test_unknown_aspect() -> None:
-    with pytest.raises(UsageError, match="--aspect strech: did you mean stretch"):
+    with pytest.raises(UsageError, match="aspect strech: did you mean stretch"):
         check_aspect("strech")
 
 

@@ -77,11 +77,11 @@ def test_groups_of_a_file(tmp_path: Path) -> None:
 
 def test_a_pattern_must_match_every_path(tmp_path: Path) -> None:
     folder = patients(tmp_path / "photos")
-    with pytest.raises(DataError, match=r"--groups camera: no match in 60 of 60 paths \(class0/patient000-0.png, "):
+    with pytest.raises(DataError, match=r"groups camera: no match in 60 of 60 paths \(class0/patient000-0.png, "):
         load_dataset(folder, groups="camera")
-    with pytest.raises(UsageError, match=r"--groups \(: neither a CSV file nor a regular expression \(missing \)"):
+    with pytest.raises(UsageError, match=r"groups \(: neither a CSV file nor a regular expression \(missing \)"):
         load_dataset(folder, groups="(")
-    with pytest.raises(UsageError, match="--groups g.csv: no such file"):
+    with pytest.raises(UsageError, match="groups g.csv: no such file"):
         load_dataset(folder, groups="g.csv")
 
 
@@ -138,16 +138,16 @@ def test_folds_for_classes_with_fewer_images_than_folds() -> None:
 
 
 def test_more_folds_than_images(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--folds 5: there are only 4 groups or distinct images"):
+    with pytest.raises(DataError, match="folds 5: there are only 4 groups or distinct images"):
         load_dataset(patients(tmp_path / "photos", of_each=2, pictures=1), folds=5)
 
 
 def test_folds_and_a_fraction_exclude_each_other(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--folds and --test-fraction: expected one of them"):
+    with pytest.raises(UsageError, match="folds and test_fraction: expected one of them"):
         load_dataset(tmp_path, 0.2, folds=5)
-    with pytest.raises(UsageError, match="--folds 1: expected 2 or more"):
+    with pytest.raises(UsageError, match="folds 1: expected 2 or more"):
         load_dataset(tmp_path, folds=1)
-    with pytest.raises(UsageError, match="--folds: sample has splits and labels of its own"):
+    with pytest.raises(UsageError, match="folds: sample has splits and labels of its own"):
         load_dataset("sample", folds=5)
 
 
@@ -189,7 +189,7 @@ def test_splits_and_groups_from_a_table(tmp_path: Path) -> None:
     dataset = load_dataset(folder, labels=write(tmp_path / "l.csv", "path,label,split,group", *lines))
     assert sorted(names_in(dataset, "test")) == ["class0/patient000-0.png", "class0/patient009-0.png"]
     assert dataset.splits["train"].groups is not None
-    with pytest.raises(UsageError, match="--folds: .* has splits of its own"):
+    with pytest.raises(UsageError, match="folds: .* has splits of its own"):
         load_dataset(folder, labels=tmp_path / "l.csv", folds=2)
 
 

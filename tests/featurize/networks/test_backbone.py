@@ -143,7 +143,7 @@ def test_preprocessing_of_its_own_kind() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "odd", module)
         constructor = types.SimpleNamespace(__module__="odd")
-        with pytest.raises(BackboneError, match="odd has an unknown preprocessing; choose one with --preprocess"):
+        with pytest.raises(BackboneError, match="odd has an unknown preprocessing; choose one with preprocess"):
             backbone_module.own_preprocessing(constructor)
 
 
@@ -171,19 +171,19 @@ def test_the_layer_that_was_checked_is_the_one_that_is_tapped(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "vgg17"}, "--backbone vgg17: no such network or .keras file; did you mean vgg19 or vgg16"),
-        ({"name": "absent.keras"}, "--backbone absent.keras: no such file"),
+        ({"backbone": "vgg17"}, "^backbone vgg17: no such network or .keras file; did you mean vgg19 or vgg16"),
+        ({"backbone": "absent.keras"}, "^backbone absent.keras: no such file"),
         ({"layers": ("block3_poool",)}, "vgg16 has no such layer; did you mean block3_pool"),
         ({"layers": ("blok3_pool",), "weights": "imagenet"}, "vgg16 has no such layer; did you mean block3_pool"),
         ({"layers": ("block3_pool", "block3_pool")}, "the same layer is named twice"),
         ({"image_size": 31}, "vgg16 takes no images of 31 x 31 pixels: .*at least 32x32"),
-        ({"preprocess": "cafe"}, "--preprocess cafe: did you mean caffe"),
-        ({"weights": "absent.h5"}, "--weights absent.h5: no such file; expected imagenet, random or an .h5 file"),
+        ({"preprocess": "cafe"}, "^preprocess cafe: did you mean caffe"),
+        ({"weights": "absent.h5"}, "^weights absent.h5: no such file; expected imagenet, random or an .h5 file"),
     ],
 )
 def test_requests_that_cannot_be_met(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        load_backbone(**{"name": "vgg16", "weights": "random", "image_size": 32, **options})
+        load_backbone(**{"backbone": "vgg16", "weights": "random", "image_size": 32, **options})
 
 
 @pytest.mark.parametrize("content", ["", "not HDF5", None])
@@ -218,8 +218,8 @@ def test_no_network_for_the_weights(tmp_path: Path) -> None:
     for part in (
         "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
         str(tmp_path / "models"),
-        "--weights PATH",
-        "--layers block3_pool",
+        "weights PATH",
+        "backbone vgg16 with layers block3_pool",
     ):
         assert part in message
     assert "Traceback" not in done.stderr

@@ -53,5 +53,5 @@ def test_a_map_smaller_than_the_grid() -> None:
 
 
 def test_unknown_pool() -> None:
-    with pytest.raises(UsageError, match="--pool grid3: did you mean"):
+    with pytest.raises(UsageError, match="pool grid3: did you mean"):
         check_pool("grid3")
