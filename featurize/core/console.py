@@ -50,6 +50,8 @@ def run_command_line(app: Callable[..., object]) -> NoReturn:
     handler.setFormatter(_Line())
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    # TensorFlow warns about tracing a function for each shape of a batch, which is how the heads use it.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with options_in_messages():
         sys.exit(_exit_code(app))
 
