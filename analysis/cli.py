@@ -43,7 +43,7 @@ def run(
         return
     for test_set, findings in summaries.items():
         print(f"{test_set} (95% intervals in brackets)\n")
-        for finding in findings:
+        for finding in dict.fromkeys(findings):  # several claims may lack the same runs
             print(f"- {finding}")
         print()
     for path in written:
