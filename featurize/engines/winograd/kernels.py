@@ -26,13 +26,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
-from numba import config, njit, types
+from llvmlite import ir
+from numba import njit, types
 from numba.extending import intrinsic
 
-_FEATURES = config.CPU_FEATURES or binding.get_host_cpu_features().flatten()  # type: ignore[attr-defined]
-AVX512 = "+avx512f" in _FEATURES
-LANES = 16 if AVX512 else 8  # numbers in a vector
+from featurize.engines.winograd.processor import AVX512, LANES
+
 # The matrix product keeps ROWS x COLS vectors of sums. With COLS vectors of weights and one input, they take all
 # but one of the 32 (AVX-512) or 16 vector registers.
 ROWS, COLS = (14, 2) if AVX512 else (6, 2)

@@ -11,8 +11,10 @@ from functools import partial
 import joblib
 import numpy as np
 
+from featurize.core.errors import UsageError
 from featurize.engines.tensorflow import Engine
-from featurize.engines.winograd.kernels import LANES, LINE, ROWS, WIDTH, convolve, matrices
+from featurize.engines.winograd.kernels import LINE, ROWS, WIDTH, convolve, matrices
+from featurize.engines.winograd.processor import LANES, missing_instruction
 from featurize.engines.winograd.stages import Stage, stages
 from featurize.networks import Backbone, preprocessed
 
@@ -26,18 +28,51 @@ PARTS = 4
 """Parts of a pass for each thread."""
 
 
-def winograd_engine(backbone: Backbone) -> Engine:
-    """Winograd's algorithm on all physical cores, in float32.
+def winograd_engine(backbone: Backbone, precision: str = "float32", images: np.ndarray | None = None) -> Engine:
+    """Winograd's algorithm on all physical cores.
+
+    Args:
+        backbone: a network of the VGG kind.
+        precision: of the products: float32, bfloat16 or int8. Sums are float32 or int32.
+        images: uint8 (n, size, size, 3), some of the user's images, from which int8 takes its scales.
 
     Raises:
-        UsageError: the network has a layer that is not one of a VGG.
+        UsageError: the network has a layer that is not one of a VGG, the processor lacks an instruction, or int8
+            has no images.
     """
-    return chain_engine(stages(backbone.model, backbone.layers), backbone)
+    chain = stages(backbone.model, backbone.layers)
+    if precision == "int8":
+        if images is None:
+            raise UsageError("precision int8: no images to take the scales from; pass images")
+        chain = calibrated(chain, backbone, images)
+    return chain_engine(chain, backbone, precision)
 
 
-def chain_engine(chain: list[Stage], backbone: Backbone) -> Engine:
-    """The engine that runs a chain of stages. It does not use the backbone's model."""
+def chain_engine(chain: list[Stage], backbone: Backbone, precision: str = "float32") -> Engine:
+    """The engine that runs a chain of stages, for int8 one from `calibrated`. It does not use the backbone's model.
+
+    Raises:
+        UsageError: the processor lacks an instruction that the precision needs.
+    """
+    missing = missing_instruction(precision)
+    if missing:
+        raise UsageError(f"precision {precision}: this processor has no {missing}; choose --precision float32")
+    if precision != "float32":
+        raise UsageError(f"precision {precision}: not supported by this engine yet; choose --precision float32")
     return _Network(chain, backbone, joblib.cpu_count(only_physical_cores=True)).run
+
+
+def calibrated(chain: list[Stage], backbone: Backbone, images: np.ndarray) -> list[Stage]:
+    """The chain with the scales that int8 needs: each stage's `scales`, from its inputs for some images.
+
+    They depend on the images and their order only, not on the threads.
+
+    Args:
+        chain: the stages.
+        backbone: its image size and preprocessing are used, not its model.
+        images: uint8 (n, size, size, 3).
+    """
+    raise UsageError("precision int8: not supported by this engine yet; choose --precision float32")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ class Stage:
         bias: (co,); None for a pooling alone.
         relu: whether there is a ReLU.
         pool: whether there is a pooling.
+        scales: float32 (k,), for int8 only: the scales of the quantised inputs; None before the calibration.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Stage:
     bias: np.ndarray | None
     relu: bool = False
     pool: bool = False
+    scales: np.ndarray | None = None
 
 
 def stages(model: Any, layers: Sequence[str]) -> list[Stage]:

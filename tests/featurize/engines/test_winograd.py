@@ -173,7 +173,7 @@ import numpy as np
 from featurize.networks.backbone import load_backbone
 from featurize.engines import tensorflow_engine
 from featurize.engines.winograd.network import winograd_engine
-from featurize.engines.winograd.kernels import LANES
+from featurize.engines.winograd.processor import LANES
 network = load_backbone("vgg16", layers=("block1_conv1", "block3_pool"), image_size=33)
 images = np.random.default_rng(0).integers(0, 256, (5, 33, 33, 3), np.uint8)
 for ours, reference in zip(winograd_engine(network)(images), tensorflow_engine(network)(images), strict=True):
