@@ -20,7 +20,7 @@ from classify.runs import AGAIN, HEAD, RESULT, RunResult, load_head
 from featurize.cache import ExtractionSpec
 from featurize.core.errors import BackboneError, DataError, FrozenbenchError, UsageError
 from featurize.engines import CHECKED_IMAGES, REFERENCE, default_batch_size
-from featurize.extraction import Extractor, recorded_backbone, recorded_extractor
+from featurize.extraction import Extractor, check_not_imported, recorded_backbone, recorded_extractor
 from featurize.extraction.saved_networks import save_extractor, saved_extractor
 from featurize.images import read_image
 
@@ -230,6 +230,7 @@ def _recorded(run_dir: Path, result: RunResult) -> tuple[ExtractionSpec, int, in
             raise ValueError(f"the specification has the fingerprint {spec.fingerprint}, expected {result.fingerprint}")
         if unknown := set(result.layers) - set(spec.layers):
             raise ValueError(f"the specification has no layer {unknown.pop()}")
+        check_not_imported(spec, result.source)
         height, width = map(int, result.source.get("image_shape", (spec.image_size, spec.image_size)))
         if min(height, width) < 1:
             raise ValueError(f"there are no images of {height} x {width} pixels")

@@ -19,6 +19,7 @@ PLACES = {
     "featurize.engines": (75, 190),
     "featurize.networks": (75, 265),
     "featurize.images": (225, 190),
+    "featurize.formats": (225, 265),
     "featurize.cache": (150, 330),
     "classify.training": (150, 110),
     "classify.large": (75, 190),

@@ -6,6 +6,7 @@ from featurize.cache import CacheInfo, ExtractionSpec, Features, load_features, 
 from featurize.core.environment import package_attribute
 from featurize.core.errors import FrozenbenchError
 from featurize.extraction import Extraction, extract_features
+from featurize.formats import export_features, import_features
 from featurize.images import ImageDataset, Split, load_dataset
 from featurize.networks import Backbone, load_backbone
 
@@ -22,7 +23,9 @@ __all__ = [
     "FrozenbenchError",
     "ImageDataset",
     "Split",
+    "export_features",
     "extract_features",
+    "import_features",
     "load_backbone",
     "load_dataset",
     "load_features",

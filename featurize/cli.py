@@ -11,12 +11,15 @@ import typer
 from featurize.cache import CacheInfo, find_cache, read_info
 from featurize.core.console import TYPER_OPTIONS, Quiet, comma_separated, examples, progress_display
 from featurize.core.errors import UsageError
+from featurize.exchange import EXPORT_EXAMPLES, IMPORT_EXAMPLES, export_cache, import_cache
 
 if TYPE_CHECKING:
     from featurize.extraction import Compute, Extraction, Plan
 
 logger = logging.getLogger("frozenbench")
 app = typer.Typer(**TYPER_OPTIONS)
+app.command("export", epilog=EXPORT_EXAMPLES)(export_cache)
+app.command("import", epilog=IMPORT_EXAMPLES)(import_cache)
 SKIPPED_SHOWN = 20
 
 

@@ -26,6 +26,7 @@ ROOMS = {
     "featurize.networks": "",
     "featurize.engines": "featurize.networks",
     "featurize.cache": "",
+    "featurize.formats": "featurize.cache featurize.images",
     "featurize.extraction": "featurize.cache featurize.engines featurize.networks featurize.images",
     "classify.heads": "featurize.cache",
     "classify.statistics": "",
@@ -40,6 +41,7 @@ ROOMS = {
 # The modules outside of the rooms, and the packages whose rooms they join.
 DOORS = {
     "featurize.cli": "featurize",
+    "featurize.exchange": "featurize",
     "classify.cli": "classify featurize",
     "classify.table": "classify.runs classify.statistics",
     "classify.predict": "classify.heads classify.runs featurize",
@@ -166,7 +168,8 @@ def test_the_packages_know_their_version() -> None:
 def test_public_names() -> None:
     assert featurize.__all__ == [
         "Backbone", "CacheInfo", "Extraction", "ExtractionSpec", "Features", "FrozenFeatures", "FrozenbenchError",
-        "ImageDataset", "Split", "extract_features", "load_backbone", "load_dataset", "load_features", "read_info",
+        "ImageDataset", "Split", "export_features", "extract_features", "import_features", "load_backbone",
+        "load_dataset", "load_features", "read_info",
     ]  # fmt: skip
     assert classify.__all__ == ["HEADS", "RunResult", "fit_and_evaluate", "load_runs", "make_head"]
     assert analysis.__all__ == ["comparison", "write_comparison"]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from classify.runs import RunResult, runs_folder
+from featurize.cache import IMPORTED
 
 ALL_IMAGES = {"cifar10": {"train": 50_000, "test": 10_000}, "sample": {"train": 2_000, "test": 1_000}}
 SPLIT_OPTIONS = ("test_fraction", "folds", "groups", "labels", "max_pixels")
@@ -31,6 +32,11 @@ def reproduction(runs: Mapping[Path, RunResult]) -> list[str]:
 def featurize_command(result: RunResult) -> str:
     """The command that makes the cache of a run. It names the engine, so that the vectors are the same."""
     source, spec = result.source, result.spec
+    if IMPORTED in source:
+        words = [source[IMPORTED], "--name", spec["backbone"]]
+        for option, column in source.get("columns", {}).items():
+            words += [f"--{option}", column]
+        return _command("featurize import", [*words, "--out", result.cache])
     if not source.get("data") or "backbone" not in source:
         return f"# {result.cache}: it was made from Python, and does not record where its images are"
     words = ["--data", source["data"]]
@@ -106,7 +112,7 @@ def _runs_option(folder: Path) -> list[Any]:
 
 
 def _command(name: str, words: Iterable[Any]) -> str:
-    return shlex.join(["frozenbench", name, *map(str, words)])
+    return shlex.join(["frozenbench", *name.split(), *map(str, words)])
 
 
 def _joined(numbers: Iterable[int | None]) -> str:

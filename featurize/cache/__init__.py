@@ -10,7 +10,7 @@ from featurize.cache.existing import discard_leftovers, find_cache, finished_cac
 from featurize.cache.features import CacheInfo, Columns, FeatureRows, Features
 from featurize.cache.reader import features_folder, load_features, read_info, read_labels, read_paths, read_rows
 from featurize.cache.shards import PLAN, Shard, Shards
-from featurize.cache.spec import ExtractionSpec
+from featurize.cache.spec import IMPORTED, ExtractionSpec
 from featurize.cache.writer import (
     CacheContent,
     CacheWriter,
@@ -19,6 +19,7 @@ from featurize.cache.writer import (
 )
 
 __all__ = [
+    "IMPORTED",
     "PLAN",
     "CacheContent",
     "CacheInfo",

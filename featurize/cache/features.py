@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from featurize.cache.spec import ExtractionSpec
+from featurize.cache.spec import IMPORTED, ExtractionSpec
 from featurize.core.errors import UsageError, suggestion
 from featurize.core.tables import ShownAsTable
 
@@ -137,6 +137,10 @@ class CacheInfo(ShownAsTable):
             facts["images"] += f" (together, in {self.folds} folds)"
         if not spec.engine:
             del facts["engine"]
+        if spec.engine == IMPORTED:
+            facts["backbone"] = f"{spec.backbone}, imported from {self.source.get(IMPORTED)}"
+            facts["vector"] = f"{self.dim:,} x {spec.dtype}"
+            del facts["engine"], facts["time"]
         if self.shards:
             facts["features in"] = str(self.shards)
         return facts

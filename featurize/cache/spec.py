@@ -6,6 +6,8 @@ import json
 from typing import Any, Self
 
 SCHEMA_VERSION = 3
+IMPORTED = "imported"
+"""The engine, and the weights, of vectors that were made elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +19,10 @@ class ExtractionSpec:
 
     Attributes:
         dataset_digest: SHA-256 over the pixels (or the image files' content), labels, ids and class names.
-        backbone: name in `keras.applications`, the stem of a `.keras` file, or `pixels`.
-        weights_digest: SHA-256 over the weights that take part; empty for `pixels`.
+        backbone: name in `keras.applications`, the stem of a `.keras` file, or `pixels`; for imported vectors the name
+            that the user gave.
+        weights_digest: SHA-256 over the weights that take part; empty for `pixels`; of the vectors if they were
+            imported.
         layers: names of the tapped layers, in column order.
         pool: `avg`, `max`, `grid2`, `grid4` or `flatten`.
         image_size: images are resized to this many pixels squared.
@@ -27,7 +31,7 @@ class ExtractionSpec:
         flip: whether a vector is the mean over an image and its mirror image.
         preprocess: `caffe`, `tf`, `torch` or `none`.
         dtype: stored type, `float32` or `float16`.
-        engine: the engine that ran the network; empty for `pixels`.
+        engine: the engine that ran the network; empty for `pixels`, `IMPORTED` for imported vectors.
         engine_version: of the engine; empty for `pixels`.
         schema_version: of the cache's layout.
     """

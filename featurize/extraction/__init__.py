@@ -18,7 +18,7 @@ from featurize.extraction.plan import (
     finished_before,
     plan_extraction,
 )
-from featurize.extraction.recorded import recorded_backbone, recorded_extractor
+from featurize.extraction.recorded import check_not_imported, recorded_backbone, recorded_extractor
 
 __all__ = [
     "Compute",
@@ -28,6 +28,7 @@ __all__ = [
     "Extractor",
     "Plan",
     "carry_out",
+    "check_not_imported",
     "compute_here",
     "default_name",
     "estimate",

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from featurize.cache import ExtractionSpec
+from featurize.cache import IMPORTED, ExtractionSpec
 from featurize.core.errors import BackboneError
 from featurize.engines import REFERENCE, choose_engine
 from featurize.extraction.extractor import Extractor
@@ -22,6 +22,7 @@ def recorded_backbone(spec: ExtractionSpec, source: dict[str, Any]) -> Backbone:
         BackboneError: the weights cannot be loaded, or are no longer those of the cache.
         UsageError: the backbone no longer exists.
     """
+    check_not_imported(spec, source)
     try:
         name = str(source["backbone"])
         weights = str(source["weights"])
@@ -41,6 +42,20 @@ def recorded_backbone(spec: ExtractionSpec, source: dict[str, Any]) -> Backbone:
             "again with frozenbench featurize"
         )
     return backbone
+
+
+def check_not_imported(spec: ExtractionSpec, source: dict[str, Any]) -> None:
+    """Raise BackboneError if the vectors of a cache were imported, so that there is no network to run.
+
+    Args:
+        spec: the cache's specification.
+        source: the cache's record of where its vectors come from.
+    """
+    if spec.engine == IMPORTED:
+        raise BackboneError(
+            f"the vectors of {spec.backbone} were imported from {source.get(IMPORTED)}: frozenbench cannot make such "
+            "vectors of new images; make the features with frozenbench featurize --backbone to classify images"
+        )
 
 
 def recorded_extractor(backbone: Backbone, spec: ExtractionSpec, engine: str = "") -> Extractor:

@@ -78,6 +78,8 @@ def recorded_dataset(source: Mapping[str, Any]) -> ImageDataset:
         FrozenbenchError: as `load_dataset`.
     """
     if not source.get("data"):
+        if imported := source.get("imported"):
+            raise DataError(f"the vectors were imported from {imported}, so their images are not known")
         raise DataError(
             "the images were passed from Python and are not on disk, so they cannot be read again; for that, save "
             "them with np.savez or in class folders, and use load_dataset"
