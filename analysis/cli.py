@@ -1,7 +1,9 @@
-"""Stage 3 on the command line: `frozenbench analysis`; and the whole experiment, which is also `frozenbench run`."""
+"""Stage 3 on the command line: `frozenbench analysis`; the whole experiment, also `frozenbench run`; the audit."""
 
+import functools
 import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,6 +157,50 @@ def experiment(
     for line in found.lines():
         print(line)
     print(f"report: {page}")
+
+
+AUDIT_EXAMPLES = examples(
+    "frozenbench audit photos-vgg16", "frozenbench audit data/features/photos-vgg16-imagenet-64px.h5"
+)
+
+
+@app.command(epilog=AUDIT_EXAMPLES)
+def audit(
+    cache: Annotated[
+        Path, typer.Argument(metavar="CACHE", help="A feature cache, or the beginning of its name in data/features.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the tables and the page.  [default: data/audits/CACHE, where the report looks]"),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Number of threads.  [default: one per usable physical core]")
+    ] = None,
+    cluster: Annotated[str, typer.Option(help="Pass over the rows on Dask workers: local:N, or tcp://HOST:PORT.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
+) -> None:
+    """Find suspected labels in the vectors of a cache. Nothing of yours is changed."""
+    import joblib
+
+    from analysis.audit import audit_folder
+    from analysis.audit.build import audit_cache
+    from featurize.cache import find_cache, read_info
+    from featurize.core.cluster import connected
+    from featurize.core.environment import library_versions
+
+    info = read_info(find_cache(cache))
+    threads = jobs or joblib.cpu_count(only_physical_cores=True)
+    versions = functools.partial(library_versions, ["frozenbench", "scikit-learn", "numpy", "joblib", "distributed"])
+    with connected(cluster, versions) if cluster else nullcontext() as client:
+        done = audit_cache(info, out or audit_folder(info.path.stem), threads, client)
+    if as_json:
+        print(json.dumps({**done.summary, "written": [str(path) for path in done.written]}))
+        return
+    for finding in done.findings:
+        print(finding)
+    for path in done.written:
+        print(f"wrote {path}")
 
 
 def experiment_as_json(done: "Experiment", found: "Answer", page: Path) -> dict[str, Any]:

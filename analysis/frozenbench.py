@@ -15,6 +15,7 @@ app.add_typer(featurize.cli.app, name="featurize")
 app.add_typer(classify.cli.app, name="classify")
 app.add_typer(analysis.cli.app, name="analysis")
 app.command("run", epilog=analysis.cli.EXAMPLES)(analysis.cli.experiment)
+app.command("audit", epilog=analysis.cli.AUDIT_EXAMPLES)(analysis.cli.audit)
 
 
 def print_version(asked: bool) -> None:

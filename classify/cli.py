@@ -30,8 +30,8 @@ def run(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Heads, comma-separated: logreg, svm, linear-svm, xgboost, mlp, cnn, stack, knn, dummy; all = "
-            "logreg, svm, xgboost, mlp.  [default: all; none with --head]"
+            help="Heads, comma-separated: logreg, svm, linear-svm, lda, xgboost, mlp, cnn, stack, knn, dummy; all "
+            "= logreg, svm, xgboost, mlp.  [default: all; none with --head]"
         ),
     ] = None,
     head: Annotated[

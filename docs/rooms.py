@@ -24,12 +24,14 @@ PLACES = {
     "classify.training": (150, 110),
     "classify.large": (75, 190),
     "classify.heads": (75, 265),
+    "classify.estimators": (225, 265),
     "classify.runs": (150, 330),
     "classify.statistics": (225, 190),
     "analysis.report": (150, 110),
     "analysis.findings": (75, 190),
     "analysis.figures": (225, 190),
-    "analysis.frame": (150, 330),
+    "analysis.frame": (225, 330),
+    "analysis.audit": (75, 265),
 }
 CORRIDOR = 372  # height of the way that an arrow takes under the boxes of the package between its ends
 

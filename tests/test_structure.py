@@ -28,7 +28,8 @@ ROOMS = {
     "featurize.cache": "",
     "featurize.formats": "featurize.cache featurize.images",
     "featurize.extraction": "featurize.cache featurize.engines featurize.networks featurize.images",
-    "classify.heads": "featurize.cache",
+    "classify.estimators": "",
+    "classify.heads": "classify.estimators featurize.cache",
     "classify.statistics": "",
     "classify.runs": "featurize.cache",
     "classify.large": "classify.heads featurize.cache",
@@ -36,6 +37,7 @@ ROOMS = {
     "analysis.frame": "classify.runs classify.statistics",
     "analysis.findings": "analysis.frame classify.runs classify.statistics",
     "analysis.figures": "analysis.frame classify.runs classify.statistics featurize.cache featurize.images",
+    "analysis.audit": "classify.large classify.heads featurize.cache featurize.images",
     "analysis.report": "analysis.findings analysis.figures analysis.frame classify.runs featurize.cache",
 }
 # The modules outside of the rooms, and the packages whose rooms they join.

@@ -1,6 +1,6 @@
 """The heads, one module each, and the registry that builds them.
 
-May import: featurize.core, featurize.cache.
+May import: estimators, featurize.core, featurize.cache.
 """
 
 from classify.heads.own import code_digest, imported, is_own, own_name, types_in

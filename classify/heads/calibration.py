@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 
-from classify.heads.base import ProbabilisticClassifier, prediction_data, training_data
+from classify.estimators import ProbabilisticClassifier, prediction_data, training_data
 
 FOLDS = 5
 ROWS_FOR_ONE_FOLD = 500  # with more rows, one of the folds is enough

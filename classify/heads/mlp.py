@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.utils import check_random_state
 
-from classify.heads.base import ProbabilisticClassifier, prediction_data, training_data
+from classify.estimators import ProbabilisticClassifier, prediction_data, training_data
 from classify.heads.keras_training import (
     Batch,
     compiled_classifier,

@@ -104,6 +104,13 @@ def xgboost(task: Task) -> Any:
     )
 
 
+def lda(task: Task) -> Any:
+    """Linear discriminants (Fisher, 1936) with a shrunk covariance, in closed form."""
+    from classify.heads.lda import ShrinkageLDA
+
+    return _standardised(ShrinkageLDA(class_weight=task.class_weight, random_state=task.seed))
+
+
 def mlp(task: Task) -> Any:
     """A perceptron with one hidden layer and dropout (Srivastava et al., 2014), trained with Keras.
 
@@ -175,6 +182,7 @@ HEADS: dict[str, Callable[[Task], Any]] = {
     "logreg": logreg,
     "svm": svm,
     "linear-svm": linear_svm,
+    "lda": lda,
     "xgboost": xgboost,
     "mlp": mlp,
     "knn": knn,

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import compute_sample_weight
 
-from classify.heads.base import MarginClassifier, prediction_data, training_data
+from classify.estimators import MarginClassifier, prediction_data, training_data
 
 logger = logging.getLogger("frozenbench")
 MANY_ROWS = 10_000

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils import compute_sample_weight
 
-from classify.heads.base import ProbabilisticClassifier, prediction_data, training_data
+from classify.estimators import ProbabilisticClassifier, prediction_data, training_data
 
 
 class BoostedTrees(ProbabilisticClassifier):

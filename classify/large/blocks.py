@@ -1,7 +1,7 @@
 """Rows of a feature cache that exceed memory, as blocks that are read one at a time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -104,6 +104,19 @@ class FeatureBlocks:
             labels, ids = labels[rows], ids[rows]
             groups = None if groups is None else groups[rows]
         return cls(tuple(blocks), labels, ids, info.class_names, columns, info.mirror(layers), info.image, groups)
+
+    def followed_by(self, other: "FeatureBlocks") -> "FeatureBlocks":
+        """These rows and then those of another split of the same cache."""
+        groups = None
+        if self.groups is not None and other.groups is not None:
+            groups = np.concatenate([self.groups, other.groups])
+        return replace(
+            self,
+            blocks=self.blocks + other.blocks,
+            y=np.concatenate([self.y, other.y]),
+            ids=np.concatenate([self.ids, other.ids]),
+            groups=groups,
+        )
 
     @property
     def dim(self) -> int:

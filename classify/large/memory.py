@@ -21,7 +21,7 @@ count twice. The rest is a reserve for everything else in the process.
 SHARE_FOR_BLOCKS = 0.5  # of a process's memory, for blocks that are used in every pass
 CONTROL_GROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
-_blocks: dict[tuple[str, int], np.ndarray] = {}
+_blocks: dict[tuple[str, str, int], np.ndarray] = {}
 _lock = threading.Lock()
 
 
@@ -57,7 +57,7 @@ def remembered_block(fit: str, block: Block, compute: Callable[[Block], np.ndarr
         block: of rows.
         compute: called if the result is not in memory.
     """
-    key = (fit, block.start)
+    key = (fit, block.split, block.start)
     with _lock:
         if key in _blocks:
             return _blocks[key]

@@ -23,6 +23,7 @@ TRUSTED = (
     "classify.heads.registry.clipped_log",
     "classify.heads.registry.leading",
     "classify.heads.registry.signed_root",
+    "classify.heads.lda.ShrinkageLDA",
     "classify.heads.mlp.MLPHead",
     "classify.heads.neighbours.Neighbours",
     "classify.heads.svm.LinearSVM",

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 OPTION_OR_COMMAND = re.compile(
-    r"(?P<command>\b(frozenbench (featurize|classify|analysis|run)|python -m|dask (worker|scheduler)|pip install)"
+    r"(?P<command>\b(frozenbench (featurize|classify|analysis|audit|run)|python -m|dask (worker|scheduler)|pip install)"
     r"\b[^;,()]*)"
     r"|(?<![\w/-])--(?P<option>[a-z][a-z-]*)"
 )

@@ -10,12 +10,14 @@ from featurize.images.dataset import ImageDataset, Images, PixelArray, Split, cl
 from featurize.images.decode import read_image
 from featurize.images.resize import check_aspect, check_kernel, resized
 from featurize.images.sources import load_dataset, recorded_dataset
+from featurize.images.splitting import assign_folds
 
 __all__ = [
     "ImageDataset",
     "Images",
     "PixelArray",
     "Split",
+    "assign_folds",
     "check_aspect",
     "check_kernel",
     "class_counts",

@@ -1,4 +1,7 @@
-"""What our own estimators share: checked inputs, and labels from probabilities or margins."""
+"""What our own estimators share: checked inputs, and labels from probabilities or margins.
+
+May import: nothing of ours.
+"""
 
 from typing import Any
 
