@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from analysis.report.html import Picture, PointMap, Report, Section, Table
+from analysis.report.content import Drawing, Interval, Matrix, Number, Picture, PointMap, Report, Section, Table
 
 TABLE = pd.DataFrame(
     [["svm", "70.0 (67 to 73)", "1,024", "-"], ["knn", "8.5 (7 to 10)", "96", "2.5"], ["mlp", "71.2", "512", "10.0"]],
@@ -51,15 +51,42 @@ def make_map(**changes: Any) -> PointMap:
     return PointMap(**{**values, **changes})
 
 
+def make_ranking(text: str = "svm") -> Table:
+    """Two heads with their accuracies as bars; the second row and the last column are shown on demand."""
+    cells = [
+        [text, Interval("70.0 (67 to 73)", 0.7, 0.67, 0.73, "transfer", 0.1), "2.0"],
+        ["knn", Interval("8.5 (7 to 10)", 0.085, 0.07, 0.1, "control"), "1.0"],
+    ]
+    frame = pd.DataFrame(cells, columns=["head", "accuracy %", "log loss"])
+    return Table("Every head.", frame, extra=frozenset({"log loss"}), first=1, keys=[{"head": text}, {"head": "knn"}])
+
+
+def make_matrix(**changes: Any) -> Matrix:
+    """The confusion matrix of a run on three classes, shown in another order."""
+    counts = np.array([[8, 2, 0], [0, 10, 0], [1, 0, 999]])
+    values = {"caption": "svm", "counts": counts, "class_names": ["ant", "bee", "cow"], "order": [2, 0, 1], "run": "0"}
+    return Matrix(**{**values, **changes})
+
+
+DRAWING = Drawing('<svg viewBox="0 0 9 9"><path d="M0 0H9" stroke="currentColor"/></svg>', "A line.", "A line upwards.")
+NUMBERS = [
+    Number("+30", "points gained", "95% interval 27 to 33", "over knn", scale=(27, 30, 33, 0)),
+    Number("4", "times as fast", "2 or more", "to 70%", scale=(2, 4, np.inf, 1), no_difference="1"),
+    Number("", "times as many epochs", detail="no history", command="frozenbench run photos"),
+]
+
+
 def make_report(folder: Path, **changes: Any) -> Report:
     """A report with a section of every kind of part and an empty one, with some fields changed."""
-    parts = [make_picture(folder), Table("All heads.", TABLE), make_map()]
+    parts = [make_picture(folder), Table("All heads.", TABLE), DRAWING, make_matrix(), make_map()]
     values = {
         "title": "Does it help?",
         "subtitle": "On 1,000 images.",
-        "summary": ["It does: 30 points (27 to 33).", "It takes 5 s."],
+        "answer": "It does.",
+        "numbers": NUMBERS,
+        "ranking": make_ranking(),
         "sections": [
-            Section("Accuracy", "It helps by 30 points.", parts, ["Exact McNemar tests."], "Does it help?"),
+            Section("Accuracy", "It helps by 30 points.", parts, ["Both saw 100 images."], ["Exact McNemar tests."]),
             Section("Time", "It takes 5 s.", []),
         ],
         "commands": ["frozenbench featurize --data sample", "frozenbench analysis"],
@@ -76,7 +103,10 @@ def report_filled_with(folder: Path, text: str) -> Report:
     picture = dataclasses.replace(make_picture(folder), caption=text, alt=text)
     drawn = make_map(class_names=[text] * 3, captions=[text] * 6, caption=text)
     table = Table(text, pd.DataFrame([[text, text]] * 2, columns=[text, text]))
+    matrix = make_matrix(class_names=[text] * 3, caption=text, run=text)
+    number = Number(text, text, text, text, text)
+    sections = [Section(text, text, [picture, table, matrix, drawn], [text], [text])]
     return Report(
-        text, text, [text], [Section(text, text, [picture, table, drawn], [text], text)], [text], {text: text},
-        {text: text}, [text], [(text, text)],
+        text, text, text, [number], make_ranking(text), sections, [text], {text: text}, {text: text}, [text],
+        [(text, text)],
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """Invented runs: results, predictions, and whole folders of runs for the analysis."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,10 @@ def make_result(**changes: object) -> RunResult:
         "log_loss": 0.85,
         "brier": 0.4,
         "ece": 0.042,
-        "reliability": [{"rows": 1000, "confidence": 0.757, "accuracy": 0.715}],
+        "reliability": [
+            {"rows": 500, "confidence": 0.657, "accuracy": 0.615},
+            {"rows": 500, "confidence": 0.857, "accuracy": 0.815},
+        ],
         "test_opened": 1,
         "extraction_seconds": 0.002,
         "fit_seconds": 1.5,
@@ -167,6 +171,15 @@ def make_predictions(correct: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"id": np.arange(len(correct)), "label": label, "predicted": np.where(correct, label, -1)})
 
 
+def check_sentences(text: str) -> None:
+    """Each sentence has at most 25 words and three numbers; digits in names and years do not count."""
+    assert text.endswith(".")
+    for sentence in re.split(r"(?<=[.;])\s", text):
+        assert len(sentence.split()) <= 25, sentence
+        numbers = re.findall(r"(?<![\w-])[+-]?\d[\d,.]*(?![\w-])", re.sub(r"\b(19|20)\d\d\b", "", sentence))
+        assert len(numbers) <= 3, sentence
+
+
 def make_history(accuracy: list[float], validation: list[float] | None = None) -> dict[str, list[float]]:
     """A network's training curve, one value an epoch."""
     history = {"loss": [1 - value for value in accuracy], "accuracy": accuracy}
@@ -200,9 +213,9 @@ class World:
         found = claims(self.table(), self.runs)
         assert [claim.key for claim in found] == CLAIMS
         for claim in found:
-            assert claim.finding.endswith(".")
+            for sentence in (claim.finding, *claim.details, *claim.notes):
+                check_sentences(sentence)
             assert claim.title
-            assert claim.question
             assert all(isinstance(cell, str) for cell in claim.table.to_numpy().ravel())
         return {claim.key: claim for claim in found}
 

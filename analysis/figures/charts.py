@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import names, style
 from analysis.figures.style import Chance, Looks
+from analysis.figures.vector import tag
 from analysis.frame import epoch_near_end, training_cost
 from classify.runs import RunResult, head_name
 
@@ -141,7 +142,7 @@ def reliability(
     looks = looks or _colours_in_order(runs)
     labels = names.fitted(list(runs), HEAD_INCHES)
     for label, run, look in zip(labels, runs.values(), style.apart([looks[name] for name in runs]), strict=True):
-        ax.plot(
+        (line,) = ax.plot(
             [100 * part["confidence"] for part in run.reliability],
             [100 * part["accuracy"] for part in run.reliability],
             color=look["color"],
@@ -149,6 +150,7 @@ def reliability(
             linestyle=look["linestyle"],
             label=f"{label} (ECE {style.percent(run.ece, run.test_rows)})",
         )
+        tag(line, "", run.model)
     style.draw_chance(ax, chance)
     ax.set(xlim=(0, 102), ylim=(0, 102), aspect="equal")
     ax.set_xlabel("confidence: probability of the predicted class, %")
@@ -169,8 +171,9 @@ def learning_curves(curves: pd.DataFrame, ax: Axes, looks: Looks | None = None, 
     for approach, rows in curves.sort_values("train_rows").groupby("approach"):
         look = looks[style.series_of(rows).iloc[0]]
         sizes, colour = rows["train_rows"], look["color"]
-        ax.fill_between(sizes, 100 * rows["low"], 100 * rows["high"], color=colour, alpha=0.15, linewidth=0)
-        ax.plot(
+        bounds = 100 * rows["low"], 100 * rows["high"]
+        band = ax.fill_between(sizes, *bounds, color=colour, alpha=0.15, linewidth=0)
+        (line,) = ax.plot(
             sizes,
             100 * rows["accuracy"],
             color=colour,
@@ -178,6 +181,8 @@ def learning_curves(curves: pd.DataFrame, ax: Axes, looks: Looks | None = None, 
             marker=markers[rows["model"].iloc[0]],
             label=approach,
         )
+        for artist in (band, line):
+            tag(artist, rows["features"].iloc[0], rows["model"].iloc[0])
     style.use_log_axis(ax)
     ax.set_xticks(style.ticks_apart(sorted(set(curves["train_rows"]))))
     ax.set_xlabel("training images")
@@ -209,7 +214,7 @@ def cost(rows: pd.DataFrame, ax: Axes, looks: Looks | None = None, chance: Chanc
     )
     for number, (name, model) in enumerate(zip(style.series_of(rows), rows["model"], strict=True)):
         value, low, high = percent[number]
-        ax.errorbar(
+        drawn = ax.errorbar(
             seconds[number],
             value,
             yerr=np.abs([[low - value], [high - value]]),
@@ -221,6 +226,8 @@ def cost(rows: pd.DataFrame, ax: Axes, looks: Looks | None = None, chance: Chanc
             label=f"{model} on {name}",
             **style.HALF_WHITE,
         )
+        for artist in drawn.get_children():
+            tag(artist, rows["features"].iloc[number], model)
     style.use_log_axis(ax)
     ax.set_xlabel("seconds to fit, and to extract the training images' features")
     ax.set_ylabel("accuracy on the test images, %")

@@ -1,9 +1,9 @@
 """What the runs say about transfer learning.
 
-`transfer`, `learning` and `speed` compute the numbers, `evidence` and `text` write them, `claims` makes sentences,
-`answer` gives the two figures that matter most.
-Exports `answer`, `best_pretrained`, `Claim`, `claims`, `learning_curves` and `TRANSFER`; numbers as text are in
-`analysis.findings.text`.
+`transfer`, `learning` and `speed` compute the numbers, `evidence` and `text` write them, `measures` holds the four that
+matter most, `claims` makes sentences, `answer` gives the sentence that comes first.
+Exports `answer`, `best_pretrained`, `Claim`, `claims`, `learning_curves`, `Measure` and `TRANSFER`; numbers as text are
+in `analysis.findings.text`.
 May import: frame, classify.runs, classify.statistics, featurize.core.
 """
 
@@ -11,6 +11,7 @@ from analysis.findings import text
 from analysis.findings.answer import Answer, answer, best_pretrained
 from analysis.findings.claims import Claim, claims
 from analysis.findings.learning import learning_curves
+from analysis.findings.measures import Measure
 from analysis.findings.transfer import TRANSFER
 
-__all__ = ["TRANSFER", "Answer", "Claim", "answer", "best_pretrained", "claims", "learning_curves", "text"]
+__all__ = ["TRANSFER", "Answer", "Claim", "Measure", "answer", "best_pretrained", "claims", "learning_curves", "text"]

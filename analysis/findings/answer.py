@@ -1,4 +1,4 @@
-"""The answer in two figures: the best head, and what the frozen network gains over the best control."""
+"""The answer: the best head, and what the frozen network gains over the best control."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ from analysis.findings import text
 from analysis.findings.transfer import TRANSFER, best_gain, gains
 from analysis.frame import headline
 from classify.runs import head_name
+from classify.statistics import ALPHA
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,37 @@ class Answer:
     best: pd.Series
     gain: pd.Series | None
 
+    @property
+    def sentence(self) -> str:
+        """Whether the frozen network helps, and how accurate the best head on it is."""
+        return f"{self._verdict()}, {self._head()}, reaches {self._accuracy()}."
+
     def lines(self) -> list[str]:
         """The answer for the terminal, one sentence a line."""
-        best, gain = self.best, self.gain
-        interval = text.accuracy(best["accuracy"], best["accuracy_low"], best["accuracy_high"])
-        head = f"{head_name(best)} on {best['features']}"
-        found = [f"best head: {head}, {interval} on {best['test_rows']:,} test images"]
+        gain = self.gain
+        found = [f"best head: {self._head()}, {self._accuracy()} on {self.best['test_rows']:,} test images"]
         if gain is None:
             return [*found, "frozen network: not compared, there is no control"]
         points, low, high = text.points(gain["gain"], gain["gain_low"], gain["gain_high"])
         control = gain["control_approach"]
         return [*found, f"frozen network: {points} points ({low} to {high}) over the best control, {control}"]
+
+    def _verdict(self) -> str:
+        if self.best["kind"] != TRANSFER:
+            return "There is no head on a frozen network; the best head"
+        if self.gain is None:
+            return "The frozen network is not compared with a control; its best head"
+        if self.gain["adjusted"] > ALPHA:
+            return "It is open whether the frozen network helps; its best head"
+        if self.gain["gain"] > 0:
+            return "The frozen network helps: its best head"
+        return "The frozen network does not help; its best head"
+
+    def _head(self) -> str:
+        return f"{head_name(self.best)} on {self.best['features']}"
+
+    def _accuracy(self) -> str:
+        return text.accuracy(*self.best[["accuracy", "accuracy_low", "accuracy_high"]])
 
 
 def answer(table: pd.DataFrame) -> Answer:

@@ -48,20 +48,29 @@ def images_needed(curves: pd.DataFrame, target: float) -> pd.DataFrame:
         A row per approach: `approach`, `kind`, `model`, `features`, `images` (where the mean curve first
         reaches the target, interpolated linearly in accuracy over the logarithm of the images; infinite
         if it never does), `at_most` (true if the smallest size already reaches it; `images` is that
-        size) and `largest` (the largest size). Fewest images first.
+        size), `largest` (the largest size), and `low` and `high`: where the curve's upper and lower bounds
+        reach the target. `low` is 0 if the upper bound does at the smallest size, `high` infinite if the lower
+        bound never does. Fewest images first.
     """
     rows = []
     for names, curve in curves.groupby(APPROACH):
-        sizes, values = curve["train_rows"].to_numpy(float), curve["accuracy"].to_numpy()  # ascending sizes
-        reached = np.flatnonzero(values >= target)
-        if not len(reached):
-            images, at_most = math.inf, False
-        elif reached[0] == 0:
-            images, at_most = sizes[0], True
-        else:
-            i = reached[0]
-            part = (target - values[i - 1]) / (values[i] - values[i - 1])
-            images, at_most = sizes[i - 1] * (sizes[i] / sizes[i - 1]) ** part, False
-        rows.append([*names, images, at_most, int(sizes[-1])])
-    needed = pd.DataFrame(rows, columns=[*APPROACH, "images", "at_most", "largest"])
+        sizes = curve["train_rows"].to_numpy(float)  # ascending
+        images = _first_reached(sizes, curve["accuracy"].to_numpy(), target)
+        at_most = images == 0
+        low = _first_reached(sizes, curve["high"].to_numpy(), target)
+        high = _first_reached(sizes, curve["low"].to_numpy(), target) or sizes[0]
+        rows.append([*names, sizes[0] if at_most else images, at_most, int(sizes[-1]), low, high])
+    needed = pd.DataFrame(rows, columns=[*APPROACH, "images", "at_most", "largest", "low", "high"])
     return needed.sort_values(["images", "approach"], ignore_index=True)
+
+
+def _first_reached(sizes: np.ndarray, values: np.ndarray, target: float) -> float:
+    """Where a curve first reaches a value; 0 if it does at the smallest size, infinite if it never does."""
+    reached = np.flatnonzero(values >= target)
+    if not len(reached):
+        return math.inf
+    i = reached[0]
+    if i == 0:
+        return 0.0
+    part = (target - values[i - 1]) / (values[i] - values[i - 1])
+    return float(sizes[i - 1] * (sizes[i] / sizes[i - 1]) ** part)

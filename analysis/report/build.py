@@ -1,6 +1,7 @@
 """Runs -> tables, figures and a report for each test set."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,28 +9,22 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.confusion import counts_of, most_confused
-from analysis.findings import TRANSFER, Claim, best_pretrained, claims
+from analysis.findings import TRANSFER, Claim, Measure, answer, best_pretrained, claims
 from analysis.frame import comparison, headline, with_groups
 from analysis.report import captions
-from analysis.report.captions import FigureFolder, accuracy_text, run_name
+from analysis.report.captions import FigureFolder, run_name
+from analysis.report.classes import confusion_parts, recall_table
 from analysis.report.commands import reproduction
-from analysis.report.html import Part, Report, Section, Table, write_report
-from analysis.report.tables import (
-    ACCURACY,
-    LEGEND,
-    best_rows,
-    ranked_networks,
-    readable,
-    write_comparison,
-    write_mistakes,
-)
+from analysis.report.content import Number, Part, Report, Section, Table
+from analysis.report.html import write_report
+from analysis.report.tables import ROWS_AT_FIRST, ranked_networks, ranking, write_comparison, write_mistakes
 from classify.runs import RunResult, head_name, read_predictions
 from featurize.cache import read_info
 from featurize.core.errors import DataError, FrozenbenchError, first_line
 
 logger = logging.getLogger("frozenbench")
 EARLIER = "earlier"
-MISTAKES_NAMED = 5
+MISTAKES_NAMED = 3
 LISTED = 50  # skipped image files; if there are more, only their number is given
 LIMITS = (
     "One data set and one test split: other images may give another result.",
@@ -38,6 +33,22 @@ LIMITS = (
     "An interval covers either the choice of the test images or, over several seeds, that of the training images; "
     "never both.",
 )
+TESTS = (
+    "Letters: McNemar's exact tests on the same test images, with Holm's correction over all pairs, at 5%.",
+    "Percentages are rounded to what their intervals support.",
+)
+TABLES = {
+    "accuracy": "Each head against controls with as many training images.",
+    "little-data": "Accuracy by the number of training images, and the images for the same accuracy.",
+    "training-time": "Seconds to the same accuracy.",
+    "convergence": "Epochs and iterations.",
+}
+ON_DEMAND = frozenset(
+    {
+        "accuracy (95% interval)", "control's accuracy (95% interval)", "both wrong %", "error overlap %", "seeds",
+        "heads", "s, extraction shared", "s by validation", "train images",
+    }
+)  # fmt: skip
 
 
 def write_reports(
@@ -75,7 +86,7 @@ def write_reports(
         mistakes = write_mistakes(Path(best), runs[Path(best)], out / f"mistakes{suffix}.csv")
         page = write_report(report, out / f"report{suffix}.html")
         written += [*folder.written, mistakes, page]
-        summaries[name] = report.summary
+        summaries[name] = [report.answer, *(section.finding for section in report.sections[:4])]
     _put_aside_earlier_reports(out, written)
     return summaries, written
 
@@ -125,13 +136,14 @@ def build_report(
     shown = with_groups(headline(rows))
     found = claims(rows, runs)
     first = next(iter(runs.values()))
-    best = shown.iloc[0]
     files = rows.drop_duplicates("features").sort_values("features")
     return Report(
         title="What is a frozen network worth on these images?",
-        subtitle=f"{first.dataset}: {len(runs)} runs on {first.test_rows:,} test images, {len(first.class_names)} "
-        "classes. Ranges in brackets are 95% intervals.",
-        summary=[*(claim.finding for claim in found), _best_sentence(best, runs[Path(best["run_dir"])])],
+        subtitle=f"{first.dataset}: {first.test_rows:,} test images of {len(first.class_names):,} classes, "
+        f"{len(runs):,} runs. Brackets and lines are 95% intervals.",
+        answer=answer(rows).sentence,
+        numbers=[large_number(claim.measure) for claim in found],
+        ranking=ranking(shown, folder.chance.share),
         sections=[
             *_claim_sections(found, rows, shown, runs, folder),
             _heads_section(shown, runs, folder),
@@ -140,8 +152,21 @@ def build_report(
         commands=reproduction(runs),
         versions=_versions(runs),
         fingerprints={f"{row.features}, in {row.cache}.h5": row.fingerprint for row in files.itertuples()},
-        limits=_limits(first),
+        limits=_limits(shown, runs),
         skipped=[*((path.as_posix(), reason) for path, reason in skipped), *_skipped_images(runs)],
+    )
+
+
+def large_number(measure: Measure) -> Number:
+    """A measure as the page shows it; ratios are drawn on a logarithmic scale."""
+    if not measure.is_measured:
+        return Number("", measure.label, detail=measure.detail, command=measure.command)
+    place = math.log if measure.neutral == 1 else float
+    low = -math.inf if measure.neutral == 1 and measure.low <= 0 else place(measure.low)
+    scale = (low, place(measure.value), place(measure.high), place(measure.neutral))
+    interval = f"95% interval {measure.interval}" if measure.has_interval else measure.interval
+    return Number(
+        measure.written, measure.label, interval, measure.detail, scale=scale, no_difference=f"{measure.neutral:g}"
     )
 
 
@@ -152,27 +177,24 @@ def _claim_sections(
     runs: Mapping[Path, RunResult],
     folder: FigureFolder,
 ) -> list[Section]:
-    """A section per claim: its figure, its table, and for accuracy the table of all heads."""
-    drawn = {
-        "accuracy": _drawn("accuracy", captions.accuracy_figure, shown, folder),
+    """A section per claim: its figure and its table. The figure of all accuracies is for papers only."""
+    _, accuracy_notes = _drawn("accuracy", captions.accuracy_figure, shown, folder)
+    drawn: dict[str, tuple[list[Part], list[str]]] = {
+        "accuracy": ([], [*accuracy_notes, *TESTS]),
         "little-data": _drawn("learning curves", captions.curves_figures, rows, folder),
-        "training-time": _drawn("cost", captions.cost_figure, shown, folder),
+        "training-time": _drawn("cost", captions.cost_figures, shown, folder),
         "convergence": _drawn("convergence", captions.convergence_figures, rows, runs, folder),
     }
-    parts: dict[str, list[Part]] = {key: figures for key, (figures, _) in drawn.items()}
-    for claim in found:
-        if len(claim.table):
-            parts[claim.key].append(Table(f"{claim.title} in numbers", claim.table))
     networks = shown[shown["kind"] == TRANSFER]
-    if networks["features"].nunique() > 1:
-        parts["accuracy"].append(Table("Networks, ranked by their best head.", ranked_networks(networks)))
-    heads = readable(shown)
-    bold = frozenset((row, list(heads.columns).index(ACCURACY)) for row in best_rows(shown))
-    parts["accuracy"].append(Table(f"All heads. {LEGEND}", heads, bold))
     sections = []
     for claim in found:
-        notes = [*drawn[claim.key][1], *claim.notes]
-        sections.append(Section(claim.title, claim.finding, parts[claim.key], notes, claim.question))
+        parts, notes = drawn[claim.key]
+        parts = list(parts)
+        if claim.key == "accuracy" and networks["features"].nunique() > 1:
+            parts.append(Table("Networks, ranked by their best head.", ranked_networks(networks)))
+        if len(claim.table):
+            parts.append(Table(TABLES[claim.key], claim.table, extra=ON_DEMAND, first=ROWS_AT_FIRST))
+        sections.append(Section(claim.title, claim.finding, parts, claim.details, [*notes, *claim.notes]))
     return sections
 
 
@@ -207,22 +229,23 @@ def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: 
         f"{true} taken for {predicted} ({count:,})"
         for true, predicted, count in most_confused(confusions[run_name(best)], class_names, MISTAKES_NAMED)
     ]
-    drawn = [
-        _drawn("confusion", captions.confusion_figure, confusions, class_names, folder),
-        _drawn("recall", captions.recall_figure, named, compared, folder),
-        _drawn("reliability", captions.reliability_figure, heads, best["features"], folder),
-    ]
+    _, confusion_notes = _drawn("confusion", captions.confusion_figure, confusions, class_names, folder)
+    _, recall_notes = _drawn("recall", captions.recall_figure, named, compared, folder)
+    reliability, reliability_notes = _drawn(
+        "reliability", captions.reliability_figures, heads, best["features"], folder
+    )
     finding = f"{run_name(best)} makes no mistake."
     if mistakes:
-        finding = f"The most frequent mistakes of {run_name(best)}: {'; '.join(mistakes)}."
+        finding = f"The most frequent mistakes: {'; '.join(mistakes)}."
     return Section(
         title="Mistakes",
-        question="Which classes are confused, and do the probabilities show it?",
         finding=finding,
-        parts=[part for parts, _ in drawn for part in parts],
+        parts=[*confusion_parts(confusions, class_names), recall_table(compared), *reliability],
         notes=[
-            *(note for _, notes in drawn for note in notes),
-            f"mistakes.csv beside this report lists all wrong predictions of {run_name(best)} with their files.",
+            *confusion_notes,
+            *recall_notes,
+            *reliability_notes,
+            f"mistakes.csv lists the wrong predictions of {run_name(best)} with their files.",
         ],
     )
 
@@ -243,17 +266,11 @@ def _pictures_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folde
         notes += reasons
     return Section(
         title="Images and their vectors",
-        question="What do the mistakes look like, and which images have similar vectors?",
-        finding=f"These figures show {run_name(best)}." if parts else "The images and vectors are not available.",
+        finding="What the mistakes look like, and which images have similar vectors."
+        if parts
+        else "The images and vectors are not available.",
         parts=parts,
         notes=notes,
-    )
-
-
-def _best_sentence(best: pd.Series, result: RunResult) -> str:
-    return (
-        f"The most accurate run is {run_name(best)}: {accuracy_text(best)} on {result.test_rows:,} test images, "
-        f"trained on {result.train_rows:,} images. It was evaluation number {result.test_opened} on this test split."
     )
 
 
@@ -273,15 +290,23 @@ def _skipped_images(runs: Mapping[Path, RunResult]) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def _limits(result: RunResult) -> list[str]:
+def _limits(shown: pd.DataFrame, runs: Mapping[Path, RunResult]) -> list[str]:
     """What the report does not show."""
     limits = list(LIMITS)
+    result = runs[Path(best_pretrained(shown)["run_dir"])]
+    if len(shown) > 1:
+        limits.append(
+            f"The best of {len(shown):,} heads is picked on the test images, and its interval is not widened for that."
+        )
+    if (shown["kind"] == "scratch").any():
+        limits.append("The network from scratch has fixed settings; a longer training may make it more accurate.")
+    limits.append(f"The best head was evaluation number {result.test_opened:,} on this test split.")
     if result.folds:
         limits[0] = "One data set: other images may give another result."
         limits.append(
-            f"Every image was tested once, by heads trained on the other {result.folds - 1} of {result.folds} folds. "
-            "Their training images overlap, so intervals and tests are those of two thirds of the images."
+            f"Every image was tested once, by heads trained on the other {result.folds - 1} of {result.folds} folds."
         )
+        limits.append("Their training images overlap, so intervals and tests are those of two thirds of the images.")
     if result.groups:
         limits.append(
             f"The test images are in {result.groups:,} groups, which stay together: intervals and tests follow the "

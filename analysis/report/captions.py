@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 
 from analysis.figures import charts, gallery, names, pictures, style
 from analysis.figures.confusion import NAME_INCHES, WORST_PAIRS, class_order, confusion, worst_pairs
+from analysis.figures.vector import inline_svg
 from analysis.findings import learning_curves, text
 from analysis.frame import headline
-from analysis.report.html import Picture, PointMap
+from analysis.report.content import Drawing, Picture, PointMap
 from classify.runs import RunResult, head_name, read_predictions
 from featurize.core.errors import DataError
 
@@ -22,7 +23,7 @@ IN_TITLE = 3.0  # inches of a name in a title
 NEIGHBOURS = 6
 NEIGHBOUR_ROWS = 6
 CHANCE = "Chance is the accuracy of always naming the most frequent class."
-CURVES_PER_KIND = 2
+CURVES_PER_KIND = 1
 CURVES = 6
 
 
@@ -54,12 +55,21 @@ class FigureFolder:
         self.chance = style.Chance(chance, int(rows["test_rows"].iloc[0]))
         self.written: list[Path] = []
 
-    def save(self, drawn: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
-        """Save a figure as PNG and SVG with a title that names the data set, and return it for the report."""
+    def save(self, drawn: Figure, name: str, title: str, caption: str, alt: str) -> Drawing:
+        """Save a figure as PNG and SVG with a title that names the data set, and return it for the page."""
+        svg = inline_svg(drawn, name)  # the page has a heading of its own
+        self._write(drawn, name, title)
+        return Drawing(svg, caption, alt)
+
+    def save_picture(self, drawn: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
+        """As `save`, for a figure of images: the page shows its PNG file."""
+        return Picture(self._write(drawn, name, title), caption, alt)
+
+    def _write(self, drawn: Figure, name: str, title: str) -> Path:
         style.title(drawn, f"{self.dataset}: {title}")
         paths = style.save(drawn, self.folder / f"{name}-{self.test_set}")
         self.written += paths
-        return Picture(paths[0], caption, alt)
+        return paths[0]
 
 
 def run_name(row: pd.Series) -> str:
@@ -83,7 +93,7 @@ def class_key(class_names: Sequence[str]) -> str:
     return " " + "; ".join(f"class {number}: {class_names[number]}" for number in numbers) + "."
 
 
-def accuracy_figure(shown: pd.DataFrame, folder: FigureFolder) -> Picture:
+def accuracy_figure(shown: pd.DataFrame, folder: FigureFolder) -> Drawing:
     """Accuracy of every head on every kind of features."""
     heads = {head_name(row) for row in shown.itertuples()}
     height = 2.6 + 0.5 * len(heads) + 0.3 * shown["features"].nunique()
@@ -99,8 +109,8 @@ def accuracy_figure(shown: pd.DataFrame, folder: FigureFolder) -> Picture:
         )
 
 
-def curves_figures(rows: pd.DataFrame, folder: FigureFolder) -> list[Picture]:
-    """Accuracy against the number of training images: the best heads on each kind of features.
+def curves_figures(rows: pd.DataFrame, folder: FigureFolder) -> list[Drawing]:
+    """Accuracy against the number of training images: the best head on each kind of features.
 
     Only heads that were trained on several numbers of images have a curve; empty if there are none, which the finding
     says.
@@ -118,32 +128,35 @@ def curves_figures(rows: pd.DataFrame, folder: FigureFolder) -> list[Picture]:
             drawn,
             "learning-curves",
             "accuracy by the number of training images",
-            "Accuracy against the number of training images: the two best heads on each kind of features. The bands "
+            "Accuracy against the number of training images: the best head on each kind of features. The bands "
             f"are 95% intervals, over seeds if there are several. {CHANCE}",
             "Learning curves of " + ", ".join(chosen) + ".",
         )
     return [picture]
 
 
-def cost_figure(shown: pd.DataFrame, folder: FigureFolder) -> Picture:
-    """Accuracy against seconds."""
+def cost_figures(shown: pd.DataFrame, folder: FigureFolder) -> list[Drawing]:
+    """Accuracy against seconds; empty for a single run."""
+    if len(shown) < 2:
+        return []
     with style.figure(8, 5.4) as (drawn, ax):
         charts.cost(shown, ax, folder.looks, folder.chance)
-        return folder.save(
+        picture = folder.save(
             drawn,
             "cost",
             "accuracy against the time to train",
             "Accuracy against the seconds for features and fit. The line joins the runs that no cheaper run beats.",
             "Scatter plot of accuracy against training time, with the Pareto front.",
         )
+    return [picture]
 
 
-def convergence_figures(rows: pd.DataFrame, runs: Mapping[Path, RunResult], folder: FigureFolder) -> list[Picture]:
-    """Loss and accuracy by epoch, with the most training images; empty if no head is trained in epochs."""
+def convergence_figures(rows: pd.DataFrame, runs: Mapping[Path, RunResult], folder: FigureFolder) -> list[Drawing]:
+    """Loss and accuracy by epoch, with the most training images; empty if no head is trained in several epochs."""
     histories = {}
     for _, row in headline(rows).iterrows():
         history = runs[Path(row["run_dir"])].history
-        if history:
+        if history and len(history["loss"]) > 1:
             histories[run_name(row)] = history
     if not histories:
         return []
@@ -160,7 +173,7 @@ def convergence_figures(rows: pd.DataFrame, runs: Mapping[Path, RunResult], fold
     return [picture]
 
 
-def confusion_figure(confusions: Mapping[str, np.ndarray], class_names: Sequence[str], folder: FigureFolder) -> Picture:
+def confusion_figure(confusions: Mapping[str, np.ndarray], class_names: Sequence[str], folder: FigureFolder) -> Drawing:
     """The confusion matrices of some runs, by name; of many classes, the most frequent mistakes."""
     if len(class_names) > style.MANY_CLASSES:
         return _worst_pairs_figure(confusions, class_names, folder)
@@ -187,7 +200,7 @@ def confusion_figure(confusions: Mapping[str, np.ndarray], class_names: Sequence
 
 def _worst_pairs_figure(
     confusions: Mapping[str, np.ndarray], class_names: Sequence[str], folder: FigureFolder
-) -> Picture:
+) -> Drawing:
     """The most frequent mistakes of some runs, one above the other: a matrix of so many classes cannot be read."""
     with style.empty_figure(8, 0.6 + (1 + 0.38 * WORST_PAIRS) * len(confusions)) as drawn:
         axes = np.ravel(drawn.subplots(len(confusions), 1))
@@ -204,7 +217,7 @@ def _worst_pairs_figure(
         )
 
 
-def recall_figure(rows: Mapping[str, pd.Series], runs: Mapping[str, RunResult], folder: FigureFolder) -> Picture:
+def recall_figure(rows: Mapping[str, pd.Series], runs: Mapping[str, RunResult], folder: FigureFolder) -> Drawing:
     """The recall of each class; of many classes, the lowest and the highest."""
     class_names = next(iter(runs.values())).class_names
     lines = min(charts.RECALL_LINES + 1, len(class_names))
@@ -224,21 +237,28 @@ def recall_figure(rows: Mapping[str, pd.Series], runs: Mapping[str, RunResult], 
         )
 
 
-def reliability_figure(runs: Mapping[str, RunResult], features: str, folder: FigureFolder) -> Picture:
-    """Accuracy against confidence of the heads on the same features; `runs` by the head's name."""
+def reliability_figures(runs: Mapping[str, RunResult], features: str, folder: FigureFolder) -> list[Drawing]:
+    """Accuracy against confidence of the heads on the same features; `runs` by the head's name.
+
+    Empty if there are so few images that no head has two bins.
+    """
+    runs = {head: run for head, run in runs.items() if len(run.reliability) > 1}
+    if not runs:
+        return []
     looks = {}
     for head in runs:
         own = [f"{head} on {features}", f"{head} from scratch on {features}"]
         looks[head] = next(folder.runs[name] for name in own if name in folder.runs)
     with style.figure(6.5, 7.4 + 0.1 * len(runs)) as (drawn, ax):
         charts.reliability(runs, ax, looks, folder.chance)
-        return folder.save(
+        picture = folder.save(
             drawn,
             "reliability",
             f"do the probabilities hold? Heads on {names.fitted([features], IN_TITLE)[0]}",
             f"Accuracy against confidence of the heads on {features}. On the diagonal, both agree.",
             "Reliability diagram of " + ", ".join(runs) + ".",
         )
+    return [picture]
 
 
 def mistakes_figure(best: pd.Series, result: RunResult, folder: FigureFolder) -> list[Picture]:
@@ -269,7 +289,7 @@ def mistakes_figure(best: pd.Series, result: RunResult, folder: FigureFolder) ->
         gallery.mistakes(images, captions, drawn)
         caption += class_key(class_names)
         alt = "; ".join(described) + "."
-        return [folder.save(drawn, "mistakes", "the most confident mistakes", caption, alt)]
+        return [folder.save_picture(drawn, "mistakes", "the most confident mistakes", caption, alt)]
 
 
 def map_figures(best: pd.Series, result: RunResult, folder: FigureFolder) -> list[Picture | PointMap]:
@@ -289,7 +309,7 @@ def map_figures(best: pd.Series, result: RunResult, folder: FigureFolder) -> lis
         gallery.vector_map(points, labels, class_names, ax)
         alt = "Map of the vectors, coloured by class."
         title = "map of the images by their vectors"
-        picture = folder.save(drawn, "map", title, caption + class_key(class_names), alt)
+        picture = folder.save_picture(drawn, "map", title, caption + class_key(class_names), alt)
     try:
         images = pictures.test_images(result, test.ids[rows])
     except DataError:
@@ -317,7 +337,7 @@ def neighbours_figure(_: pd.Series, result: RunResult, folder: FigureFolder) -> 
     with style.empty_figure(8.1, 0.4 + 1.35 * len(queries)) as drawn:
         labels = test.y[queries].tolist()
         gallery.neighbours(images, labels, found, train.y[nearest], result.class_names, drawn)
-        picture = folder.save(
+        picture = folder.save_picture(
             drawn,
             "neighbours",
             "test images and the training images with the nearest vectors",

@@ -8,18 +8,20 @@ SHA-256, and loads nothing but `data:` images. A name from a data set cannot cha
 import base64
 import hashlib
 import io
+import math
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from markupsafe import Markup
 
+from analysis.report.content import Drawing, Interval, Matrix, Part, Picture, PointMap, Report, Table
 from featurize.core.errors import DataError
 from featurize.core.files import written_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
+OWN = {"css": ("report.css", "figures.css"), "js": ("report.js", "tables.js", "map.js")}
 MOST_BYTES = 5_000_000  # of the whole file
 THUMBNAIL = 32  # pixels, the longer side
 MAP_WIDTH, MAP_HEIGHT, MAP_MARGIN = 1000, 750, 20
@@ -40,69 +42,6 @@ FORBIDDEN = re.compile(
     + "]"
 )
 NUMBER = re.compile(r"[≤≥<>~≈]?\s*[+\-\u2212]?[\d.]*\d")  # the start of a numeric cell
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG file with its caption; `alt` describes it to readers who do not see it."""
-
-    path_png: Path
-    caption: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """Strings under the columns' names; the first column names the rows.
-
-    Readers can sort by the number at the start of a cell, so a column has one unit. Cells without a number come last.
-    `bold` holds row and column of the bold cells.
-    """
-
-    caption: str
-    frame: pd.DataFrame
-    bold: frozenset[tuple[int, int]] = frozenset()
-
-
-@dataclass(frozen=True)
-class PointMap:
-    """Points in the plane; each shows its image under the pointer."""
-
-    points: np.ndarray  # (n, 2), finite; drawn at the same scale in both directions
-    labels: np.ndarray  # (n,) integers, 0..K-1
-    class_names: list[str]  # K
-    captions: list[str]  # n texts below the images
-    thumbnails: np.ndarray  # (n, h, w, 3) uint8 RGB; shrunk to 32 pixels if they are larger
-    caption: str  # of the map
-
-
-Part = Picture | Table | PointMap
-
-
-@dataclass(frozen=True)
-class Section:
-    """A question, the finding in short sentences, its evidence (`parts`), and how that was measured (`notes`)."""
-
-    title: str
-    finding: str
-    parts: list[Part]
-    notes: list[str] = field(default_factory=list)
-    question: str = ""
-
-
-@dataclass(frozen=True)
-class Report:
-    """The content of a report, from top to bottom; empty fields have no section."""
-
-    title: str
-    subtitle: str  # the data in one line
-    summary: list[str]  # the findings
-    sections: list[Section]  # the evidence
-    commands: list[str]  # shell commands that make this report from scratch, in order
-    versions: dict[str, str]  # by name of the program or library
-    fingerprints: dict[str, str]  # hexadecimal digits by the name of what they identify
-    limits: list[str]  # what the numbers do not show
-    skipped: list[tuple[str, str]]  # runs and files that could not be used, each with the reason
 
 
 def write_report(report: Report, path: Path) -> Path:
@@ -127,9 +66,11 @@ def write_report(report: Report, path: Path) -> Path:
         keep_trailing_newline=True,
     )
     sections = [(section, [_part(part) for part in section.parts]) for section in report.sections]
-    sources = {name: (TEMPLATES / f"report.{name}").read_text("utf-8") for name in ("css", "js")}
+    sources = {kind: "".join((TEMPLATES / name).read_text("utf-8") for name in names) for kind, names in OWN.items()}
     page = environment.get_template("report.html.j2").render(
         report=report,
+        numbers=[{"number": number, **_interval(number.scale)} for number in report.numbers],
+        ranking=_table(report.ranking),
         sections=sections,
         markers=MARKERS,
         sources=sources,
@@ -163,11 +104,85 @@ def _part(part: Part) -> dict[str, Any]:
     """The variables of a part's template."""
     if isinstance(part, Picture):
         return {"kind": "picture", "part": part, **_picture(part.path_png)}
+    if isinstance(part, Drawing):
+        return {"kind": "drawing", "part": part, "svg": Markup(part.svg)}
     if isinstance(part, Table):
-        cells = part.frame.astype(str).to_numpy()  # (rows, columns)
-        numeric = [_is_numeric(column) for column in cells.T.tolist()]
-        return {"kind": "table", "part": part, "rows": cells.tolist(), "numeric": numeric}
+        return _table(part)
+    if isinstance(part, Matrix):
+        return {"kind": "matrix", "part": part, "rows": _matrix_rows(part)}
     return {"kind": "map", "part": part, **_map(part)}
+
+
+def _matrix_rows(part: Matrix) -> list[tuple[int, list[tuple[int, int, str, int]]]]:
+    """Each true class with its cells: predicted class, images, percent, and a shade from 0 to 10.
+
+    Shades follow the square root of the share, which makes mistakes visible.
+    """
+    rows = []
+    for true in part.order:
+        images = max(int(part.counts[true].sum()), 1)
+        cells = []
+        for predicted in part.order:
+            own = int(part.counts[true, predicted])
+            share = own / images
+            percent = f"{100 * share:.0f}" if share >= 0.005 else ""
+            cells.append((predicted, own, percent, math.ceil(10 * math.sqrt(share))))
+        rows.append((true, cells))
+    return rows
+
+
+def _table(part: Table) -> dict[str, Any]:
+    """The columns that have values, as headings and cells with their looks."""
+    columns = []
+    for number, heading in enumerate(part.frame.columns):
+        cells = list(part.frame.iloc[:, number])
+        texts = [str(cell) for cell in cells]
+        if cells and set(texts) <= {"-", ""}:
+            continue
+        columns.append(
+            {
+                "heading": heading,
+                "cells": cells,
+                "number": number,
+                "extra": heading in part.extra,
+                "look": _look(cells, extra=heading in part.extra),
+            }
+        )
+    rows = [[column["cells"][row] for column in columns] for row in range(len(part.frame))]
+    keys = part.keys or [{} for _ in rows]
+    return {"kind": "table", "part": part, "columns": columns, "rows": list(zip(rows, keys, strict=True))}
+
+
+def _look(cells: list[Any], *, extra: bool) -> str:
+    """The classes of a column's cells."""
+    looks = {
+        "number": _is_numeric([str(cell) for cell in cells]),
+        "drawn": any(isinstance(cell, Interval) for cell in cells),
+        "extra": extra,
+    }
+    return " ".join(name for name, has in looks.items() if has)
+
+
+def _interval(scale: tuple[float, float, float, float] | None) -> dict[str, Any]:
+    """Where the parts of a drawn interval lie, in 0..200; a bound that is open lies at the end."""
+    if scale is None:
+        return {"at": None}
+    low, value, high, neutral = scale
+    shown = [value, neutral, *(bound for bound in (low, high) if math.isfinite(bound))]
+    left, right = min(shown), max(shown)
+    room = 0.1 * (right - left) or 1.0
+    left, right = left - room, right + room
+
+    def place(number: float) -> float:
+        if math.isnan(number):
+            return math.nan
+        return round(200 * (min(max(number, left), right) - left) / (right - left), 1)
+
+    has_interval = not math.isnan(low)
+    return {
+        "at": {"low": place(low), "value": place(value), "high": place(high), "neutral": place(neutral)},
+        "has_interval": has_interval,
+    }
 
 
 def _is_numeric(column: list[str]) -> bool:

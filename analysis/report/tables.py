@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.findings.text import with_interval
-from analysis.frame import headline, with_groups
+from analysis.findings import TRANSFER
+from analysis.findings.text import seconds, with_interval
+from analysis.frame import headline, training_cost, with_groups
+from analysis.report.content import Interval, Table
 from classify.runs import RunResult, head_name, markdown_table, read_predictions
 from featurize.core.files import written_whole
 
@@ -18,6 +20,8 @@ LEGEND = (
     "not differ significantly (exact McNemar tests on the same test images, Holm's correction over all pairs, 5%). "
     "Percentages are rounded to what their intervals support."
 )
+SECONDS = "train s (features and fit)"
+ROWS_AT_FIRST = 12
 TEXT_COLUMNS = ("features", "head", "group")  # the others hold numbers, which are set flush right
 # The characters that LaTeX treats as commands, and those that its standard font replaces by others.
 LATEX = str.maketrans(
@@ -67,6 +71,33 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
         }
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def ranking(rows: pd.DataFrame, chance: float) -> Table:
+    """Rows of `with_groups` for the page: accuracies as bars, and less important columns on demand.
+
+    Args:
+        rows: best first.
+        chance: the accuracy of always naming the most frequent class, 0..1.
+    """
+    text = readable(rows)
+    bars = []
+    for row, shown in zip(rows.itertuples(), text[ACCURACY], strict=True):
+        look = "transfer" if row.kind == TRANSFER else "control"
+        shown = shown.removesuffix(f" {TIED}")
+        bars.append(Interval(shown, row.accuracy, row.accuracy_low, row.accuracy_high, look, chance))
+    text[ACCURACY] = bars
+    text[SECONDS] = [seconds(value) for value in training_cost(rows)["seconds"]]
+    shown_columns = ["head", "features", ACCURACY, "group", SECONDS]
+    extra = [name for name in text.columns if name not in shown_columns]
+    return Table(
+        f"Every head, best first, with 95% intervals; dots are chance ({100 * chance:.0f}%). Blue: frozen network. "
+        "Grey: controls. Heads that share a letter do not differ significantly.",
+        text[[*shown_columns, *extra]],
+        extra=frozenset(extra),
+        first=ROWS_AT_FIRST,
+        keys=[{"network": row.features, "head": row.model} for row in rows.itertuples()],
+    )
 
 
 def best_rows(rows: pd.DataFrame) -> list[int]:

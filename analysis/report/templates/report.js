@@ -12,96 +12,14 @@ theme.addEventListener("click", () => {
   document.documentElement.dataset.theme = dark ? "dark" : "light";
 });
 
-// A click on a heading sorts the table: up, then down. Numbers come before words in both orders.
-const number = (text) => parseFloat(text.replaceAll(",", "").replace("\u2212", "-").replace(/^[\u2264\u2265<>~\u2248]\s*/, ""));
-const compare = (one, other) => number(one) - number(other) || one.localeCompare(other, "en");
-for (const table of document.querySelectorAll("table")) {
-  const [headings] = [...table.tHead.rows].map((row) => [...row.cells]);
-  headings.forEach((heading, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.append(...heading.childNodes);
-    heading.append(button);
-    button.addEventListener("click", () => {
-      const up = heading.ariaSort !== "ascending";
-      headings.forEach((other) => other.removeAttribute("aria-sort"));
-      heading.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const text = (row) => row.cells[column].textContent;
-      const isWord = (row) => isNaN(number(text(row)));
-      const [body] = table.tBodies;
-      const rows = [...body.rows].sort(
-        (one, other) => isWord(one) - isWord(other) || (up ? 1 : -1) * compare(text(one), text(other)),
-      );
-      body.append(...rows);
-    });
-  });
-}
+// A link to a fold opens it, and a print shows what is folded.
+const folds = [...document.querySelectorAll("details")];
+const openLinked = () => document.querySelector(`details${location.hash || "#none"}`)?.setAttribute("open", "");
+addEventListener("hashchange", openLinked);
+openLinked();
+addEventListener("beforeprint", () => folds.forEach((fold) => {
+  fold.dataset.open = fold.open;
+  fold.open = true;
+}));
+addEventListener("afterprint", () => folds.forEach((fold) => { fold.open = fold.dataset.open === "true"; }));
 
-// Maps show the image of the point under the pointer, or of the point that the arrow keys reach.
-for (const map of document.querySelectorAll(".map")) {
-  const plane = map.querySelector(".plane");
-  const svg = plane.querySelector("svg");
-  const all = [...svg.querySelectorAll("use")].map((dot, index) => ({ dot, index, x: dot.x.baseVal.value, y: dot.y.baseVal.value }));
-  const ring = svg.querySelector(".ring");
-  const output = plane.querySelector("output");
-  const canvas = output.querySelector("canvas");
-  const sheet = map.querySelector(".sheet");
-  const [width, height, columns] = JSON.parse(map.dataset.tile);
-  let points = all;
-  let current = null;
-
-  const hide = () => plane.classList.remove("shown");
-  const show = (point) => {
-    current = point;
-    plane.classList.add("shown");
-    ring.setAttribute("cx", point.x);
-    ring.setAttribute("cy", point.y);
-    output.querySelector("span").textContent = point.dot.dataset.caption;
-    const [left, top] = [(point.index % columns) * width, Math.floor(point.index / columns) * height];
-    canvas.getContext("2d").drawImage(sheet, left, top, width, height, 0, 0, canvas.width, canvas.height);
-    const box = svg.viewBox.baseVal;  // beside the point, on the side where there is room
-    output.style.left = `${(100 * point.x) / box.width}%`;
-    output.style.top = `${(100 * point.y) / box.height}%`;
-    output.style.translate = [point.x / box.width, point.y / box.height].map((part) => (part > 0.5 ? "calc(-100% - 1rem)" : "1rem")).join(" ");
-  };
-  const nearest = (among, distance) => among.reduce((best, point) => (distance(point) < distance(best) ? point : best), among[0]);
-
-  const pointed = (event) => {
-    const matrix = svg.getScreenCTM();
-    const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(matrix.inverse());
-    const distance = (point) => Math.hypot(point.x - at.x, point.y - at.y);
-    const point = nearest(points, distance);
-    if (distance(point) * matrix.a < 20) show(point);  // CSS pixels
-    else hide();
-  };
-  plane.addEventListener("pointermove", pointed);
-  plane.addEventListener("pointerdown", pointed);
-  plane.addEventListener("pointerleave", hide);
-  plane.addEventListener("focus", () => plane.matches(":focus-visible") && show(current ?? points[0]));
-  plane.addEventListener("blur", hide);
-  plane.addEventListener("keydown", (event) => {
-    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-    if (event.key === "Escape") hide();
-    if (!way) return;
-    event.preventDefault();
-    const start = current ?? points[0];
-    const ahead = (point) => (point.x - start.x) * way[0] + (point.y - start.y) * way[1];
-    const aside = (point) => Math.abs((point.x - start.x) * way[1] + (point.y - start.y) * way[0]);
-    const there = points.filter((point) => ahead(point) > 0 && ahead(point) >= aside(point));
-    show(there.length ? nearest(there, (point) => ahead(point) + aside(point)) : start);
-  });
-
-  const buttons = [...map.querySelectorAll(".legend button")];
-  buttons.forEach((button, label) => {
-    const ofClass = ({ dot }) => dot.dataset.label === String(label);
-    button.disabled = !all.some(ofClass);
-    button.addEventListener("click", () => {
-      const only = button.ariaPressed !== "true";
-      buttons.forEach((other) => other.setAttribute("aria-pressed", only && other === button));
-      all.forEach((point) => point.dot.classList.toggle("faded", only && !ofClass(point)));
-      points = only ? all.filter(ofClass) : all;
-      current = null;
-      hide();
-    });
-  });
-}

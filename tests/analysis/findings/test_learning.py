@@ -59,7 +59,8 @@ def test_two_networks_from_scratch_have_two_names(world: World) -> None:
 
 def curve(approach: str, points: dict[int, float]) -> pd.DataFrame:
     rows = [(approach, "pretrained", "svm", "x", size, value) for size, value in points.items()]
-    return pd.DataFrame(rows, columns=["approach", "kind", "model", "features", "train_rows", "accuracy"])
+    table = pd.DataFrame(rows, columns=["approach", "kind", "model", "features", "train_rows", "accuracy"])
+    return table.assign(low=table["accuracy"] - 0.1, high=table["accuracy"] + 0.1)
 
 
 def test_images_needed() -> None:
@@ -73,13 +74,18 @@ def test_images_needed() -> None:
         ]
     )
     needed = images_needed(curves, 0.5).set_index("approach")
-    assert list(needed.columns) == ["kind", "model", "features", "images", "at_most", "largest"]
+    assert list(needed.columns) == ["kind", "model", "features", "images", "at_most", "largest", "low", "high"]
     assert list(needed.index) == ["dips", "before", "between", "exactly", "never"]
     assert needed["images"].to_dict() == pytest.approx(
         {"between": 1000, "exactly": 1000, "before": 100, "never": math.inf, "dips": 10**1.5}
     )
     assert needed.index[needed["at_most"]].tolist() == ["before"]
     assert needed["largest"]["never"] == 1000
+    bounds = {name: (row["low"], row["high"]) for name, row in needed.iterrows()}
+    assert bounds["between"] == (0, 10_000)  # the upper bound reaches it at the smallest size
+    assert bounds["exactly"] == pytest.approx((100 * 10 ** (2 / 3), math.inf))
+    assert bounds["before"] == (0, 100)
+    assert bounds["dips"] == pytest.approx((0, 100))
 
 
 def test_the_target_is_reached_by_both_sides(world: World) -> None:

@@ -13,9 +13,11 @@ from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
 from tiny_reports import COLOURS, HOSTILE, make_map, make_report, report_filled_with
 
-from analysis.report.html import Report, Section, Table, write_report
+from analysis.report.content import Report, Section, Table
+from analysis.report.html import write_report
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -28,7 +30,7 @@ OPTIONS = (
 # The contrast (WCAG 2) of each text and each point of a map with what is behind it, where it is below `least`.
 TOO_FAINT = """
 const [selector, property, least] = arguments;
-const rgb = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const rgb = (colour) => colour.match(/[\\d.]+/g).map((part) => Number(part) * (colour.startsWith("color(") ? 255 : 1));
 const light = (colour) => rgb(colour).slice(0, 3).map((part) => part / 255)
   .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
   .reduce((sum, part, index) => sum + part * [0.2126, 0.7152, 0.0722][index], 0);
@@ -71,7 +73,11 @@ def show(browser: webdriver.Chrome, report: Report, folder: Path) -> str:
     for log in ("browser", "performance"):
         browser.get_log(log)
     browser.get(address)
+    browser.execute_script("document.querySelectorAll('.fold').forEach((fold) => { fold.open = true; })")
     return address
+
+
+TABLE = "#section-1 table:not(.matrix)"
 
 
 def media(browser: webdriver.Chrome, kind: str = "screen", theme: str = "light", motion: str = "reduce") -> None:
@@ -123,6 +129,58 @@ def test_it_opens_without_errors_or_requests(browser: webdriver.Chrome, tmp_path
     assert all(image.get_property("naturalWidth") > 0 for image in find_all(browser, "img"))
 
 
+def test_folds_are_closed_until_they_are_asked_for(page: webdriver.Chrome, tmp_path: Path) -> None:
+    address = (tmp_path / "report.html").as_uri()
+    page.get("about:blank")
+    page.get(f"{address}#section-2")
+    assert [fold.get_dom_attribute("open") is not None for fold in find_all(page, ".fold")][:3] == [False, True, False]
+    assert find(page, "#ranking table").is_displayed()
+    find(page, "#section-1 summary").send_keys(Keys.ENTER)
+    assert find(page, "#section-1 table").is_displayed()
+
+
+def test_the_answer_and_the_ranking_are_above_the_fold(page: webdriver.Chrome) -> None:
+    size(page, 1280, 800)
+    for selector in ("h1", ".answer", ".numbers", "#ranking table"):
+        box = find(page, selector).rect
+        assert box["y"] + box["height"] < 800, selector
+
+
+def test_rows_and_columns_are_shown_on_demand(page: webdriver.Chrome) -> None:
+    first, second = find_all(page, "#ranking tbody tr")
+    assert (first.is_displayed(), second.is_displayed()) == (True, False)
+    find(page, "#ranking .all-rows").click()
+    assert second.is_displayed()
+    assert [heading.is_displayed() for heading in find_all(page, "#ranking thead th")] == [True, True, False]
+    find(page, "#ranking .menu summary").click()
+    find_all(page, "#ranking .menu input")[1].click()
+    assert [cell.text for cell in find_all(page, "#ranking td:last-child")] == ["2.0", "1.0"]
+    find_all(page, "#ranking .menu input")[0].click()
+    assert [heading.is_displayed() for heading in find_all(page, "#ranking thead th")] == [True, False, True]
+
+
+def test_a_table_is_saved_as_it_is_shown(page: webdriver.Chrome, tmp_path: Path) -> None:
+    page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    find(page, "#section-1 figure .menu summary").click()
+    find(page, "#section-1 figure .menu button").click()
+    WebDriverWait(page, 10).until(lambda _: (tmp_path / "table.csv").exists())
+    lines = (tmp_path / "table.csv").read_text("utf-8").splitlines()
+    assert lines[0] == 'head,accuracy % (95% interval),vector,"fit, s"'
+    assert lines[1] == 'svm,70.0 (67 to 73),"1,024",-'
+
+
+def test_without_scripts_the_page_is_complete(page: webdriver.Chrome, tmp_path: Path) -> None:
+    page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        page.refresh()
+        find(page, "#ranking .all-columns").click()
+        assert find_all(page, "#ranking thead th")[2].is_displayed()
+        find(page, "#section-1 summary").click()
+        assert find(page, TABLE).is_displayed()
+    finally:
+        page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_names_do_nothing(browser: webdriver.Chrome, tmp_path: Path, text: str) -> None:
     address = show(browser, report_filled_with(tmp_path, text), tmp_path)
@@ -153,27 +211,27 @@ def test_no_page_is_wider_than_the_screen(page: webdriver.Chrome, tmp_path: Path
     long = "a_name_without_any_space_" * 8
     wide = Table(long, pd.DataFrame([[long, *range(20)]], columns=[f"column {number}" for number in range(21)]))
     sections = [Section(long, long, [wide, make_map(class_names=[long] * 3)], [long])]
-    show(page, make_report(tmp_path, title=long, summary=[long], sections=sections, commands=[long]), tmp_path)
+    show(page, make_report(tmp_path, title=long, answer=long, sections=sections, commands=[long]), tmp_path)
     widths = page.execute_script("const page = document.documentElement; return [page.scrollWidth, page.clientWidth]")
     assert widths[0] == widths[1]
     inner = page.execute_script(
-        "const box = document.querySelector('.scroll'); return [box.scrollWidth, box.clientWidth]"
+        "const box = document.querySelector('#section-1 .scroll'); return [box.scrollWidth, box.clientWidth]"
     )
     assert inner[0] > inner[1]  # the table scrolls in itself
     assert style(page, ".scroll", "overflowX") == "auto"
-    assert find(page, "tbody th").size["width"] < 200  # the row's name stays in sight and leaves room
+    assert find(page, f"{TABLE} tbody th").size["width"] < 200  # the row's name stays in sight and leaves room
 
 
 def column(page: webdriver.Chrome, number: int) -> list[str]:
-    return [cell.text for cell in find_all(page, f"tbody tr > :nth-child({number})")]
+    return [cell.text for cell in find_all(page, f"{TABLE} tbody tr > :nth-child({number})")]
 
 
 def sorting(page: webdriver.Chrome) -> list[str | None]:
-    return [heading.get_dom_attribute("aria-sort") for heading in find_all(page, "thead th")]
+    return [heading.get_dom_attribute("aria-sort") for heading in find_all(page, f"{TABLE} thead th")]
 
 
 def test_tables_sort_by_the_mouse(page: webdriver.Chrome) -> None:
-    head, accuracy, vector, fit = find_all(page, "thead button")
+    head, accuracy, vector, fit = find_all(page, f"{TABLE} thead button")
     assert sorting(page) == [None] * 4
     accuracy.click()
     assert column(page, 2) == ["8.5 (7 to 10)", "70.0 (67 to 73)", "71.2"]
@@ -199,13 +257,13 @@ def test_signs_and_bounds_sort_as_numbers(page: webdriver.Chrome, tmp_path: Path
     cells = ["+3.1", "never", "\u22122.0", "-10", "\u2264 1", "1,000", "1e-3", "always"]
     table = Table("x", pd.DataFrame({"name": cells, "gain": cells}))
     show(page, make_report(tmp_path, sections=[Section("A", "B", [table])]), tmp_path)
-    find_all(page, "thead button")[1].click()
+    find_all(page, f"{TABLE} thead button")[1].click()
     assert column(page, 2) == ["-10", "\u22122.0", "1e-3", "\u2264 1", "+3.1", "1,000", "always", "never"]
 
 
 @pytest.mark.parametrize("key", [Keys.ENTER, Keys.SPACE])
 def test_tables_sort_by_the_keyboard(page: webdriver.Chrome, key: str) -> None:
-    page.execute_script("document.querySelector('.scroll').focus()")
+    page.execute_script("document.querySelector('#section-1 .scroll').focus()")
     press(page, Keys.TAB, Keys.TAB, key)
     assert sorting(page) == [None, "ascending", None, None]
     assert column(page, 1) == ["knn", "svm", "mlp"]
@@ -231,6 +289,7 @@ def test_the_theme_is_the_systems_until_it_is_changed(page: webdriver.Chrome, sy
 def test_contrast(page: webdriver.Chrome, theme: str) -> None:
     media(page, theme=theme)
     page.refresh()
+    page.execute_script("document.querySelectorAll('.fold').forEach((fold) => { fold.open = true; })")
     find(page, ".legend button").click()
     text = "h1, h2, h3, p, li, a, button, figcaption, th, td, code, dt, dd, output"
     assert page.execute_script(TOO_FAINT, text, "color", 4.5) == []
@@ -349,6 +408,6 @@ def test_print_is_light_and_without_controls(page: webdriver.Chrome) -> None:
     assert style(page, "body", "backgroundColor") == "rgb(20, 23, 27)"
     media(page, "print", theme="dark")
     assert style(page, "body", "backgroundColor") == "rgb(255, 255, 255)"
-    assert not any(element.is_displayed() for element in find_all(page, "nav, #theme, output, .screen"))
+    assert not any(element.is_displayed() for element in find_all(page, "#theme, .menu, output, .screen"))
     assert find(page, "table").is_displayed()
     assert style(page, ".scroll", "overflowX") == "visible"

@@ -113,7 +113,8 @@ def test_many_classes_have_pairs_and_the_extremes_of_recall(tmp_path: Path, draw
     assert labels[0] == "class number 0"
     assert labels[-1] == "class number 20"
     assert "(1 more)" in labels
-    assert "Left out between the worst and the best: 1 of 21." in page
+    assert "All 21 rows" in page  # of the table of recalls
+    assert "The most frequent mistakes of logreg on vgg16-imagenet." in page
     assert "21 classes" in drawn["recall"].get_suptitle()
 
 

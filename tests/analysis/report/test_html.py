@@ -15,7 +15,8 @@ from PIL import Image
 from tiny_reports import COLOURS, HOSTILE, TABLE, make_map, make_report, report_filled_with
 from tinyhtml5.parser import HTMLParser
 
-from analysis.report.html import Picture, Report, Section, Table, write_report
+from analysis.report.content import Picture, Report, Section, Table
+from analysis.report.html import write_report
 from featurize.core.errors import DataError
 from featurize.images import load_dataset
 
@@ -48,27 +49,79 @@ def test_everything_is_said_once_and_in_order(tmp_path: Path) -> None:
     document = parse(path)
     assert texts(document, ".//h1") == texts(document, ".//title") == ["Does it help?"]
     assert texts(document, ".//header/p") == ["On 1,000 images."]
-    headings = ["Findings", "Accuracy", "Time", "Limits", "How to reproduce", "Skipped"]
-    assert texts(document, ".//h2") == texts(document, ".//nav//a") == headings
-    assert texts(document, ".//section[@id='summary']//li") == ["It does: 30 points (27 to 33).", "It takes 5 s."]
-    assert texts(document, ".//p[@class='question']") == ["Does it help?"]
-    assert texts(document, ".//p[@class='finding']") == ["It helps by 30 points.", "It takes 5 s."]
+    assert texts(document, ".//h2") == ["Accuracy", "Time", "Limits", "How to reproduce", "Skipped"]
+    assert texts(document, ".//p[@class='answer']") == ["It does."]
+    assert texts(document, ".//summary/span")[:2] == ["It helps by 30 points.", "It takes 5 s."]
+    assert texts(document, ".//details[@id='section-1']//ul[@class='plain']/li") == ["Both saw 100 images."]
     assert texts(document, ".//ul[@class='notes']/li") == ["Exact McNemar tests."]
-    assert texts(document, ".//figcaption")[:2] == ["Accuracy of each head.", "All heads."]
-    assert texts(document, ".//figcaption")[2].startswith("The vectors as a map.")
+    captions = ["Every head.", "Accuracy of each head.", "All heads.", "A line.", "svm"]
+    assert texts(document, ".//figcaption")[:5] == captions
+    assert texts(document, ".//figcaption")[5].startswith("The vectors as a map.")
     assert texts(document, ".//pre/code") == ["frozenbench featurize --data sample", "frozenbench analysis"]
     assert texts(document, ".//dt") == ["numpy", "python", "test images"]
     assert texts(document, ".//dd") == ["2.3.1", "3.11", "ab" * 32]
-    assert texts(document, ".//section[@id='limits']//li") == ["Small images only."]
-    assert texts(document, ".//section[@id='skipped']//li") == ["data/runs/x/svm-1: result.json cannot be used"]
+    assert texts(document, ".//details[@id='limits']//li") == ["Small images only."]
+    assert texts(document, ".//details[@id='skipped']//li") == ["data/runs/x/svm-1: result.json cannot be used"]
 
 
 def test_the_table_is_the_frame(tmp_path: Path) -> None:
+    document = written(make_report(tmp_path, sections=[Section("A", "B", [Table("x", TABLE)])]), tmp_path)
+    assert texts(document, ".//details//thead/tr/th") == list(TABLE.columns)
+    lines = document.findall(".//details//tbody/tr")
+    assert [[cell.text for cell in line] for line in lines] == TABLE.to_numpy().tolist()
+    assert [[cell.tag for cell in line] for line in lines] == [["th", "td", "td", "td"]] * 3
+
+
+def test_the_numbers_and_their_intervals(tmp_path: Path) -> None:
     document = written(make_report(tmp_path), tmp_path)
-    assert texts(document, ".//thead/tr/th") == list(TABLE.columns)
-    rows = [[cell.text for cell in row] for row in document.iterfind(".//tbody/tr")]
-    assert rows == TABLE.to_numpy().tolist()
-    assert [[cell.tag for cell in row] for row in document.iterfind(".//tbody/tr")] == [["th", "td", "td", "td"]] * 3
+    gain, fast, epochs = document.iterfind(".//ul[@class='numbers']/li")
+    assert texts(gain, "p") == ["+30 points gained", "95% interval 27 to 33; over knn"]
+    low, high = (
+        float(part) for part in re.findall(r"[\d.]+", gain.find(f".//{SVG}path[@class='bounds']").get("d"))[::2]
+    )
+    value, none = float(gain.find(f".//{SVG}circle").get("cx")), float(gain.find(f".//{SVG}text").get("x"))
+    assert none < low < value < high < 200
+    assert (value - none) / (high - none) == pytest.approx(30 / 33, abs=0.01)
+    assert fast.find(f".//{SVG}path[@class='bounds']").get("d").endswith("H200.0")  # open: up to the end
+    assert epochs.get("class") == "unmeasured"
+    assert texts(epochs, "p") == [
+        "? times as many epochs", "not measured: no history", "frozenbench run photos",
+    ]  # fmt: skip
+    assert epochs.find(f".//{SVG}circle") is None
+
+
+def test_the_ranking_has_bars_and_shows_the_rest_on_demand(tmp_path: Path) -> None:
+    document = written(make_report(tmp_path), tmp_path)
+    first, second = document.iterfind(".//section[@id='ranking']//tbody/tr")
+    assert [(row.get("class"), row.get("data-head")) for row in (first, second)] == [(None, "svm"), ("more", "knn")]
+    assert texts(first, "*") == ["svm", "70.0 (67 to 73)", "2.0"]
+    bar = first.find(f".//{SVG}svg")
+    assert bar.get("class") == "bar transfer"
+    assert float(bar.find(f"{SVG}rect").get("width")) == 70
+    assert [path.get("d") for path in bar.iterfind(f"{SVG}path")] == ["M10.0 0V10", "M67.0 5H73.0"]
+    assert second.find(f".//{SVG}path[@class='mark']") is None
+    assert "extra" in first[2].get("class")
+    assert [box.get("class") for box in document.iterfind(".//section[@id='ranking']//input")] == [
+        "all-columns", "all-rows",
+    ]  # fmt: skip
+
+
+def test_a_column_without_values_is_left_out(tmp_path: Path) -> None:
+    table = Table("x", pd.DataFrame({"name": ["a", "b"], "none": ["-", ""], "some": ["-", "1"]}))
+    document = written(make_report(tmp_path, sections=[Section("A", "B", [table])]), tmp_path)
+    assert texts(document, ".//details//thead/tr/th") == ["name", "some"]
+
+
+def test_the_matrix_is_in_percent_of_each_class(tmp_path: Path) -> None:
+    document = written(make_report(tmp_path), tmp_path)
+    table = document.find(".//table[@class='matrix']")
+    assert texts(table, "thead//th")[1:] == texts(table, "tbody//th") == ["cow", "ant", "bee"]
+    rows = [[(cell.text, cell.get("class")) for cell in row.iterfind("td")] for row in table.iterfind("tbody/tr")]
+    assert rows == [
+        [("100", "shade-10"), (None, "shade-1"), (None, "shade-0")],
+        [(None, "shade-0"), ("80", "shade-9"), ("20", "shade-5")],
+        [(None, "shade-0"), (None, "shade-0"), ("100", "shade-10")],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +138,8 @@ def test_the_table_is_the_frame(tmp_path: Path) -> None:
 def test_columns_of_numbers_are_aligned_as_such(tmp_path: Path, cells: list[str], expected: bool) -> None:
     table = Table("x", pd.DataFrame({"name": ["a"] * len(cells), "value": cells}))
     document = written(make_report(tmp_path, sections=[Section("A", "B", [table])]), tmp_path)
-    assert [cell.get("class") == "number" for _, cell in document.iter("tr")] == [expected] * (len(cells) + 1)
+    rows = document.find(".//details[@id='section-1']").iter("tr")
+    assert [cell.get("class") == "number" for _, cell in rows] == [expected] * (len(cells) + 1)
 
 
 def test_some_cells_are_bold(tmp_path: Path) -> None:
@@ -97,14 +151,15 @@ def test_some_cells_are_bold(tmp_path: Path) -> None:
 
 def test_a_table_without_rows_has_its_headings(tmp_path: Path) -> None:
     document = written(make_report(tmp_path, sections=[Section("A", "B", [Table("x", TABLE[:0])])]), tmp_path)
-    assert texts(document, ".//thead/tr/th") == list(TABLE.columns)
-    assert list(document.iterfind(".//tbody/tr")) == []
+    assert texts(document, ".//details//thead/tr/th") == list(TABLE.columns)
+    assert list(document.iterfind(".//details//tbody/tr")) == []
 
 
 def test_what_is_empty_is_left_away(tmp_path: Path) -> None:
-    empty: dict[str, Any] = {"summary": [], "commands": [], "versions": {}, "fingerprints": {}, "limits": []}
+    empty: dict[str, Any] = {"numbers": [], "commands": [], "versions": {}, "fingerprints": {}, "limits": []}
     document = written(make_report(tmp_path, **empty, skipped=[]), tmp_path)
-    assert texts(document, ".//h2") == texts(document, ".//nav//a") == ["Accuracy", "Time"]
+    assert texts(document, ".//h2") == ["Accuracy", "Time"]
+    assert document.find(".//ul[@class='numbers']") is None
 
 
 @pytest.mark.parametrize("text", ["x", *HOSTILE])
@@ -146,10 +201,16 @@ def test_names_are_text_and_nothing_else(tmp_path: Path, text: str) -> None:
         written(report_filled_with(tmp_path, text), tmp_path),
     )
     assert [element.tag for element in document.iter()] == [element.tag for element in harmless.iter()]
-    for path in ("title", "h1", "td", "thead/tr/th", "p[@class='finding']", "code", "dt", "dd", "li/bdi", "bdi[2]"):
-        found = document.findall(f".//{path}")
+    fold = "details[@id='section-1']//table[1]"
+    for path in ("title", "h1", "p[@class='answer']", "summary/h2", "code", "dt", "dd", "li/bdi", "bdi[2]"):
+        found = document.findall(f".//{path}")[:1]
         assert found
         assert {element.text for element in found} == {text}
+    for path in (f"{fold}//td", f"{fold}//thead/tr/th", "table[@class='matrix']//tbody//th"):
+        found = document.findall(f".//{path}")[:2]
+        assert found
+        assert {element.text for element in found} == {text}
+    assert document.find(".//tbody/tr").get("data-head") == text
     assert {dot.get("data-caption") for dot in document.iter(f"{SVG}use") if dot.get("x")} == {text}
     legend = document.findall(f".//ul[@class='legend']//button/{SVG}svg")
     assert [marker.tail for marker in legend] == [text] * 3

@@ -1,0 +1,64 @@
+"""What the page says about the classes: confusion matrices, frequent mistakes, recall."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures.confusion import WORST_PAIRS, class_order, most_confused
+from analysis.figures.style import MANY_CLASSES
+from analysis.findings.text import with_interval
+from analysis.report.content import Interval, Matrix, Part, Table
+from classify.runs import RunResult
+
+CLASSES_AT_FIRST = 20
+LOOKS = ("transfer", "control")
+
+
+def confusion_parts(confusions: Mapping[str, np.ndarray], class_names: Sequence[str]) -> list[Part]:
+    """The confusion matrix of each run, by its name; of many classes, the most frequent mistakes."""
+    if len(class_names) > MANY_CLASSES:
+        return [
+            Table(f"The most frequent mistakes of {name}.", _worst_pairs(counts, class_names))
+            for name, counts in confusions.items()
+        ]
+    order = class_order(list(confusions.values()))
+    return [
+        Matrix(f"{name}: predictions in percent of each true class.", counts, class_names, order, name)
+        for name, counts in confusions.items()
+    ]
+
+
+def _worst_pairs(counts: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
+    rows = []
+    of_class = dict(zip(class_names, counts.sum(axis=1), strict=True))
+    for true, predicted, count in most_confused(counts, class_names, WORST_PAIRS):
+        share = 100 * count / of_class[true]
+        rows.append({"class": true, "taken for": predicted, "images": f"{count:,}", "% of the class": f"{share:.0f}"})
+    return pd.DataFrame(rows, columns=["class", "taken for", "images", "% of the class"])
+
+
+def _recall(values: Sequence[float], look: str) -> Interval:
+    value, low, high = values
+    return Interval(with_interval(value, low, high), value, low, high, look)
+
+
+def recall_table(runs: Mapping[str, RunResult]) -> Table:
+    """The recall of each class, the lowest first: of the best head, and of the control if there is one."""
+    best = next(iter(runs.values()))
+    shown = [name for name, values in best.recall.items() if values]
+    shown.sort(key=lambda name: best.recall[name] or [])
+    rows = []
+    for name in shown:
+        row: dict[str, object] = {"class": name, "test images": f"{best.support.get(name, 0):,}"}
+        for look, (run, result) in zip(LOOKS, runs.items(), strict=False):
+            values = result.recall.get(name)
+            row[f"recall % of {run}"] = _recall(values, look) if values else "-"
+        rows.append(row)
+    numbers = {name: str(number) for number, name in enumerate(best.class_names)}
+    return Table(
+        "Recall: the share of each class's images that is recognised, with 95% intervals.",
+        pd.DataFrame(rows),
+        first=CLASSES_AT_FIRST,
+        keys=[{"class": numbers.get(name, "")} for name in shown],
+    )
