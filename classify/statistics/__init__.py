@@ -5,5 +5,18 @@ May import: featurize.core.
 
 from classify.statistics.compare import ALPHA, Comparison, compare, holm, size_warning
 from classify.statistics.metrics import LEVEL, Metrics, confusion_counts, metrics
+from classify.statistics.selection import Selection, best_of_many
 
-__all__ = ["ALPHA", "LEVEL", "Comparison", "Metrics", "compare", "confusion_counts", "holm", "metrics", "size_warning"]
+__all__ = [
+    "ALPHA",
+    "LEVEL",
+    "Comparison",
+    "Metrics",
+    "Selection",
+    "best_of_many",
+    "compare",
+    "confusion_counts",
+    "holm",
+    "metrics",
+    "size_warning",
+]

@@ -54,7 +54,7 @@ def compare(predictions: Mapping[Any, Any]) -> Comparison:
     Raises:
         DataError: the runs were not tested on the same rows, or an id occurs twice.
     """
-    correct, clusters, in_folds = _correctness(predictions)  # (R, n), 0. or 1.
+    correct, clusters, in_folds = correctness(predictions)  # (R, n), 0. or 1.
     order = np.argsort(-correct.mean(axis=1), kind="stable")
     correct = correct[order]
     keys = list(predictions)
@@ -219,19 +219,18 @@ def clustered_p(a: Any, b: Any, design: Any, clusters: int) -> Any:
     return np.where(discordant == 0, 1.0, 2 * t.sf(z, max(1, clusters - 1)))
 
 
-def _designs(correct: np.ndarray, groups: np.ndarray | None, *, in_folds: bool) -> np.ndarray:
-    """The design effect of the difference of each pair of runs, (R, R), from their correctness, (R, n)."""
-    runs = len(correct)
-    designs = np.ones((runs, runs))
-    for i in range(runs):
-        for j in range(i):
-            designs[i, j] = designs[j, i] = design_effect(correct[i] - correct[j], groups, in_folds=in_folds)
-    return designs
+def correctness(predictions: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray | None, bool]:
+    """Which rows each run gets right.
 
+    Args:
+        predictions: of R runs, as for `compare`.
 
-def _correctness(predictions: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """Float64 (R, n), 1 where a run is correct; the columns are sorted by id. And the groups, (n,), or None, and
-    whether the rows come from a cross-validation.
+    Returns:
+        Float64 (R, n), 1 where a run is correct, with the columns sorted by id; the groups, (n,), or None; and
+        whether the rows come from a cross-validation.
+
+    Raises:
+        DataError: the runs were not tested on the same rows, or an id occurs twice.
     """
     correct = []
     first: Any = None
@@ -255,3 +254,13 @@ def _correctness(predictions: Mapping[Any, Any]) -> tuple[np.ndarray, np.ndarray
             raise DataError(f"{run} and {first} have different labels for {other:,} of {len(ids):,} images; {AGAIN}")
         correct.append(predicted == labels)
     return np.array(correct, np.float64), groups, in_folds
+
+
+def _designs(correct: np.ndarray, groups: np.ndarray | None, *, in_folds: bool) -> np.ndarray:
+    """The design effect of the difference of each pair of runs, (R, R), from their correctness, (R, n)."""
+    runs = len(correct)
+    designs = np.ones((runs, runs))
+    for i in range(runs):
+        for j in range(i):
+            designs[i, j] = designs[j, i] = design_effect(correct[i] - correct[j], groups, in_folds=in_folds)
+    return designs
