@@ -2,16 +2,27 @@
 
 `transfer`, `learning` and `speed` compute the numbers, `evidence` and `text` write them, `measures` holds the four that
 matter most, `claims` makes sentences, `answer` gives the sentence that comes first.
-Exports `answer`, `best_pretrained`, `Claim`, `claims`, `learning_curves`, `Measure` and `TRANSFER`; numbers as text are
-in `analysis.findings.text`.
+Exports `answer`, `best_pretrained`, `Claim`, `claims`, `correction`, `learning_curves`, `Measure` and `TRANSFER`;
+numbers as text are in `analysis.findings.text`.
 May import: frame, classify.runs, classify.statistics, featurize.core.
 """
 
 from analysis.findings import text
-from analysis.findings.answer import Answer, answer, best_pretrained
+from analysis.findings.answer import Answer, answer, best_pretrained, correction
 from analysis.findings.claims import Claim, claims
 from analysis.findings.learning import learning_curves
 from analysis.findings.measures import Measure
 from analysis.findings.transfer import TRANSFER
 
-__all__ = ["TRANSFER", "Answer", "Claim", "Measure", "answer", "best_pretrained", "claims", "learning_curves", "text"]
+__all__ = [
+    "TRANSFER",
+    "Answer",
+    "Claim",
+    "Measure",
+    "answer",
+    "best_pretrained",
+    "claims",
+    "correction",
+    "learning_curves",
+    "text",
+]

@@ -1,14 +1,15 @@
-"""The answer: the best head, and what the frozen network gains over the best control."""
+"""The answer: the best head, what the frozen network gains over the best control, and how the choice flatters it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
 from analysis.findings import text
 from analysis.findings.transfer import TRANSFER, best_gain, gains
 from analysis.frame import headline
-from classify.runs import head_name
-from classify.statistics import ALPHA
+from classify.runs import head_name, read_predictions
+from classify.statistics import ALPHA, best_of_many
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,24 @@ def answer(table: pd.DataFrame) -> Answer:
     """
     found = gains(table)
     return Answer(best_pretrained(headline(table)), None if found.empty else best_gain(found))
+
+
+def correction(shown: pd.DataFrame) -> str:
+    """What the most accurate head's accuracy is, corrected for the choice of that head on the test images.
+
+    Args:
+        shown: from `analysis.frame.headline`, of one test set.
+
+    Raises:
+        DataError: the predictions of a run cannot be used.
+    """
+    found = best_of_many({run_dir: read_predictions(Path(run_dir)) for run_dir in shown["run_dir"]})
+    row = shown[shown["run_dir"] == found.run].iloc[0]
+    accuracy = text.accuracy(found.corrected, found.low, found.high)
+    return (
+        f"{head_name(row)} on {row['features']} is the best of {found.runs:,} heads on these test images; corrected "
+        f"for that choice, it has {accuracy}."
+    )
 
 
 def best_pretrained(shown: pd.DataFrame) -> pd.Series:

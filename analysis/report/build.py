@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.confusion import counts_of, most_confused
-from analysis.findings import TRANSFER, Claim, Measure, answer, best_pretrained, claims
+from analysis.findings import TRANSFER, Claim, Measure, answer, best_pretrained, claims, correction
 from analysis.frame import comparison, headline, with_groups
 from analysis.report import captions
 from analysis.report.captions import FigureFolder, run_name
@@ -295,9 +295,7 @@ def _limits(shown: pd.DataFrame, runs: Mapping[Path, RunResult]) -> list[str]:
     limits = list(LIMITS)
     result = runs[Path(best_pretrained(shown)["run_dir"])]
     if len(shown) > 1:
-        limits.append(
-            f"The best of {len(shown):,} heads is picked on the test images, and its interval is not widened for that."
-        )
+        limits.append(correction(shown))
     if (shown["kind"] == "scratch").any():
         limits.append("The network from scratch has fixed settings; a longer training may make it more accurate.")
     limits.append(f"The best head was evaluation number {result.test_opened:,} on this test split.")

@@ -45,7 +45,7 @@ def best_of_many(predictions: Mapping[Any, Any], seed: int = 0) -> Selection:
     is the mean of its accuracy on the draw less its accuracy on all rows. The interval is Wilson's at the corrected
     accuracy.
 
-    Simulated with 8 and 50 runs on 60 and 1,000 rows, 400 times for each of 24 settings: this interval holds the
+    Simulated with 8 and 50 runs on 60 and 1,000 rows, 400 times for each of 21 settings: this interval holds the
     true accuracy of the picked run in 91 to 97% of the draws. The interval without the correction does so in 45 to
     96%, least for many runs that are about equally good.
 
