@@ -66,19 +66,22 @@ def experiment(
         str | None, typer.Argument(help="cifar10, sample, or a folder or file of images, as for featurize --data.")
     ] = None,
     backbone: Annotated[
-        str, typer.Option(help="Networks, comma-separated: keras.applications names or .keras files.")
+        str, typer.Option(help="Networks, comma-separated: keras.applications names, .keras or .onnx files.")
     ] = "vgg16",
     image_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Images are resized to N x N.  [default: 64 for vgg16, 96 for other networks]"),
+        typer.Option(min=1, help="Images are resized to N x N.  [default: 64 for vgg16, an ONNX file's own, else 96]"),
     ] = None,
     layers: Annotated[
         str, typer.Option(help="Layers to tap, comma-separated.  [default: block3_pool of vgg16, else the last one]")
     ] = "",
     pool: Annotated[
-        str, typer.Option(help="avg, max, grid2, grid4 or flatten.  [default: by --preset for vgg16, else avg]")
+        str, typer.Option(help="avg, max, grid2, grid4, flatten or cls.  [default: by --preset for vgg16, else avg]")
     ] = "",
-    preprocess: Annotated[str, typer.Option(help="auto (the network's own), caffe, tf, torch or none.")] = "auto",
+    preprocess: Annotated[
+        str,
+        typer.Option(help="auto (the network's own), caffe, tf, torch or none; or one for each network: auto,torch."),
+    ] = "auto",
     model: Annotated[str, typer.Option(help="Heads, comma-separated, as for classify.")] = "all",
     train_size: Annotated[
         str,

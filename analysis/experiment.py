@@ -26,7 +26,6 @@ SCRATCH = "cnn"
 VGG16 = "vgg16"
 VGG16_LAYER = "block3_pool"  # the last one whose kernels come with the package
 IMAGE_SIZE = 64  # for VGG16, in pixels; measured on CIFAR-10
-OTHER_IMAGE_SIZE = 96  # for other networks
 PIXELS_SIZE = 32
 FEW_IMAGES = 1_000  # below this, --preset quick draws each small training set once: an answer in a minute or two
 PER_CLASS = (2, 5, 10, 30, 100, 300, 1000)  # sizes of small training sets, in images per class
@@ -73,10 +72,10 @@ class Study:
     Attributes:
         preset: a key of `PRESETS`.
         backbones: networks, as for `featurize.load_backbone`. The first one is also run with random weights.
-        image_size: in pixels; None for `IMAGE_SIZE`, and 96 for networks other than VGG16.
+        image_size: in pixels; None for `IMAGE_SIZE`, and for networks other than VGG16 their `usual_image_size`.
         layers: to tap; empty for each network's default, which is `VGG16_LAYER` for VGG16.
         pool: how a layer's output is pooled; empty for the preset's for VGG16, and `avg` for other networks.
-        preprocess: as for `featurize.load_backbone`.
+        preprocess: as for `featurize.load_backbone`; for several networks, one for each of them, comma-separated.
         models: the heads; empty for the default ones.
         sizes: numbers of training images, beside all; empty for sizes that follow the data.
 
@@ -98,6 +97,22 @@ class Study:
             raise UsageError(f"--preset {self.preset}: {suggestion(self.preset, list(PRESETS))}")
         if self.pool:
             check_pool(self.pool)
+
+        if len(self._preprocessings) not in (1, len(self.backbones)):
+            raise UsageError(
+                f"--preprocess {self.preprocess}: expected one for all networks, or one for each of the "
+                f"{len(self.backbones)}"
+            )
+
+    @property
+    def _preprocessings(self) -> list[str]:
+        is_one = self.preprocess.startswith("mean ")  # its numbers have commas
+        return [self.preprocess] if is_one else self.preprocess.split(",")
+
+    def preprocess_of(self, backbone: str) -> str:
+        """The preprocessing of one of the networks."""
+        given = self._preprocessings
+        return given[0] if len(given) == 1 else given[self.backbones.index(backbone)]
 
     @property
     def extent(self) -> Preset:
@@ -122,7 +137,7 @@ class Source:
         """For the display."""
         if self.backbone == PIXELS:
             return PIXELS
-        network = Path(self.backbone).stem if self.backbone.endswith(".keras") else self.backbone
+        network = Path(self.backbone).stem if self.backbone.endswith((".keras", ".onnx")) else self.backbone
         return f"{network} with {self.weights} weights"
 
 
@@ -258,10 +273,13 @@ class Experiment:
 
 
 def feature_sources(study: Study) -> list[Source]:
-    """The networks of a study, then its controls: the first network with random weights, and the pixels."""
+    """The networks of a study, then its controls: the first network with random weights, and the pixels.
+
+    The weights of an ONNX file are those that it holds, so the first other network is the control.
+    """
     networks = [name for name in dict.fromkeys(study.backbones) if name != PIXELS]
-    controls = [Source(networks[0], "random")] if networks else []
-    return [*map(Source, networks), *controls, Source(PIXELS)]
+    controls = [Source(name, "random") for name in networks if not name.endswith(".onnx")]
+    return [*map(Source, networks), *controls[:1], Source(PIXELS)]
 
 
 def training_sizes(study: Study, dataset: "ImageDataset") -> list[int]:
@@ -311,7 +329,7 @@ def planned_trainings(
 def extracted(dataset: "ImageDataset", source: Source, study: Study, folder: Path, progress: Progress) -> "CacheInfo":
     """The features of one source. The folder belongs to the experiment: a cache of other images is replaced."""
     from featurize.extraction import ExtractionOptions, default_name, extract_features, finished_before
-    from featurize.networks import load_backbone
+    from featurize.networks import load_backbone, usual_image_size
 
     preset = study.extent
     if source.backbone == PIXELS:
@@ -320,13 +338,13 @@ def extracted(dataset: "ImageDataset", source: Source, study: Study, folder: Pat
     else:
         is_vgg16 = source.backbone.lower() == VGG16
         layers = study.layers or ((VGG16_LAYER,) if is_vgg16 else ())
-        size = study.image_size or (IMAGE_SIZE if is_vgg16 else OTHER_IMAGE_SIZE)
+        size = study.image_size or (IMAGE_SIZE if is_vgg16 else usual_image_size(source.backbone))
         arguments = {
             "backbone": source.backbone,
             "weights": source.weights,
             "layers": layers,
             "image_size": size,
-            "preprocess": study.preprocess,
+            "preprocess": study.preprocess_of(source.backbone),
         }
         options = ExtractionOptions(study.pool or (preset.pool if is_vgg16 else "avg"), flip=preset.flip)
     if found := finished_before(dataset, arguments, options, folder=folder):

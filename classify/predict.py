@@ -248,7 +248,7 @@ def _extractor(spec: ExtractionSpec, result: RunResult, images: np.ndarray) -> E
         extractor = recorded_extractor(backbone, spec)
         extractor.vectors(images)
     except FrozenbenchError as error:
-        if spec.engine in ("", REFERENCE):
+        if spec.engine in ("", REFERENCE) or backbone.model is None:
             raise
         logger.warning("the engine %s cannot be used here, using %s instead (%s)", spec.engine, REFERENCE, error)
         return recorded_extractor(backbone, spec, REFERENCE)

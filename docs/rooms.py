@@ -16,8 +16,9 @@ COLUMNS = {"featurize": 0, "classify": 300, "analysis": 600}  # left edge of eac
 # Where a room stands inside its package: the middle of its box.
 PLACES = {
     "featurize.extraction": (150, 110),
-    "featurize.engines": (75, 190),
-    "featurize.networks": (75, 265),
+    "featurize.engines": (75, 168),
+    "featurize.runtimes": (75, 223),
+    "featurize.networks": (75, 278),
     "featurize.images": (225, 265),
     "featurize.formats": (225, 190),
     "featurize.cache": (150, 330),

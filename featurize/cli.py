@@ -40,20 +40,29 @@ def run(
         ),
     ] = "cifar10",
     backbone: Annotated[
-        str, typer.Option(help="A keras.applications name, a .keras file, or pixels (no network: the control).")
+        str,
+        typer.Option(help="A keras.applications name, a .keras or .onnx file, or pixels (the control: no network)."),
     ] = "vgg16",
     weights: Annotated[str, typer.Option(help="imagenet, random (a control), or an .h5 file.")] = "imagenet",
     layers: Annotated[str, typer.Option(help="Layers to tap, comma-separated.  [default: the last one]")] = "",
-    pool: Annotated[str, typer.Option(help="avg, max, grid2, grid4 or flatten.")] = "avg",
+    pool: Annotated[
+        str, typer.Option(help="avg, max, grid2, grid4, flatten, or cls (the first token of a transformer).")
+    ] = "avg",
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Images are resized to N x N.  [default: 96; 32 for pixels]")
+        int | None,
+        typer.Option(min=1, help="Images are resized to N x N.  [default: 96; 32 for pixels; an ONNX file's own]"),
     ] = None,
     resize: Annotated[str, typer.Option(help="bicubic, lanczos, bilinear or nearest.")] = "bicubic",
     aspect: Annotated[str, typer.Option(help="Images that are not square: crop, stretch or pad.")] = "crop",
     flip: Annotated[bool, typer.Option(help="Average the vectors of the image and its mirror image.")] = False,
     preprocess: Annotated[str, typer.Option(help="auto (the backbone's own), caffe, tf, torch or none.")] = "auto",
+    mean: Annotated[str, typer.Option(help="R,G,B for values 0..1, in place of --preprocess.")] = "",
+    std: Annotated[str, typer.Option(help="R,G,B for values 0..1, with --mean.")] = "",
     engine: Annotated[
-        str, typer.Option(help="auto (the fastest that gives TensorFlow's numbers), tensorflow, winograd or mnn.")
+        str,
+        typer.Option(
+            help="auto (the fastest that gives TensorFlow's numbers), tensorflow, winograd or mnn; ONNX: openvino."
+        ),
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="Stored type: float32 or float16.")] = "float32",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per pass.  [default: by size]")] = None,
@@ -103,7 +112,8 @@ def run(
     from featurize.engines import check_engine
     from featurize.extraction import Extraction, ExtractionOptions, carry_out, finished_before, plan_extraction
     from featurize.images import class_counts, load_dataset
-    from featurize.networks import PIXELS, load_backbone
+    from featurize.networks import PIXELS, load_backbone, usual_image_size
+    from featurize.networks.applications import mean_and_std
 
     options = ExtractionOptions(pool, resize, aspect, flip, engine, dtype, batch_size)
     check_engine(engine)
@@ -120,8 +130,8 @@ def run(
         "backbone": backbone,
         "weights": weights,
         "layers": comma_separated(layers),
-        "image_size": image_size or (32 if backbone == PIXELS else 96),
-        "preprocess": preprocess,
+        "image_size": image_size or usual_image_size(backbone),
+        "preprocess": mean_and_std(preprocess, mean, std),
         "seed": seed,
     }
     if not dry_run and not overwrite and (found := finished_before(dataset, arguments, options, out=out)):
@@ -181,7 +191,9 @@ def verify(
 
 @app.command(epilog=examples("frozenbench featurize backbones", "frozenbench featurize backbones mobilenetv2"))
 def backbones(
-    name: Annotated[str, typer.Argument(help="A keras.applications name or a .keras file, to list its layers.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="A keras.applications name, or a .keras or .onnx file, to list its layers.")
+    ] = "",
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Show the layers' shapes for N x N images.  [default: 96]")
     ] = None,
@@ -206,13 +218,13 @@ def backbones(
         return
     print(f"{'backbone':<16} {found.name}")
     print(f"{'smallest images':<16} {found.min_image_size} px")
-    print(f"{'preprocessing':<16} {found.preprocess}")
+    print(f"{'preprocessing':<16} {found.preprocess or 'not stated: --preprocess, or --mean and --std'}")
     print(f"{'default layer':<16} {found.default_layer}")
     print(f"{'parameters':<16} {found.parameters:,}")
     print(f"layers and their output for images of {found.image_size} x {found.image_size} px:")
     width = max(len(layer.name) for layer in found.layers)
     for layer in found.layers:
-        print(f"  {layer.name:<{width}} {' x '.join(map(str, layer.shape)):<16} {layer.kind}")
+        print(f"  {layer.name:<{width}} {' x '.join(str(size or '?') for size in layer.shape):<16} {layer.kind}")
 
 
 def report(result: "Extraction", *, as_json: bool) -> None:

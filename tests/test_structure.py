@@ -24,7 +24,8 @@ ROOMS = {
     CORE: "",
     "featurize.images": "",
     "featurize.networks": "",
-    "featurize.engines": "featurize.networks",
+    "featurize.runtimes": "featurize.networks",
+    "featurize.engines": "featurize.runtimes featurize.networks",
     "featurize.cache": "",
     "featurize.formats": "featurize.cache featurize.images",
     "featurize.extraction": "featurize.cache featurize.engines featurize.networks featurize.images",
@@ -55,7 +56,7 @@ DOORS = {
 }
 HEAVY = {
     "tensorflow", "keras", "xgboost", "sklearn", "sklearnex", "pandas", "matplotlib", "pooch", "requests", "PIL",
-    "onnx", "MNN", "_mnncengine", "dask", "distributed",
+    "onnx", "onnxruntime", "openvino", "MNN", "_mnncengine", "dask", "distributed",
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 `choice` picks one. `winograd` is our own convolution code, `mnn` another library; `keras_graph` and
 `onnx_graph` translate the network for them.
 
-May import: networks, core.
+May import: runtimes, networks, core.
 """
 
 from featurize.engines.choice import (

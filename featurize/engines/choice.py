@@ -17,6 +17,7 @@ from featurize.core.errors import BackboneError, FrozenbenchError, UsageError, s
 from featurize.core.files import data_root, seal, sealed
 from featurize.engines.tensorflow import Engine, gpu, tensorflow_engine
 from featurize.networks import Backbone
+from featurize.runtimes import onnx_engine
 
 logger = logging.getLogger("frozenbench")
 TOLERANCE = 1e-4  # largest relative error of a layer, in the Euclidean norm
@@ -61,6 +62,16 @@ def _not_available(name: str, error: Exception, packages: str) -> UsageError:
     return UsageError(f"the engine {name} is not available: {error}; pip install {packages}")
 
 
+def _of_onnx_file(backbone: Backbone, name: str) -> Choice:
+    """OpenVINO, which runs all ONNX files."""
+    if name not in ("auto", OPENVINO):
+        raise UsageError(f"--engine {name}: an ONNX file runs on {OPENVINO}; leave out the option")
+    run, why = onnx_engine(backbone)
+    return Choice(run, OPENVINO, version(OPENVINO), why)
+
+
+OPENVINO = "openvino"
+"""The engine of ONNX files, and of no others."""
 REFERENCE = "tensorflow"
 ENGINES: dict[str, tuple[Callable[[Backbone], Engine], Callable[[], str]]] = {
     REFERENCE: (tensorflow_engine, lambda: version("tensorflow")),
@@ -93,6 +104,10 @@ def choose_engine(
         BackboneError: from the engine: it cannot run the network, or disagrees with TensorFlow.
     """
     check_engine(name)
+    if backbone.graph is not None:
+        return _of_onnx_file(backbone, name)
+    if name == OPENVINO:
+        raise UsageError(f"--engine {name}: it runs ONNX files only; leave out the option")
     if backbone.model is None:
         return Choice(_pixels, "", "", "")
     if name != "auto":
@@ -104,8 +119,9 @@ def choose_engine(
 
 def check_engine(name: str) -> None:
     """Raise UsageError if there is no such engine."""
-    if name not in ("auto", *ENGINES):
-        raise UsageError(f"--engine {name}: {suggestion(name, ['auto', *ENGINES])}")
+    known = ["auto", *ENGINES, OPENVINO]
+    if name not in known:
+        raise UsageError(f"--engine {name}: {suggestion(name, known)}")
 
 
 def default_batch_size(image_size: int) -> int:

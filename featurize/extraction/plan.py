@@ -1,6 +1,8 @@
 """What an extraction will do, settled before it starts: options, engine, fingerprint and path."""
 
 import glob
+import hashlib
+import re
 import resource
 import sys
 import time
@@ -15,6 +17,8 @@ from featurize.engines import ENGINES, choose_engine, default_batch_size
 from featurize.extraction.extractor import Extractor
 from featurize.images import ImageDataset, check_aspect, check_kernel
 from featurize.networks import Backbone, check_pool, request
+
+LONGEST_LAYERS = 80  # letters of a file name
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class ExtractionOptions:
             backbone=backbone.name,
             weights_digest=backbone.weights_digest,
             layers=backbone.layers,
-            pool="flatten" if backbone.model is None else self.pool,
+            pool=self.pool if backbone.weights_digest else "flatten",
             image_size=backbone.image_size,
             resize=self.resize,
             aspect=self.aspect,
@@ -190,7 +194,7 @@ def default_name(dataset: str, weights: str, spec: ExtractionSpec) -> str:
         parts.append(weights)
     parts.append(f"{spec.image_size}px")
     if spec.weights_digest:
-        parts += ["+".join(spec.layers), spec.pool]
+        parts += [_file_name("+".join(spec.layers)), spec.pool]
     if spec.resize != "bicubic":
         parts.append(spec.resize)
     if spec.aspect != "crop":
@@ -200,6 +204,14 @@ def default_name(dataset: str, weights: str, spec: ExtractionSpec) -> str:
     if spec.dtype != "float32":
         parts.append(spec.dtype)
     return "-".join(parts) + ".h5"
+
+
+def _file_name(layers: str) -> str:
+    """Names of layers as part of a file name: those inside an ONNX file may be long, and hold slashes."""
+    name = re.sub(r"[^\w.+-]", "_", layers)
+    if len(name) <= LONGEST_LAYERS:
+        return name
+    return f"{name[:LONGEST_LAYERS]}-{hashlib.sha256(layers.encode()).hexdigest()[:8]}"
 
 
 def _recorded_engine(path: Path, spec: ExtractionSpec) -> str:

@@ -60,7 +60,7 @@ def save_extractor(extractor: Extractor) -> None:
     """
     spec = extractor.spec
     backbone = extractor.backbone
-    if extractor.engine.name not in FORMS:
+    if extractor.engine.name not in FORMS or backbone.model is None:
         return
     to_arrays, _ = FORMS[spec.engine]
     coarse = np.random.default_rng(0).integers(0, 256, (TEST_IMAGES, 4, 4, 3), np.uint8)

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import inspect
+import re
 import sys
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -15,6 +16,8 @@ from featurize.core.errors import BackboneError, UsageError, first_line, suggest
 
 PIXELS = "pixels"
 PREPROCESSING = ("caffe", "tf", "torch", "none")
+MEAN_AND_STD = re.compile(r"mean (\S+) std (\S+)")
+"""Another preprocessing than these: `mean R,G,B std R,G,B`, for values 0..1."""
 
 
 def application_names() -> list[str]:
@@ -29,12 +32,12 @@ def application_names() -> list[str]:
 
 def check_names(name: str, weights: str) -> None:
     """Raise UsageError if there is no such network or no such file, before TensorFlow is loaded."""
-    if name.endswith(".keras"):
+    if name.endswith((".keras", ".onnx")):
         if not Path(name).is_file():
             raise UsageError(f"--backbone {name}: no such file")
     elif name.lower() not in (known := application_names()):
         close = suggestion(name.lower(), [*known, PIXELS])
-        raise UsageError(f"--backbone {name}: no such network or .keras file; {close}")
+        raise UsageError(f"--backbone {name}: no such network, and no .keras or .onnx file; {close}")
     if weights not in ("imagenet", "random") and not Path(weights).is_file():
         raise UsageError(f"--weights {weights}: no such file; expected imagenet, random or an .h5 file")
 
@@ -87,8 +90,11 @@ def preprocessed(images: Any, mode: str) -> Any:
 
     Works on numpy arrays and TensorFlow tensors. The modes are those of
     `keras.applications.imagenet_utils.preprocess_input`: `caffe` (BGR minus the ImageNet mean, no
-    scaling), `tf` (-1..1), `torch` (0..1, standardised per channel), `none`.
+    scaling), `tf` (-1..1), `torch` (0..1, standardised per channel), `none`; or `MEAN_AND_STD`.
     """
+    if found := MEAN_AND_STD.fullmatch(mode):
+        given_mean, given_std = (np.array(numbers.split(","), np.float32) for numbers in found.groups())
+        return (images / np.float32(255) - given_mean) / given_std
     if mode == "caffe":
         return images[..., ::-1] - np.array([103.939, 116.779, 123.68], np.float32)
     if mode == "tf":
@@ -97,6 +103,38 @@ def preprocessed(images: Any, mode: str) -> Any:
         mean = np.array([0.485, 0.456, 0.406], np.float32)
         return (images / np.float32(255) - mean) / np.array([0.229, 0.224, 0.225], np.float32)
     return images
+
+
+def check_preprocess(mode: str) -> None:
+    """Raise UsageError unless `mode` is `auto`, one of `PREPROCESSING`, or `MEAN_AND_STD`."""
+    found = MEAN_AND_STD.fullmatch(mode)
+    if not found and mode not in ("auto", *PREPROCESSING):
+        raise UsageError(f"--preprocess {mode}: {suggestion(mode, ['auto', *PREPROCESSING])}")
+    for name, numbers in zip(("mean", "std"), found.groups() if found else (), strict=False):
+        try:
+            values = [float(number) for number in numbers.split(",")]
+        except ValueError:
+            values = []
+        if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+            raise UsageError(f"--{name} {numbers}: expected three numbers R,G,B for values 0..1, such as 0.5,0.5,0.5")
+
+
+def mean_and_std(preprocess: str, mean: str, std: str) -> str:
+    """The preprocessing that options of the command line ask for.
+
+    Args:
+        preprocess: one of `PREPROCESSING`, or `auto`.
+        mean: three numbers, comma-separated, or empty.
+        std: as `mean`.
+
+    Raises:
+        UsageError: they contradict one another.
+    """
+    if not mean and not std:
+        return preprocess
+    if not (mean and std) or preprocess != "auto":
+        raise UsageError("--mean and --std: expected both of them, and no --preprocess")
+    return f"mean {mean.replace(' ', '')} std {std.replace(' ', '')}"
 
 
 def own_preprocessing(constructor: Any) -> str:

@@ -1,4 +1,4 @@
-"""Frozen networks: keras.applications by name, a .keras file, or raw pixels as the control.
+"""Frozen networks: keras.applications by name, a .keras or .onnx file, or raw pixels as the control.
 
 A `Backbone` is a network up to its deepest tapped layer, with its preprocessing. It is never trained.
 """
@@ -20,12 +20,13 @@ from featurize.core.environment import import_keras
 from featurize.core.errors import BackboneError, UsageError, first_line, suggestion
 from featurize.networks.applications import (
     PIXELS,
-    PREPROCESSING,
     application,
     built,
     check_names,
+    check_preprocess,
     own_preprocessing,
 )
+from featurize.networks.onnx_file import OnnxGraph, cut, files_digest, files_of, image_input, read_onnx_file
 
 BUNDLED_VGG16 = Path(__file__).parents[1] / "bundled" / "vgg16_blocks1to3_notop.h5"
 BUNDLED_VGG16_SHA256 = "50a06a3b320364552465d5d7531b8c9bf214126f64fbfbb815252c829a85127a"
@@ -37,15 +38,17 @@ class Backbone:
     """A frozen network, ready to run.
 
     Attributes:
-        name: name in `keras.applications`, the stem of a `.keras` file, or `pixels`.
+        name: name in `keras.applications`, the stem of a `.keras` or `.onnx` file, or `pixels`.
         weights: `imagenet`, `random-0` (with its seed), the stem of a file, or `none` for `pixels`.
-        weights_digest: SHA-256 of the weights up to the deepest tapped layer; empty for `pixels`.
+        weights_digest: SHA-256 of the weights up to the deepest tapped layer, or of the content of an ONNX file; empty
+            for `pixels`.
         layers: names of the tapped layers.
         image_size: its images are `image_size` x `image_size` x 3.
-        preprocess: one of `PREPROCESSING`, applied to RGB values 0..255.
-        model: preprocessed float32 (n, size, size, 3) -> one activation per tapped layer; None for `pixels`.
+        preprocess: one of `PREPROCESSING`, or `mean R,G,B std R,G,B`, applied to RGB values 0..255.
+        model: preprocessed float32 (n, size, size, 3) -> one activation per tapped layer; None for `pixels` and ONNX.
         architecture: the description of the network in a `.keras` file; empty for others.
         source: the arguments of `load_backbone` that load it again, with absolute paths, and what `request` adds.
+        graph: the network of an ONNX file; None for others.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Backbone:
     model: Any = None
     architecture: bytes = b""
     source: dict[str, Any] = field(default_factory=dict)
+    graph: OnnxGraph | None = None
 
     def check_frozen(self) -> None:
         """Raise BackboneError if a weight has changed since the network was loaded."""
@@ -69,7 +73,7 @@ def load_backbone(
     *,
     weights: str = "imagenet",
     layers: str | tuple[str, ...] = (),
-    image_size: int = 96,
+    image_size: int | None = None,
     preprocess: str = "auto",
     seed: int = 0,
     download: bool = True,
@@ -77,12 +81,14 @@ def load_backbone(
     """Load a network up to the deepest tapped layer, and freeze it.
 
     Args:
-        backbone: a name in `keras.applications` (`vgg16`), a path to a `.keras` file, or `pixels`.
-        weights: `imagenet` (for a `.keras` file: its own), `random` (its layers' initialisers, seeded), or a path
+        backbone: a name in `keras.applications` (`vgg16`), a path to a `.keras` or `.onnx` file, or `pixels`.
+        weights: `imagenet` (for a file: its own), `random` (its layers' initialisers, seeded), or a path
             to an `.h5` file in the layout that Keras publishes.
-        layers: a layer to tap, or several; empty for the last one before the classifier.
-        image_size: height and width of the images, in pixels.
-        preprocess: `auto` (the backbone's own; `none` for a `.keras` file) or one of `PREPROCESSING`.
+        layers: a layer to tap, or several; empty for the last one before the classifier, or the first output of an
+            ONNX file.
+        image_size: height and width of the images, in pixels; None for `usual_image_size`.
+        preprocess: `auto` (the backbone's own; `none` for a `.keras` file), one of `PREPROCESSING`, or
+            `mean R,G,B std R,G,B` for values 0..1. An ONNX file needs one of these, as it does not say what it takes.
         seed: for `random`.
         download: weights that are neither a file nor part of the package. If not, the network has random weights
             in their place, which are as fast.
@@ -92,6 +98,7 @@ def load_backbone(
         BackboneError: the file or the weights cannot be loaded or hold values that are not finite.
     """
     layers = (layers,) if isinstance(layers, str) else tuple(layers)
+    image_size = image_size or usual_image_size(backbone)
     if backbone == PIXELS:
         return Backbone(
             PIXELS,
@@ -102,14 +109,28 @@ def load_backbone(
             "none",
             source={"backbone": PIXELS, "weights": "imagenet", "seed": seed},
         )
-    if preprocess not in ("auto", *PREPROCESSING):
-        raise UsageError(f"--preprocess {preprocess}: {suggestion(preprocess, ['auto', *PREPROCESSING])}")
+    check_preprocess(preprocess)
     check_names(backbone, weights)
-    if backbone.endswith(".keras"):
+    if backbone.endswith(".onnx"):
+        loaded = _from_onnx(Path(backbone), weights, layers, image_size, preprocess)
+    elif backbone.endswith(".keras"):
         loaded = _from_file(backbone, weights, layers, image_size, preprocess, seed)
     else:
         loaded = _from_applications(backbone, weights, layers, image_size, preprocess, seed, download=download)
     return replace(loaded, source=request(backbone, weights=weights, layers=layers, preprocess=preprocess, seed=seed))
+
+
+def usual_image_size(backbone: str) -> int:
+    """Height and width of the images if none are asked for: the only ones of an ONNX file, 32 for `pixels`, else 96.
+
+    Raises:
+        BackboneError: the file is no ONNX file.
+    """
+    if backbone == PIXELS:
+        return 32
+    if backbone.endswith(".onnx") and Path(backbone).is_file():
+        return image_input(Path(backbone)).size or 96
+    return 96
 
 
 def request(
@@ -127,6 +148,8 @@ def request(
         `files`, the SHA-256 of each file among them.
     """
     paths = [_absolute(part) for part in (backbone, weights) if Path(part).is_file()]
+    if backbone.endswith(".onnx"):
+        paths = [str(path.resolve()) for path in files_of(Path(backbone))]
     return {
         "backbone": _absolute(backbone),
         "weights": _absolute(weights),
@@ -197,6 +220,23 @@ def read_keras_file(path: Path) -> tuple[Any, bytes]:
     if len(model.inputs) != 1 or len(model.inputs[0].shape) != 4 or model.inputs[0].shape[-1] != 3:
         raise BackboneError(f"{path} does not take one batch of images (n, height, width, 3)")
     return model, architecture
+
+
+def _from_onnx(path: Path, weights: str, layers: tuple[str, ...], image_size: int, preprocess: str) -> Backbone:
+    if weights != "imagenet":
+        raise UsageError(f"--weights {weights}: an ONNX file has its own weights; leave out the option")
+    if preprocess == "auto":
+        raise UsageError(
+            f"--backbone {path}: an ONNX file does not say which values it takes; choose --preprocess torch, tf, caffe "
+            "or none, or --mean R,G,B --std R,G,B"
+        )
+    graph = cut(path, read_onnx_file(path), layers)
+    if graph.images.size not in (None, image_size):
+        raise UsageError(
+            f"{path.stem} takes images of {graph.images.size} pixels only; use --image-size {graph.images.size}"
+        )
+    digest = files_digest(files_of(path))
+    return Backbone(path.stem, "own", digest, layers or graph.outputs, image_size, preprocess, graph=graph)
 
 
 def _from_file(

@@ -1,15 +1,23 @@
 """The available networks, their image sizes and their layers, for `frozenbench featurize backbones`."""
 
 import bisect
+import json
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featurize.core.child import run_child
 from featurize.core.environment import import_keras
 from featurize.core.errors import BackboneError, UsageError
 from featurize.networks.applications import PIXELS, application, applications, built, own_preprocessing
 from featurize.networks.backbone import can_be_tapped, read_keras_file
+from featurize.networks.onnx_file import cut, read_onnx_file, serialized, tappable
+
+SHAPES = "featurize.networks.onnx_shapes"
+SHAPES_SECONDS = 120.0
+SHAPES_MEMORY = 16 << 30  # bytes of address space
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ def describe(name: str, image_size: int | None = None) -> Description:
     """Describe a network. One of keras.applications is built with random weights.
 
     Args:
-        name: a name in `keras.applications`, or a path to a `.keras` file.
+        name: a name in `keras.applications`, or a path to a `.keras` or `.onnx` file.
         image_size: height and width of the images, in pixels; if None, 96, or the only size that the network in a
             file takes.
 
@@ -79,6 +87,8 @@ def describe(name: str, image_size: int | None = None) -> Description:
     """
     if name == PIXELS:
         raise UsageError(f"{PIXELS} is not a network: its vector is the image itself, and has no layers")
+    if name.endswith(".onnx"):
+        return _describe_onnx(Path(name), image_size)
     if name.endswith(".keras"):
         model, _ = read_keras_file(Path(name))
         size = image_size or model.inputs[0].shape[1] or 96
@@ -95,6 +105,29 @@ def describe(name: str, image_size: int | None = None) -> Description:
         smallest = _smallest_size(constructor)
         mode = own_preprocessing(constructor)
     return Description(name, smallest, mode, size, layers[-1].name, model.count_params(), layers)
+
+
+def _describe_onnx(path: Path, image_size: int | None) -> Description:
+    """Describe the network in an ONNX file; a child process finds the shapes, as the library may crash."""
+    model = read_onnx_file(path)
+    names = tappable(model)
+    default = model.graph.output[0].name if model.graph.output else ""
+    graph = cut(path, model, ())
+    size = image_size or graph.images.size or 96
+    if graph.images.size not in (None, size):
+        raise UsageError(f"{path.stem} takes images of {graph.images.size} pixels only; use another --image-size")
+    wanted = [name for name, tensor in names.items() if name == tensor]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "network.onnx").write_bytes(serialized(path, model))
+        request = {"size": size, "channels_first": graph.images.channels_first, "names": wanted}
+        (Path(folder) / "request.json").write_text(json.dumps(request))
+        printed = run_child(SHAPES, Path(folder), str(path), seconds=SHAPES_SECONDS, memory=SHAPES_MEMORY)
+    found = json.loads(printed.splitlines()[-1])
+    kinds = {output: node.op_type for node in model.graph.node for output in node.output}
+    layers = []
+    for name, shape in found["shapes"].items():
+        layers.append(Layer(name, kinds.get(name, ""), tuple(shape)))
+    return Description(path.stem, graph.images.size or 1, "", size, default, found["parameters"], layers)
 
 
 def _smallest_size(constructor: Any) -> int:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from sklearn.dummy import DummyClassifier
 from tiny_data import write_tiny_cache
+from tiny_networks import save_tiny_network
+from tiny_onnx import save_tiny
 from tiny_steps import Recorded
 
 from analysis import experiment
@@ -19,6 +21,7 @@ from analysis.experiment import (
     Study,
     Training,
     experiment_folder,
+    extracted,
     feature_sources,
     planned_trainings,
     run_experiment,
@@ -234,3 +237,23 @@ def test_an_unknown_preset() -> None:
 
 def test_the_default_folder_names_the_images_and_the_preset(dataset: ImageDataset) -> None:
     assert experiment_folder(dataset, "quick").parts[-2:] == ("experiments", "cifar10-sample-quick")
+
+
+def test_onnx_files_beside_other_networks(tmp_path: Path, dataset: ImageDataset) -> None:
+    """They have no random weights, so that another network is the control; each has its own size and preprocessing."""
+    pytest.importorskip("openvino")
+    onnx_file = str(save_tiny(tmp_path / "tiny.onnx", size=8))
+    keras_file = str(save_tiny_network(tmp_path / "tinynet.keras"))
+    study = Study(backbones=(onnx_file, keras_file), preprocess="tf,auto")
+    sources = feature_sources(study)
+    assert sources == [Source(onnx_file), Source(keras_file), Source(keras_file, "random"), Source("pixels")]
+    assert feature_sources(Study(backbones=(onnx_file,))) == [Source(onnx_file), Source("pixels")]
+    assert [source.name for source in sources[:2]] == ["tiny with imagenet weights", "tinynet with imagenet weights"]
+    specs = [extracted(dataset, source, study, tmp_path / "features", lambda *_: None).spec for source in sources[:2]]
+    assert [(spec.engine, spec.image_size, spec.preprocess) for spec in specs] == [
+        ("openvino", 8, "tf"),
+        ("tensorflow", 96, "none"),
+    ]
+    assert Study(preprocess="mean 0,0,0 std 1,1,1").preprocess_of("vgg16") == "mean 0,0,0 std 1,1,1"
+    with pytest.raises(UsageError, match="one for each of the 1"):
+        Study(preprocess="tf,auto")

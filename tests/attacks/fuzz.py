@@ -27,6 +27,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # comes first: tests/featurize is not the package
 from tiny_data import make_dataset, write_tiny_cache
+from tiny_onnx import tiny_model
 
 from classify.runs.results import RunResult
 from featurize.cache import load_features
@@ -36,6 +37,7 @@ from featurize.images import cifar10
 from featurize.images.arrays import load_npz
 from featurize.images.cifar10 import load_cifar10_folder, read_cifar10_archive
 from featurize.images.decode import FORMATS, read_image
+from featurize.networks import load_backbone
 
 MEMORY = 3 << 30
 CHUNK_SECONDS = 60
@@ -141,8 +143,16 @@ def targets(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes, random.Rand
         Image.fromarray(np.asarray(split.images)[0]).save(picture, kind)
         pictures[kind] = (picture.getvalue(), damaged, lambda path: read_image(path, 8, 8))
 
+    external = folder / "networks"
+    external.mkdir()
+
+    def network(path: Path) -> None:
+        (external / "input.onnx").write_bytes(path.read_bytes())
+        load_backbone(str(external / "input.onnx"), image_size=8, preprocess="none")
+
     return {
         **pictures,
+        "onnx": (tiny_model().SerializeToString(), damaged, network),
         "cache": (cache, damaged, both),
         "sealed cache": (cache, resealed, both),
         "npz": (npz.getvalue(), damaged, load_npz),

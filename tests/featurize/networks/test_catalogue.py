@@ -81,7 +81,7 @@ def test_a_keras_file_of_one_size(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("vgg61", "backbone vgg61: no such network or .keras file; did you mean vgg19 or vgg16"),
+        ("vgg61", "backbone vgg61: no such network, and no .keras or .onnx file; did you mean vgg19 or vgg16"),
         ("absent.keras", "absent.keras: no such file"),
         ("pixels", "pixels is not a network"),
     ],
