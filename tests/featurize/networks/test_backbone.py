@@ -171,7 +171,10 @@ def test_the_layer_that_was_checked_is_the_one_that_is_tapped(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backbone": "vgg17"}, "^backbone vgg17: no such network, and no .keras or .onnx file; did you mean vgg19 or vgg16"),
+        (
+            {"backbone": "vgg17"},
+            "^backbone vgg17: no such network, and no .keras or .onnx file; did you mean vgg19 or vgg16",
+        ),
         ({"backbone": "absent.keras"}, "^backbone absent.keras: no such file"),
         ({"layers": ("block3_poool",)}, "vgg16 has no such layer; did you mean block3_pool"),
         ({"layers": ("blok3_pool",), "weights": "imagenet"}, "vgg16 has no such layer; did you mean block3_pool"),
