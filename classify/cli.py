@@ -115,7 +115,9 @@ def run(
 
 @app.command(
     epilog=examples(
-        "frozenbench classify predict svm-1f3a new/*.jpg", "frozenbench classify predict svm-1f3a folder --csv"
+        "frozenbench classify predict svm-1f3a new/*.jpg",
+        "frozenbench classify predict svm-1f3a folder --csv",
+        "frozenbench classify predict svm-1f3a folder --coverage 0.9",
     )
 )
 def predict(
@@ -133,6 +135,10 @@ def predict(
     head: Annotated[
         str, typer.Option(help="The module:Class that the run was trained with, if it was; the module is imported.")
     ] = "",
+    coverage: Annotated[
+        float | None,
+        typer.Option(help="Give each image a set of classes; this share of the sets holds the true one, such as 0.9."),
+    ] = None,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV with a row for each class.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -144,8 +150,10 @@ def predict(
 
     if as_csv and as_json:
         raise UsageError("--csv and --json: expected one of them")
+    if as_csv and coverage is not None:
+        raise UsageError("--csv and --coverage: the table has no column for sets of classes; use --json")
     run_dir = find_run(run, runs or runs_folder())
-    show(predict_images(run_dir, named_files(images), top, head), as_csv=as_csv, as_json=as_json)
+    show(predict_images(run_dir, named_files(images), top, head, coverage), as_csv=as_csv, as_json=as_json)
 
 
 @app.command("list", epilog=examples("frozenbench classify list"))

@@ -9,14 +9,16 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from classify.guarantee import ConformalSets, Guarantee
 from classify.heads import imported, types_in
-from classify.runs import AGAIN, HEAD, RESULT, RunResult, load_head
+from classify.runs import AGAIN, GUARANTEE, HEAD, RESULT, RunResult, load_guarantee, load_head
 from featurize.cache import ExtractionSpec
 from featurize.core.errors import BackboneError, DataError, FrozenbenchError, UsageError
 from featurize.engines import CHECKED_IMAGES, REFERENCE, default_batch_size
@@ -38,12 +40,38 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of an image file, and its `top` most probable classes, best first."""
+    """What a head says of an image file.
+
+    Attributes:
+        file: its name.
+        label: the most probable class.
+        probability: of that class, 0..1.
+        top: the most probable classes, best first.
+        set: the classes that a chosen coverage asks for, best first; None if none was chosen.
+        all_classes: whether the set holds every class.
+    """
 
     file: str
     label: str
     probability: float
     top: list[Guess]
+    set: list[str] | None = None
+    all_classes: bool = field(default=False, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """The facts that `--json` prints."""
+        facts = asdict(self)
+        del facts["all_classes"]
+        return {key: value for key, value in facts.items() if value is not None}
+
+    def in_words(self) -> str:
+        """The line that is printed, without the file."""
+        words = ", ".join(f"{guess.label} {100 * guess.probability:.1f}%" for guess in self.top)
+        if self.set is None:
+            return words
+        if self.all_classes:
+            return f"{words}; set: any class, none can be excluded"
+        return f"{words}; set: {' or '.join(self.set)}"
 
 
 @dataclass(frozen=True)
@@ -85,7 +113,7 @@ def _files(name: Path) -> list[Path]:
 
 
 def predict_images(
-    run_dir: Path, paths: Iterable[Path], top: int = 5, head: str = ""
+    run_dir: Path, paths: Iterable[Path], top: int = 5, head: str = "", coverage: float | None = None
 ) -> Iterator[Prediction | Skipped]:
     """Classify image files with the head of a run.
 
@@ -94,6 +122,7 @@ def predict_images(
         paths: the image files; a batch of them is taken at a time.
         top: number of classes to name for each image, at least 1.
         head: the `module:Class` that the run was trained with, if it was; the module is imported.
+        coverage: the share of sets of classes that shall hold the true one, above 0 and below 1; None for no sets.
 
     Returns:
         An iterator with an item for each file, in the given order. The network is loaded for the first image.
@@ -101,16 +130,18 @@ def predict_images(
     Raises:
         DataError: the run is damaged.
         BackboneError: from the iterator: the weights cannot be loaded or differ from those of the run.
-        UsageError: `head` is not that of the run; from the iterator: the run's backbone no longer exists.
+        UsageError: `head` is not that of the run, or the run cannot give sets of this coverage; from the iterator: the run's backbone no longer exists.
     """
-    return _Classifier(run_dir, head).predictions(paths, top)
+    return _Classifier(run_dir, head, coverage).predictions(paths, top)
 
 
 class _Classifier:
     """The recorded extraction of a run and its saved head."""
 
-    def __init__(self, run_dir: Path, head: str) -> None:
+    def __init__(self, run_dir: Path, head: str, coverage: float | None) -> None:
         self.result = RunResult.read(run_dir)
+        self.coverage = coverage
+        self.sets = None if coverage is None else _sets(run_dir, self.result, coverage)
         self.spec, self.height, self.width = _recorded(run_dir, self.result)
         self.head_path = run_dir / HEAD
         _check_own_head(run_dir, self.result, head)
@@ -166,7 +197,13 @@ class _Classifier:
         """The prediction for a file from its class probabilities, (K,)."""
         order = np.argsort(-probabilities, kind="stable")[:top]
         guesses = [Guess(self.class_names[index], float(probabilities[index])) for index in order]
-        return Prediction(str(path), guesses[0].label, guesses[0].probability, guesses)
+        chosen = None
+        if self.sets is not None and self.coverage is not None:
+            [members] = self.sets.sets(probabilities[None], self.coverage)
+            ranked = np.argsort(-probabilities, kind="stable")
+            chosen = [self.class_names[index] for index in ranked if members[index]]
+        all_classes = chosen is not None and len(chosen) == len(self.class_names)
+        return Prediction(str(path), guesses[0].label, guesses[0].probability, guesses, chosen, all_classes)
 
 
 def show(found: Iterable[Prediction | Skipped], *, as_csv: bool = False, as_json: bool = False) -> None:
@@ -189,12 +226,12 @@ def show(found: Iterable[Prediction | Skipped], *, as_csv: bool = False, as_json
             continue
         name = each.file.encode(errors="replace").decode()  # a file name can hold bytes that are not text
         if as_json:
-            predictions.append(each)
+            predictions.append(each.as_json())
         elif as_csv:
             for rank, guess in enumerate(each.top, start=1):
                 table.writerow((name, rank, guess.label, guess.probability))
         else:
-            print(f"{name}: " + ", ".join(f"{guess.label} {100 * guess.probability:.1f}%" for guess in each.top))
+            print(f"{name}: {each.in_words()}")
         sys.stdout.flush()  # the reader of a pipe sees it at once; a closed pipe ends the command
     if as_json:
         output = {"predictions": predictions, "skipped": skipped}
@@ -217,6 +254,30 @@ def _check_own_head(run_dir: Path, result: RunResult, head: str) -> None:
         f"{given}: {run_dir.name} was trained with --head {result.own_head}; if you trust the code of that module, "
         "give the same option again"
     )
+
+
+def _sets(run_dir: Path, result: RunResult, coverage: float) -> ConformalSets:
+    """The sets of a run.
+
+    Raises:
+        UsageError: no training image was held out for them, or too few for this coverage.
+    """
+    if not 0 < coverage < 1:
+        raise UsageError(f"--coverage {coverage:g}: expected a share above 0 and below 1, such as 0.9")
+    guarantee = Guarantee()
+    if result.guarantee_sha256:
+        guarantee = load_guarantee(run_dir / GUARANTEE, result.guarantee_sha256, Guarantee)
+    if guarantee.sets is None:
+        raise UsageError(
+            f"--coverage: {run_dir.name} has no sets of classes, because no training image was held out for them; "
+            "leave out --coverage, or use a run with them, such as of logreg (frozenbench classify --model logreg)"
+        )
+    if coverage > guarantee.sets.highest_coverage:
+        raise UsageError(
+            f"--coverage {coverage:g}: the {result.held_out_rows:,} held-out images of {run_dir.name} are too few; "
+            f"expected at most {guarantee.sets.highest_coverage:.3f}, or train on more images"
+        )
+    return guarantee.sets
 
 
 def _recorded(run_dir: Path, result: RunResult) -> tuple[ExtractionSpec, int, int]:

@@ -32,9 +32,12 @@ ROOMS = {
     "classify.estimators": "",
     "classify.heads": "classify.estimators featurize.cache",
     "classify.statistics": "",
+    "classify.guarantee": "classify.heads classify.statistics",
     "classify.runs": "featurize.cache",
     "classify.large": "classify.heads featurize.cache",
-    "classify.training": "classify.large classify.heads classify.statistics classify.runs featurize.cache",
+    "classify.training": (
+        "classify.large classify.guarantee classify.heads classify.statistics classify.runs featurize.cache"
+    ),
     "analysis.frame": "classify.runs classify.statistics",
     "analysis.findings": "analysis.frame classify.runs classify.statistics",
     "analysis.figures": "analysis.frame classify.runs classify.statistics featurize.cache featurize.images",
@@ -47,7 +50,7 @@ DOORS = {
     "featurize.exchange": "featurize",
     "classify.cli": "classify featurize",
     "classify.table": "classify.runs classify.statistics",
-    "classify.predict": "classify.heads classify.runs featurize",
+    "classify.predict": "classify.guarantee classify.heads classify.runs featurize",
     "analysis.cli": "analysis classify featurize",
     "analysis.steps": "",
     "analysis.experiment": "analysis.steps classify featurize",

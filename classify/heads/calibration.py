@@ -1,15 +1,15 @@
 """Temperature calibration: probabilities from a classifier's scores."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
 
@@ -18,6 +18,13 @@ from classify.estimators import ProbabilisticClassifier, prediction_data, traini
 FOLDS = 5
 ROWS_FOR_ONE_FOLD = 500  # with more rows, one of the folds is enough
 SHARPEST = 1e3  # temperatures are searched from 1 / SHARPEST to SHARPEST
+
+
+class HeldOut(NamedTuple):
+    """What a head says of training rows that its fit held out: probabilities (m, K), and labels (m,), 0..K-1."""
+
+    probabilities: np.ndarray
+    labels: np.ndarray
 
 
 class TemperatureCalibrated(ProbabilisticClassifier):
@@ -38,8 +45,12 @@ class TemperatureCalibrated(ProbabilisticClassifier):
         classes_: the labels, (K,).
         estimator_: the classifier, fitted on all rows with labels 0..K-1.
         temperature_: the divisor of the scores; 1 if a class has a single row.
+        held_out_: the calibrated probabilities of the held-out rows, a `HeldOut`; None if a class has a single row.
+            A pickled or saved head is without them.
         n_features_in_: d.
     """
+
+    held_out_: HeldOut | None
 
     def __init__(self, estimator: Any, max_rows: int | None = None, random_state: Any = None) -> None:
         self.estimator = estimator
@@ -59,8 +70,11 @@ class TemperatureCalibrated(ProbabilisticClassifier):
             copy = clone(self.estimator).fit(X[fitted], targets[fitted])
             return class_scores(copy, X[held_out])
 
-        self.temperature_ = self.held_out_temperature(targets, scores_of)
+        self.calibrate(targets, scores_of)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "held_out_"}
 
     @available_if(lambda self: hasattr(self.estimator, "decision_function"))  # type: ignore[untyped-decorator]
     def decision_function(self, X: Any) -> np.ndarray:
@@ -73,28 +87,60 @@ class TemperatureCalibrated(ProbabilisticClassifier):
         X = prediction_data(self, X)
         return softmax(class_scores(self.estimator_, X) / self.temperature_, axis=1)
 
-    def held_out_temperature(
-        self, targets: np.ndarray, scores_of: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    ) -> np.float32:
-        """The best temperature for the scores of held-out rows; 1 if a class has a single row.
+    def calibrate(self, targets: np.ndarray, scores_of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+        """Set the temperature that is best for the scores of held-out rows, and keep their probabilities.
 
         Args:
             targets: of all rows, (n,), 0..K-1.
             scores_of: fits on the rows given first and returns the scores, (m, K), of those given second,
                 which are held out; both are ascending row numbers.
         """
-        folds = min(FOLDS, int(np.bincount(targets).min()))
-        if folds < 2:
-            return np.float32(1)
-        splits = StratifiedKFold(folds, shuffle=True, random_state=self.random_state).split(targets, targets)
-        used = folds if len(targets) <= ROWS_FOR_ONE_FOLD else 1
-        scores, labels = [], []
-        for fitted, held_out in islice(splits, used):
+        self.temperature_, self.held_out_ = np.float32(1), None
+        parts, labels = [], []
+        for fitted, held_out in held_out_folds(targets, self.random_state):
             if self.max_rows is not None and len(fitted) > self.max_rows:
                 fitted = _share_of_each_class(fitted, targets, self.max_rows / len(fitted), self.random_state)
-            scores.append(scores_of(fitted, held_out))
+            parts.append(scores_of(fitted, held_out))
             labels.append(targets[held_out])
-        return best_temperature(np.concatenate(scores), np.concatenate(labels))
+        if parts:
+            scores, known = np.concatenate(parts), np.concatenate(labels)
+            self.temperature_ = best_temperature(scores, known)
+            self.held_out_ = HeldOut(softmax(scores / self.temperature_, axis=1), known)
+
+
+def held_out_folds(
+    targets: np.ndarray, random_state: Any, groups: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the rows to fit on, which hold every class, and the rows to hold out, both ascending.
+
+    Up to 500 rows, these are five folds, and every row is held out once; beyond that, one fold. Nothing is held out
+    if a class has a single row.
+
+    Args:
+        targets: of all rows, (n,), 0..K-1.
+        random_state: seed of the folds.
+        groups: of all rows, (n,); rows of a group stay together. None if every row stands for itself.
+    """
+    folds = min(FOLDS, int(np.bincount(targets).min()))
+    if groups is not None:
+        folds = min(folds, len(np.unique(groups)))
+    if folds < 2:
+        return
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    splits = splitter(folds, shuffle=True, random_state=random_state).split(targets, targets, groups)
+    used = folds if len(targets) <= ROWS_FOR_ONE_FOLD else 1
+    classes = targets.max() + 1
+    for fitted, held_out in islice(splits, used):
+        if len(held_out) and len(np.unique(targets[fitted])) == classes:  # a class may be in one group only
+            yield fitted, held_out
+
+
+def held_out_of(head: Any) -> HeldOut | None:
+    """What the temperature of a pipeline that was fitted just now held out; None if there is no temperature."""
+    step = head[-1]
+    if hasattr(step, "final_estimator_") and hasattr(step.final_estimator_, "steps"):  # xgboost: around its trees
+        step = step.final_estimator_[-1]
+    return getattr(step, "held_out_", None)
 
 
 def _share_of_each_class(rows: np.ndarray, targets: np.ndarray, share: float, random_state: Any) -> np.ndarray:

@@ -128,6 +128,19 @@ class FeatureBlocks:
         for block in self.blocks:
             yield block.read()
 
+    def select(self, rows: np.ndarray) -> Self:
+        """Some of the rows, by their numbers (m,), ascending."""
+        blocks = []
+        start = 0
+        for block in self.blocks:
+            first, last = np.searchsorted(rows, [start, start + len(block)])
+            chosen = (rows[first:last] - start).astype(np.int32)
+            if len(chosen):
+                blocks.append(replace(block, chosen=chosen if block.chosen is None else block.chosen[chosen]))
+            start += len(block)
+        groups = None if self.groups is None else self.groups[rows]
+        return replace(self, blocks=tuple(blocks), y=self.y[rows], ids=self.ids[rows], groups=groups)
+
     def load(self) -> Features:
         """All rows in memory, for when few rows of many are chosen."""
         x = np.empty((len(self.y), self.dim), np.float32)

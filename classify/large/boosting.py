@@ -46,7 +46,7 @@ class RowsOnWorkers:
 
         machine.classes_, machine.n_features_in_ = np.unique(targets), self.dim
         machine.estimator_ = self._trees(machine.estimator, targets, np.arange(len(targets)))
-        machine.temperature_ = machine.held_out_temperature(targets, held_out_scores)
+        machine.calibrate(targets, held_out_scores)
 
     def _trees(self, unfitted: BoostedTrees, targets: np.ndarray, rows: np.ndarray) -> BoostedTrees:
         """Trees fitted on some of the rows. The others have a weight of zero, so that no rows are copied."""

@@ -68,7 +68,7 @@ def fit_linear_svm(head: Any, train: FeatureRows, pool: Threads | Workers) -> No
 
         machine.classes_, machine.n_features_in_ = rows.classes, rows.dim
         machine.estimator_ = rows.linear_svm(machine.estimator, np.arange(len(train.y)))
-        machine.temperature_ = machine.held_out_temperature(rows.targets, held_out_scores)
+        machine.calibrate(rows.targets, held_out_scores)
 
 
 def fit_xgboost(head: Any, train: FeatureRows, pool: Threads | Workers) -> None:

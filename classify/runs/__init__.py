@@ -4,7 +4,7 @@ May import: featurize.core, featurize.cache.
 """
 
 from classify.runs.card import CARD, model_card
-from classify.runs.persist import AGAIN, HEAD, load_head, save_head, save_own_head
+from classify.runs.persist import AGAIN, GUARANTEE, HEAD, load_guarantee, load_head, save_head, save_own_head
 from classify.runs.results import (
     RESULT,
     LoadedRuns,
@@ -22,12 +22,14 @@ from classify.runs.words import head_name, markdown_table
 __all__ = [
     "AGAIN",
     "CARD",
+    "GUARANTEE",
     "HEAD",
     "RESULT",
     "LoadedRuns",
     "RunResult",
     "find_run",
     "head_name",
+    "load_guarantee",
     "load_head",
     "load_runs",
     "markdown_table",

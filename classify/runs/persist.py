@@ -1,4 +1,4 @@
-"""Saved heads: one skops file each, checked by its SHA-256 before anything parses it.
+"""Saved heads, and what belongs to them: skops files, each checked by its SHA-256 before anything parses it.
 
 skops (https://skops.readthedocs.io/en/stable/persistence.html) stores arrays as .npy and everything
 else as JSON, and builds only types on a list. Unlike a pickle, such a file cannot run code.
@@ -17,7 +17,10 @@ from featurize.core.errors import DataError, first_line
 
 logger = logging.getLogger("frozenbench")
 HEAD = "head.skops"
+GUARANTEE = "guarantee.skops"
 TRUSTED = (
+    "classify.guarantee.conformal.ConformalSets",
+    "classify.guarantee.guarantee.Guarantee",
     "classify.heads.calibration.TemperatureCalibrated",
     "classify.heads.cnn.ConvNet",
     "classify.heads.registry.clipped_log",
@@ -37,12 +40,12 @@ AGAIN = "train it again with frozenbench classify --force"
 
 
 def save_head(head: Any, path: Path) -> str:
-    """Save a fitted head.
+    """Save a fitted head, or the guarantee that belongs to one.
 
     The file is written in place: the caller creates the whole run directory under another name first.
 
     Args:
-        head: a fitted pipeline whose state is arrays and plain values.
+        head: a fitted pipeline whose state is arrays and plain values, or a `Guarantee`.
         path: path of the file.
 
     Returns:
@@ -103,17 +106,36 @@ def load_head(path: Path, sha256: str, trusted: Sequence[str] = ()) -> Any:
     Raises:
         DataError: the file is missing, was changed, or does not hold a head.
     """
+    from sklearn.pipeline import Pipeline
+
+    return _loaded(path, sha256, Pipeline, trusted)
+
+
+def load_guarantee(path: Path, sha256: str, kind: type) -> Any:
+    """Load what `save_head` saved of a `Guarantee`.
+
+    Args:
+        path: path of the file.
+        sha256: the digest that `save_head` returned.
+        kind: the class `Guarantee`.
+
+    Raises:
+        DataError: the file is missing, was changed, or holds something else.
+    """
+    return _loaded(path, sha256, kind, ())
+
+
+def _loaded(path: Path, sha256: str, kind: type, trusted: Sequence[str]) -> Any:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}; {AGAIN}") from error
     if (digest := hashlib.sha256(content).hexdigest()) != sha256:
         raise DataError(
-            f"{path} is not the head that was saved: it has SHA-256 {digest}, expected {sha256 or '(none)'}; {AGAIN}"
+            f"{path} is not the file that was saved: it has SHA-256 {digest}, expected {sha256 or '(none)'}; {AGAIN}"
         )
     import skops.io
     from sklearn.exceptions import InconsistentVersionWarning
-    from sklearn.pipeline import Pipeline
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", InconsistentVersionWarning)
@@ -121,9 +143,9 @@ def load_head(path: Path, sha256: str, trusted: Sequence[str] = ()) -> Any:
             with zipfile.ZipFile(io.BytesIO(content)) as members:
                 if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
                     raise ValueError("it is compressed and could unpack to any size")
-            head = skops.io.loads(content, trusted=[*TRUSTED, *trusted])
-            if not isinstance(head, Pipeline):
-                raise TypeError(f"it holds a {type(head).__name__}, expected a Pipeline")
+            loaded = skops.io.loads(content, trusted=[*TRUSTED, *trusted])
+            if not isinstance(loaded, kind):
+                raise TypeError(f"it holds a {type(loaded).__name__}, expected a {kind.__name__}")
         except Exception as error:  # a foreign file can fail anywhere inside of skops
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             raise DataError(f"{path} cannot be loaded as a saved head ({reason}); {AGAIN}") from error
@@ -134,4 +156,4 @@ def load_head(path: Path, sha256: str, trusted: Sequence[str] = ()) -> Any:
                 path, item.message.original_sklearn_version, item.message.current_sklearn_version, AGAIN,
             )  # fmt: skip
             break
-    return head
+    return loaded

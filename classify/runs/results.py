@@ -5,6 +5,7 @@ data/runs/<features>/<head>-<hash>/
     result.json            a RunResult: what was run, the metrics, the cost
     predictions.parquet    id, path (of image files), label, predicted, fold, group (where there are), p_<class>
     head.skops             the fitted head
+    guarantee.skops        what sets of classes are made from
     README.md              the model card
 """
 
@@ -15,7 +16,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -58,6 +59,12 @@ class RunResult(ShownAsTable):
         head_bytes: size of that file; 0 if the head was not saved.
         cache: path of the features as given; absolute for a run on a cluster.
         own_head: the `module:Class` of a head that is not one of ours; else empty.
+        coverage: the share of test images whose set of classes, made for a coverage of 90%, holds their class, with
+            the bounds of its 95% interval; None if the head has no sets.
+        set_size: the mean number of classes in these sets.
+        class_coverage: the same for the images of each class, [share, low, high, mean size]; None without images.
+        held_out_rows: number of training images that were held out for the sets.
+        guarantee_sha256: SHA-256 of guarantee.skops; empty if there is none.
     """
 
     model: str
@@ -109,6 +116,13 @@ class RunResult(ShownAsTable):
     finished: str
     schema_version: int = SCHEMA_VERSION
     own_head: str = ""
+    coverage: float | None = None
+    coverage_low: float | None = None
+    coverage_high: float | None = None
+    set_size: float | None = None
+    class_coverage: dict[str, list[float] | None] = field(default_factory=dict)
+    held_out_rows: int = 0
+    guarantee_sha256: str = ""
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:
@@ -123,8 +137,7 @@ class RunResult(ShownAsTable):
             if not isinstance(values, dict):
                 raise ValueError("its fields are not those of a run")
             version = values.get("schema_version", SCHEMA_VERSION)
-            # Runs from before there were heads of the user's lack the field.
-            if version == SCHEMA_VERSION and {*values, "own_head"} != {field.name for field in fields(cls)}:
+            if version == SCHEMA_VERSION and not _are_fields(cls, set(values)):
                 raise ValueError("its fields are not those of a run")
         except (OSError, ValueError) as error:
             raise DataError(f"{path} cannot be used: {error}") from error
@@ -157,6 +170,13 @@ class LoadedRuns(NamedTuple):
 
     def _repr_html_(self) -> str:
         return html_table(self.to_frame())
+
+
+def _are_fields(kind: type, names: set[str]) -> bool:
+    """Whether these are the fields of a dataclass; those with a default may be missing, as in older files."""
+    known = fields(kind)
+    needed = {each.name for each in known if each.default is MISSING and each.default_factory is MISSING}
+    return needed <= names <= {each.name for each in known}
 
 
 def _row(result: RunResult) -> dict[str, Any]:

@@ -4,6 +4,7 @@ May import: featurize.core.
 """
 
 from classify.statistics.compare import ALPHA, Comparison, compare, holm, size_warning
+from classify.statistics.design import design_effect, wilson_interval
 from classify.statistics.metrics import LEVEL, Metrics, confusion_counts, metrics
 from classify.statistics.selection import Selection, best_of_many
 
@@ -16,7 +17,9 @@ __all__ = [
     "best_of_many",
     "compare",
     "confusion_counts",
+    "design_effect",
     "holm",
     "metrics",
     "size_warning",
+    "wilson_interval",
 ]

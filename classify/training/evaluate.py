@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classify.guarantee import ConformalSets, Coverage, measured_coverage
 from classify.heads import FOLDED, FOLDS, HEADS, Task, make_head, own_name
 from classify.large import blocks_of
 from classify.statistics import Metrics, metrics
@@ -20,6 +21,8 @@ from featurize.core.tables import ShownAsTable
 if TYPE_CHECKING:
     import pandas as pd
     from distributed import Client
+
+    from classify.heads.calibration import HeldOut
 
 logger = logging.getLogger("frozenbench")
 
@@ -39,6 +42,7 @@ class FittedHead:
         parameters: the settings of the pipeline's last step; `blocks`, the number of blocks, if the rows
             exceed memory.
         jobs: number of threads for the fit and for predictions.
+        held_out: the probabilities of training rows that a fit without them gave; None if there are none.
     """
 
     name: str
@@ -50,6 +54,12 @@ class FittedHead:
     warnings: tuple[str, ...]
     parameters: dict[str, Any]
     jobs: int
+    held_out: "HeldOut | None" = None
+
+    @property
+    def sets(self) -> ConformalSets | None:
+        """What the head's sets of classes are made from; None if no rows were held out."""
+        return None if self.held_out is None else ConformalSets.of(self.held_out)
 
 
 @dataclass(frozen=True)
@@ -61,12 +71,16 @@ class Evaluation(ShownAsTable):
         probabilities: float32 (n, K).
         metrics: see `classify.statistics.metrics.Metrics`.
         predict_ms_per_image: wall time of the prediction, per test row.
+        sets: bool (n, K), the classes in the set of each test row; None if the head has no held-out rows.
+        coverage: how often the sets hold the true class; None without sets.
     """
 
     predicted: np.ndarray
     probabilities: np.ndarray
     metrics: Metrics
     predict_ms_per_image: float
+    sets: np.ndarray | None = None
+    coverage: Coverage | None = None
 
     def to_frame(self) -> "pd.DataFrame":
         """One row: the metrics that are numbers, and the time of the prediction."""
@@ -123,6 +137,8 @@ def fit_head(
     """
     from threadpoolctl import threadpool_limits
 
+    from classify.heads.calibration import held_out_of
+
     name = own_name(estimator)
     is_ours = isinstance(estimator, str) and estimator in HEADS
     # Code that is not ours can fail in any way, and one failure costs itself.
@@ -166,6 +182,8 @@ def fit_head(
         warnings=tuple(dict.fromkeys(messages)),
         parameters=parameters,
         jobs=jobs,
+        # The folds of a temperature divide groups.
+        held_out=held_out_of(head) if train.groups is None else None,
     )
 
 
@@ -210,11 +228,18 @@ def evaluate_head(fitted: FittedHead, test: FeatureRows) -> Evaluation:
             seconds += time.perf_counter() - began
     probabilities = np.concatenate(parts)
     predicted = fitted.head.classes_[probabilities.argmax(axis=1)]
+    measured = metrics(test.y, predicted, probabilities, test.class_names, groups=test.groups)
+    sets, coverage = None, None
+    if fitted.sets is not None:
+        sets = fitted.sets.sets(probabilities)
+        coverage = measured_coverage(sets, test.y, test.class_names, groups=test.groups)
     return Evaluation(
         predicted=predicted,
         probabilities=probabilities,
-        metrics=metrics(test.y, predicted, probabilities, test.class_names, groups=test.groups),
+        metrics=measured,
         predict_ms_per_image=1000 * seconds / len(test.y),
+        sets=sets,
+        coverage=coverage,
     )
 
 

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from classify.guarantee import measured_coverage
 from classify.statistics import metrics
-from classify.training.evaluate import Evaluation, FittedHead, evaluate_head, fit_head
+from classify.training.evaluate import Evaluation, FittedHead, evaluate_head
+from classify.training.held_out import fit_and_hold_out
 from classify.training.job import Job
 from classify.training.rows import stratified_subset
 from featurize.cache import Features, load_features
@@ -40,6 +42,7 @@ def cross_validate(job: Job) -> CrossValidation:
     folds = rows.folds
     assert folds is not None  # a cache for cross-validation has them
     probabilities = np.empty((len(rows.y), len(rows.class_names)), np.float32)
+    sets = np.zeros(probabilities.shape, bool)
     seconds = []
     predict_ms = []
     for fold in range(job.info.folds):
@@ -49,11 +52,16 @@ def cross_validate(job: Job) -> CrossValidation:
         fitted = _fit(job, rows.select(folds != fold))
         part = evaluate_head(fitted, rows.select(held_out))
         probabilities[held_out] = part.probabilities
+        if part.sets is not None:
+            sets[held_out] = part.sets
         seconds.append(fitted.seconds)
         predict_ms.append(part.predict_ms_per_image)
     predicted = probabilities.argmax(axis=1)
     measured = metrics(rows.y, predicted, probabilities, rows.class_names, groups=rows.groups, in_folds=True)
     evaluation = Evaluation(predicted, probabilities, measured, float(np.mean(predict_ms)))
+    if sets.any(axis=1).all():  # each fold has some, and a set is never empty
+        coverage = measured_coverage(sets, rows.y, rows.class_names, groups=rows.groups, in_folds=True)
+        evaluation = dataclasses.replace(evaluation, sets=sets, coverage=coverage)
     final = dataclasses.replace(_fit(job, rows), seconds=float(np.mean(seconds)))
     return CrossValidation(final, evaluation, rows)
 
@@ -79,4 +87,4 @@ def _fit(job: Job, train: Features) -> FittedHead:
                 "images; use fewer"
             )
         train = stratified_subset(train, job.rows, job.seed)
-    return fit_head(job.model, train, seed=job.seed, jobs=job.threads, class_weight=job.class_weight)
+    return fit_and_hold_out(job.model, train, seed=job.seed, jobs=job.threads, class_weight=job.class_weight)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from classify.guarantee import Guarantee
 from classify.heads import Task, is_own, types_in
 from classify.large import worker_memory
 from classify.runs import (
     CARD,
+    GUARANTEE,
     HEAD,
     RunResult,
     model_card,
@@ -27,8 +29,9 @@ from classify.runs import (
 )
 from classify.training.checks import check_overlap, check_train, survey
 from classify.training.distributed import check_shared, run_on_workers
-from classify.training.evaluate import Evaluation, FittedHead, evaluate_head, fit_head
+from classify.training.evaluate import Evaluation, FittedHead, evaluate_head
 from classify.training.folds import cross_validate
+from classify.training.held_out import fit_and_hold_out
 from classify.training.job import VERSIONS_OF, Job
 from classify.training.rows import now, open_test_split, rows_in_memory, training_rows
 from classify.training.time_limit import HeadTimeoutError, run_with_limit
@@ -154,7 +157,7 @@ def search_and_fit(job: Job, studies: Path, settings: Settings | None, client: "
     """Search the head's settings, unless they are given, and fit it with them; the test split stays closed."""
     if settings is None:
         settings = search(job, studies)
-    return fit_head(
+    return fit_and_hold_out(
         job.model,
         training_rows(job),
         settings=settings,
@@ -251,6 +254,9 @@ def _save_run(run_dir: Path, result: RunResult, fitted: FittedHead | None, predi
             if digest:
                 size = (folder / HEAD).stat().st_size
                 result = dataclasses.replace(result, head_sha256=digest, head_bytes=size)
+            if digest and fitted.sets is not None:
+                digest = save_head(Guarantee(fitted.sets), folder / GUARANTEE)
+                result = dataclasses.replace(result, guarantee_sha256=digest)
         (folder / CARD).write_text(model_card(result), "utf-8")
         write_result(folder, result, predictions)
     return result
@@ -261,6 +267,7 @@ def _run_result(
 ) -> RunResult:
     """The record of a run, whose head is not saved yet."""
     info = job.info
+    coverage = {} if evaluation.coverage is None else dataclasses.asdict(evaluation.coverage)
     layers = [layer for layer in info.layers if not job.layers or layer.name in job.layers]
     return RunResult(
         model=fitted.name,
@@ -299,6 +306,8 @@ def _run_result(
         machine=f"{os.cpu_count()} cores, {platform.machine()}",
         finished=now(),
         own_head=job.model if is_own(job.model) else "",
+        **coverage,
+        held_out_rows=0 if fitted.held_out is None else len(fitted.held_out.labels),
     )
 
 

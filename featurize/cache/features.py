@@ -272,3 +272,7 @@ class FeatureRows(Protocol):
     def matrices(self) -> Iterator[np.ndarray]:
         """Yield the vectors in order, float32 (b, d), one block of rows at a time."""
         ...
+
+    def select(self, rows: np.ndarray) -> "FeatureRows":
+        """Some of the rows, by their ascending numbers (m,)."""
+        ...

@@ -1,0 +1,11 @@
+"""What a head may promise of new images: sets of classes that hold the true one, and which images are of no class.
+
+`conformal` makes the sets, and `guarantee` is what a run keeps.
+
+May import: heads, statistics.
+"""
+
+from classify.guarantee.conformal import COVERAGE, ConformalSets, Coverage, measured_coverage
+from classify.guarantee.guarantee import Guarantee
+
+__all__ = ["COVERAGE", "ConformalSets", "Coverage", "Guarantee", "measured_coverage"]
