@@ -130,7 +130,8 @@ def predict_images(
     Raises:
         DataError: the run is damaged.
         BackboneError: from the iterator: the weights cannot be loaded or differ from those of the run.
-        UsageError: `head` is not that of the run, or the run cannot give sets of this coverage; from the iterator: the run's backbone no longer exists.
+        UsageError: `head` is not that of the run, or the run cannot give sets of this coverage; from the iterator:
+            the run's backbone no longer exists.
     """
     return _Classifier(run_dir, head, coverage).predictions(paths, top)
 

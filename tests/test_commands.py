@@ -55,7 +55,9 @@ def test_from_images_to_the_comparison(images: Path, data_folder: Path, tmp_path
         "fit_seconds", "predict_ms_per_image", "converged", "run_dir",
     } <= set(runs[0])  # fmt: skip
     for run in runs:
-        assert sorted(os.listdir(run["run_dir"])) == ["README.md", "head.skops", "predictions.parquet", "result.json"]
+        assert sorted(os.listdir(run["run_dir"])) == [
+        "README.md", "guarantee.skops", "head.skops", "predictions.parquet", "result.json",
+    ]  # fmt: skip
 
     reused = command_here("classify", "--model", "logreg,dummy", "--json")
     assert json.loads(reused.stdout) == {"runs": runs}
@@ -146,7 +148,7 @@ def test_predict(images: Path, run: Path, tmp_path: Path) -> None:
     assert list(rows["label"][::2]) == [item["label"] for item in answer["predictions"]]
 
     (run / "head.skops").write_bytes(b"x")
-    assert_failed(command_here(*words, paths[0]), 1, "is not the head that was saved")
+    assert_failed(command_here(*words, paths[0]), 1, "is not the file that was saved")
 
 
 def test_a_reader_that_goes_away(images: Path, run: Path, tmp_path: Path) -> None:

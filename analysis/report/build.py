@@ -13,7 +13,7 @@ from analysis.findings import TRANSFER, Claim, Measure, answer, best_pretrained,
 from analysis.frame import comparison, headline, with_groups
 from analysis.report import captions
 from analysis.report.captions import FigureFolder, run_name
-from analysis.report.classes import confusion_parts, recall_table
+from analysis.report.classes import confusion_parts, coverage_tables, recall_table
 from analysis.report.commands import reproduction
 from analysis.report.content import Number, Part, Report, Section, Table
 from analysis.report.html import write_report
@@ -240,7 +240,12 @@ def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: 
     return Section(
         title="Mistakes",
         finding=finding,
-        parts=[*confusion_parts(confusions, class_names), recall_table(compared), *reliability],
+        parts=[
+            *confusion_parts(confusions, class_names),
+            recall_table(compared),
+            *reliability,
+            *coverage_tables(*next(iter(compared.items()))),
+        ],
         notes=[
             *confusion_notes,
             *recall_notes,

@@ -1,6 +1,7 @@
 """What the page says about the classes: confusion matrices, frequent mistakes, recall."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from analysis.figures.confusion import WORST_PAIRS, class_order, most_confused
 from analysis.figures.style import MANY_CLASSES
 from analysis.findings.text import with_interval
 from analysis.report.content import Interval, Matrix, Part, Table
-from classify.runs import RunResult
+from classify.runs import SET_COVERAGE, RunResult
 
 CLASSES_AT_FIRST = 20
 LOOKS = ("transfer", "control")
@@ -62,3 +63,21 @@ def recall_table(runs: Mapping[str, RunResult]) -> Table:
         first=CLASSES_AT_FIRST,
         keys=[{"class": numbers.get(name, "")} for name in shown],
     )
+
+
+def coverage_tables(run: str, result: RunResult) -> list[Table]:
+    """How often sets of classes hold the true one, in all and by class; empty for a run without sets."""
+    if result.coverage is None:
+        return []
+    every: Any = [result.coverage, result.coverage_low, result.coverage_high, result.set_size]
+    rows = []
+    for name, values in {"all classes": every, **result.class_coverage}.items():
+        if values:
+            share, low, high, size = values
+            held = Interval(with_interval(share, low, high), share, low, high, "transfer", mark=SET_COVERAGE)
+            rows.append({"class": name, "sets that hold it, % of images": held, "classes in a set": f"{size:.1f}"})
+    caption = (
+        f"Sets of classes by {run}, made to hold the true class for {100 * SET_COVERAGE:.0f}% of new images: how many "
+        "do on the test images, with 95% intervals, and the mean number of classes in a set."
+    )
+    return [Table(caption, pd.DataFrame(rows), first=CLASSES_AT_FIRST)]

@@ -5,7 +5,7 @@
 May import: heads, statistics.
 """
 
-from classify.guarantee.conformal import COVERAGE, ConformalSets, Coverage, measured_coverage
+from classify.guarantee.conformal import ConformalSets, Coverage, measured_coverage
 from classify.guarantee.guarantee import Guarantee
 
-__all__ = ["COVERAGE", "ConformalSets", "Coverage", "Guarantee", "measured_coverage"]
+__all__ = ["ConformalSets", "Coverage", "Guarantee", "measured_coverage"]

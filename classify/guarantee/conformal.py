@@ -18,7 +18,6 @@ from classify.statistics import LEVEL, design_effect, wilson_interval
 if TYPE_CHECKING:
     from classify.heads.calibration import HeldOut
 
-COVERAGE = 0.9
 ROWS_OF_EACH_CLASS = 100
 """With so many held-out images of every class, each class gets its own threshold."""
 
@@ -68,7 +67,7 @@ class ConformalSets:
             return np.full(self.classes, _threshold(self.scores, coverage))
         return np.array([_threshold(self.scores[self.labels == label], coverage) for label in range(self.classes)])
 
-    def sets(self, probabilities: np.ndarray, coverage: float = COVERAGE) -> np.ndarray:
+    def sets(self, probabilities: np.ndarray, coverage: float) -> np.ndarray:
         """Which classes are in each image's set, bool (n, K); the most probable class always is.
 
         Args:
@@ -115,12 +114,13 @@ def measured_coverage(
     holds = sets[np.arange(len(labels)), labels].astype(float)
     sizes = sets.sum(axis=1)
 
-    def share(rows: np.ndarray) -> list[float]:
+    def share(rows: np.ndarray) -> tuple[float, float, float]:
         """The share of sets that hold the true class, with its interval."""
         groups_of_rows = None if groups is None else groups[rows]
         independent = len(rows) / design_effect(holds[rows], groups_of_rows, in_folds=in_folds)
         value = float(holds[rows].mean())
-        return [value, *wilson_interval(value, independent, LEVEL)]
+        low, high = wilson_interval(value, independent, LEVEL)
+        return value, low, high
 
     by_class: dict[str, list[float] | None] = dict.fromkeys(class_names)
     for number, name in enumerate(class_names):

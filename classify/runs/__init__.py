@@ -7,6 +7,7 @@ from classify.runs.card import CARD, model_card
 from classify.runs.persist import AGAIN, GUARANTEE, HEAD, load_guarantee, load_head, save_head, save_own_head
 from classify.runs.results import (
     RESULT,
+    SET_COVERAGE,
     LoadedRuns,
     RunResult,
     find_run,
@@ -25,6 +26,7 @@ __all__ = [
     "GUARANTEE",
     "HEAD",
     "RESULT",
+    "SET_COVERAGE",
     "LoadedRuns",
     "RunResult",
     "find_run",

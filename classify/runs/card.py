@@ -32,6 +32,7 @@ def model_card(result: RunResult) -> str:
         result_file=RESULT,
         recall=_recall_rows(result),
         calibration=_calibration_rows(result),
+        sets=_set_rows(result),
         interval=_interval,
         table=_table,
     )
@@ -55,6 +56,18 @@ def _calibration_rows(result: RunResult) -> list[list[str]]:
     rows = []
     for group in result.reliability:
         rows.append([_count(group["rows"]), _percent(group["confidence"]), _percent(group["accuracy"])])
+    return rows
+
+
+def _set_rows(result: RunResult) -> list[list[str]]:
+    """Each class with the share of its test images whose set holds it, the interval of that, and the mean size."""
+    rows = []
+    for name, found in result.class_coverage.items():
+        if found is None:
+            rows.append([name, "-", "-", "-"])
+        else:
+            share, low, high, size = found
+            rows.append([name, _percent(share), _interval(low, high), f"{size:.1f}"])
     return rows
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from classify.guarantee import ConformalSets, Coverage, measured_coverage
 from classify.heads import FOLDED, FOLDS, HEADS, Task, make_head, own_name
 from classify.large import blocks_of
+from classify.runs import SET_COVERAGE
 from classify.statistics import Metrics, metrics
 from featurize.cache import FeatureRows, Features
 from featurize.core.errors import HeadError
@@ -231,7 +232,7 @@ def evaluate_head(fitted: FittedHead, test: FeatureRows) -> Evaluation:
     measured = metrics(test.y, predicted, probabilities, test.class_names, groups=test.groups)
     sets, coverage = None, None
     if fitted.sets is not None:
-        sets = fitted.sets.sets(probabilities)
+        sets = fitted.sets.sets(probabilities, SET_COVERAGE)
         coverage = measured_coverage(sets, test.y, test.class_names, groups=test.groups)
     return Evaluation(
         predicted=predicted,

@@ -15,9 +15,11 @@ from tiny_data import CLASSES, make_dataset
 from tiny_pictures import picture_folder, save_pictures
 from tiny_runs import RECORD
 
+from classify.guarantee import ConformalSets, Guarantee
+from classify.heads.calibration import HeldOut
 from classify.heads.registry import Task, make_head
 from classify.predict import Guess, Prediction, Skipped, named_files, predict_images, show
-from classify.runs.persist import HEAD, load_head, save_head
+from classify.runs.persist import GUARANTEE, HEAD, load_head, save_head
 from classify.runs.results import RESULT
 from featurize.cache import CacheInfo, load_features, read_info
 from featurize.core.errors import BackboneError, DataError, UsageError
@@ -202,7 +204,7 @@ def test_a_backbone_that_is_gone(run: Path, tmp_path: Path) -> None:
 
 def test_another_head_is_refused_before_anything_is_read(run: Path, tmp_path: Path) -> None:
     (run / HEAD).write_bytes((run / HEAD).read_bytes() + b"x")
-    with pytest.raises(DataError, match="is not the head that was saved"):
+    with pytest.raises(DataError, match="is not the file that was saved"):
         predict_images(run, [tmp_path / "absent.png"])
 
 
@@ -289,6 +291,62 @@ def test_where_a_network_cannot_be_kept(tmp_path: Path, data_folder: Path, caplo
     assert "the network could not be saved for next time: " in caplog.text
 
 
+# Sets of classes.
+
+
+@pytest.fixture
+def run_with_sets(made: Path, run: Path) -> Path:
+    """The run, with 60 held-out images whose labels are drawn from the probabilities."""
+    digest = json.loads((run / RESULT).read_text())["head_sha256"]
+    probabilities = load_head(run / HEAD, digest).predict_proba(load_features(made / "tiny.h5", "train", ("late",)).x)
+    draws = np.random.default_rng(0).random((len(probabilities), 1))
+    labels = np.minimum((probabilities.cumsum(axis=1) < draws).sum(axis=1), len(CLASSES) - 1)
+    guarantee = Guarantee(ConformalSets.of(HeldOut(probabilities, labels)))
+    change(run, guarantee_sha256=save_head(guarantee, run / GUARANTEE), held_out_rows=len(labels))
+    return run
+
+
+def test_sets_of_classes(run_with_sets: Path, tmp_path: Path) -> None:
+    paths = save_pictures(tmp_path, *IMAGES)
+    found = {coverage: list(predict_images(run_with_sets, paths, coverage=coverage)) for coverage in (0.5, 0.9)}
+    for small, large in zip(found[0.5], found[0.9], strict=True):
+        order = [guess.label for guess in large.top]
+        assert large.set == order[: len(large.set)]
+        assert small.set == order[: len(small.set)]
+        assert 1 <= len(small.set) <= len(large.set)
+        assert large.all_classes == (len(large.set) == 3)
+    assert len({len(each.set) for each in found[0.9]}) > 1
+    assert sum(len(each.set) for each in found[0.5]) < sum(len(each.set) for each in found[0.9])
+    (alone,) = predict_images(run_with_sets, paths[:1], top=1, coverage=0.9)
+    assert alone.set == found[0.9][0].set
+
+
+@pytest.mark.parametrize(
+    ("coverage", "message"),
+    [
+        (1.0, "^coverage 1: expected a share above 0 and below 1, such as 0.9$"),
+        (0.99, "^coverage 0.99: the 60 held-out images of run are too few; expected at most 0.984, or train on more"),
+    ],
+)
+def test_coverages_that_cannot_be_had(run_with_sets: Path, coverage: float, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        predict_images(run_with_sets, [], coverage=coverage)
+
+
+def test_a_run_without_sets(run: Path) -> None:
+    with pytest.raises(UsageError, match="^coverage: run has no sets of classes, because no training image was held"):
+        predict_images(run, [], coverage=0.9)
+
+
+def test_another_guarantee_is_refused(run_with_sets: Path) -> None:
+    shutil.copy(run_with_sets / HEAD, run_with_sets / GUARANTEE)
+    with pytest.raises(DataError, match=r"guarantee.skops is not the file that was saved"):
+        predict_images(run_with_sets, [], coverage=0.9)
+    change(run_with_sets, guarantee_sha256=json.loads((run_with_sets / RESULT).read_text())["head_sha256"])
+    with pytest.raises(DataError, match="it holds a Pipeline, expected a Guarantee"):
+        predict_images(run_with_sets, [], coverage=0.9)
+
+
 # Which files are meant.
 
 
@@ -341,6 +399,24 @@ def test_the_json(capsys: pytest.CaptureFixture[str]) -> None:
         ],
         "skipped": [{"file": "b.png", "reason": "no such file"}],
     }
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (["ant"], "a.png: ant 75.0%; set: ant"),
+        (["ant", "bee"], "a.png: ant 75.0%; set: ant or bee"),
+        (["ant", "bee", "cow"], "a.png: ant 75.0%; set: any class, none can be excluded"),
+    ],
+)
+def test_sets_in_words(members: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = Prediction("a.png", "ant", 0.75, [Guess("ant", 0.75)], members, all_classes=len(members) == 3)
+    show([found])
+    assert capsys.readouterr().out == f"{words}\n"
+    show([found], as_json=True)
+    [printed] = json.loads(capsys.readouterr().out)["predictions"]
+    assert printed["set"] == members
+    assert "all_classes" not in printed
 
 
 def test_the_csv(capsys: pytest.CaptureFixture[str]) -> None:

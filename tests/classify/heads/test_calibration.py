@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -6,7 +8,7 @@ from slow_cases import mark_slow
 from tiny_data import make_dataset, make_vectors
 
 from classify.heads import calibration
-from classify.heads.calibration import TemperatureCalibrated, best_temperature
+from classify.heads.calibration import TemperatureCalibrated, best_temperature, held_out_folds
 from classify.heads.registry import Task, make_head
 from classify.heads.svm import RBFSVM, LinearSVM
 from classify.statistics.metrics import expected_calibration_error, reliability_bins
@@ -106,3 +108,24 @@ def test_with_few_rows_heads_are_not_too_sure(name: str) -> None:
     assert (
         expected_calibration_error(reliability_bins(Y_TEST, head.predict_proba(X_TEST))) < 0.06
     )  # 0.08 to 0.19 without
+
+
+def test_the_probabilities_of_held_out_rows_are_kept_but_not_saved() -> None:
+    head = TemperatureCalibrated(LinearSVM(), random_state=0).fit(X[:400], Y[:400])
+    assert head.held_out_.probabilities.shape == (400, 3)
+    assert sorted(head.held_out_.labels) == sorted(Y[:400])
+    right = (head.held_out_.probabilities.argmax(axis=1) == head.held_out_.labels).mean()
+    assert right == pytest.approx((head.predict(X_TEST) == Y_TEST).mean(), abs=0.06)
+    assert not hasattr(pickle.loads(pickle.dumps(head)), "held_out_")
+
+
+def test_groups_stay_together() -> None:
+    groups = np.arange(600) // 3
+    for fitted, held_out in held_out_folds(Y, 0, groups):
+        assert not set(groups[fitted]) & set(groups[held_out])
+        assert set(Y[fitted]) == {0, 1, 2}
+
+
+def test_nothing_is_held_out_if_a_class_is_one_row_or_one_group() -> None:
+    assert list(held_out_folds(np.array([0, 0, 0, 1]), 0)) == []
+    assert list(held_out_folds(Y, 0, groups=Y)) == []

@@ -32,6 +32,15 @@ def test_some_of_them(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(found.ids, whole.ids[chosen])
 
 
+def test_some_of_some(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_block_rows(monkeypatch, 10)
+    whole, chosen = load_features(cache, "train"), np.array([0, 9, 10, 45, 119])
+    blocks = FeatureBlocks.of(read_info(cache), "train", rows=chosen)
+    check_same_features(blocks.select(np.array([1, 4])).load(), whole.select(chosen[[1, 4]]))
+    every = FeatureBlocks.of(read_info(cache), "train")
+    check_same_features(every.select(chosen).load(), whole.select(chosen))
+
+
 def test_workers_may_have_another_working_directory(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(cache.parent)
     found = FeatureBlocks.of(read_info(Path(cache.name)), "train")

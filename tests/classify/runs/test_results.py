@@ -87,10 +87,11 @@ def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
         RunResult.read(run_dir)
 
 
-def test_a_run_from_before_own_heads_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("later", ["own_head", "coverage", "class_coverage", "held_out_rows", "guarantee_sha256"])
+def test_a_run_from_before_a_field_is_read(tmp_path: Path, later: str) -> None:
     write_run(tmp_path, make_result(), PREDICTIONS)
     values = json.loads((tmp_path / "result.json").read_text())
-    del values["own_head"]
+    del values[later]
     (tmp_path / "result.json").write_text(json.dumps(values))
     assert RunResult.read(tmp_path) == make_result()
 

@@ -75,7 +75,7 @@ def test_no_image_is_tested_by_a_head_that_saw_it(info: CacheInfo, monkeypatch: 
         seen.append(set(train.ids))  # type: ignore[attr-defined]
         return fit_head(name, train, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(folds, "fit_head", recorded)
+    monkeypatch.setattr(folds, "fit_and_hold_out", recorded)
     crossed = cross_validate(job)
     everything = set(crossed.rows.ids)
     assert [len(rows) for rows in seen] == [14, 15, 16, 15, 20]

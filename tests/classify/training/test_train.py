@@ -25,7 +25,9 @@ def test_a_run(job: Job, tmp_path: Path) -> None:
     assert stopped == []
     assert run_dir == tmp_path / "tiny-net" / job.name
     assert RunResult.read(run_dir) == result
-    assert sorted(os.listdir(run_dir)) == ["README.md", "head.skops", "predictions.parquet", "result.json"]
+    assert sorted(os.listdir(run_dir)) == [
+        "README.md", "guarantee.skops", "head.skops", "predictions.parquet", "result.json",
+    ]  # fmt: skip
     assert (result.train_rows, result.test_rows, result.dim, result.layers) == (120, 60, 16, ["early", "late"])
     assert (result.seed, result.class_weight, result.tuned, result.test_opened) == (0, None, 0, 1)
     test = load_features(job.info.path, "test")
@@ -51,8 +53,8 @@ def test_the_test_split_is_opened_after_the_fit_and_nowhere_else(
     monkeypatch.setattr(
         rows, "load_features", lambda path, split, layers: events.append(split) or load_features(path, split, layers)
     )
-    fit = train.fit_head
-    monkeypatch.setattr(train, "fit_head", lambda *args, **kwargs: events.append("fit") or fit(*args, **kwargs))
+    fit = train.fit_and_hold_out
+    monkeypatch.setattr(train, "fit_and_hold_out", lambda *args, **kwargs: events.append("fit") or fit(*args, **kwargs))
     rows._split.cache_clear()
     train_heads([job], tmp_path)
     assert events == ["train", "fit", "test"]
