@@ -2,7 +2,7 @@
 
 `conformal` makes the sets, and `guarantee` is what a run keeps.
 
-May import: heads, statistics.
+May import: heads, statistics, featurize.core.
 """
 
 from classify.guarantee.conformal import ConformalSets, Coverage, measured_coverage
