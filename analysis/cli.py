@@ -27,6 +27,7 @@ def run(
     context: typer.Context,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the report.")] = OUT,
+    ignore: Annotated[str, typer.Option(help="Codes of findings to leave out, comma-separated, such as FB012.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     _quiet: Quiet = False,
 ) -> None:
@@ -35,10 +36,11 @@ def run(
         return
     # Imported here so that --help does not wait for pandas and matplotlib.
     from analysis.report.build import write_reports
-    from classify.runs import load_runs, runs_folder
+    from classify.runs import check_codes, load_runs, runs_folder
 
+    ignored = check_codes(comma_separated(ignore))
     found, skipped = load_runs(runs or runs_folder())
-    summaries, written = write_reports(found, skipped, out)
+    summaries, written = write_reports(found, skipped, out, ignored)
     if as_json:
         left_out = [{"run_dir": str(path), "reason": reason} for path, reason in skipped]
         print(json.dumps({"answers": summaries, "written": [str(path) for path in written], "left_out": left_out}))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,35 @@ def with_groups(rows: pd.DataFrame) -> pd.DataFrame:
     """
     groups = compare({run_dir: read_predictions(Path(run_dir)) for run_dir in rows["run_dir"]}).groups
     return rows.assign(group=rows["run_dir"].map(groups))
+
+
+class PairCounts(NamedTuple):
+    """The test images of two runs A and B: which of them is right, and McNemar's p value without a correction."""
+
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+    p: float
+
+
+def pair_counts(predictions: Mapping[str, pd.DataFrame]) -> dict[tuple[str, str], PairCounts]:
+    """The counts of every ordered pair of runs, from their predictions by run directory.
+
+    Raises:
+        DataError: the runs have different test images.
+    """
+    compared = compare(predictions)
+    rights = [round(compared.rows * share) for share in compared.accuracy]
+    found = {}
+    for i, one in enumerate(compared.runs):
+        for j, other in enumerate(compared.runs):
+            differ = int(compared.discordant[i, j])
+            only_a = (differ + rights[i] - rights[j]) // 2
+            both = rights[i] - only_a
+            neither = compared.rows - both - differ
+            found[one, other] = PairCounts(both, only_a, differ - only_a, neither, float(compared.p[i, j]))
+    return found
 
 
 def training_cost(rows: pd.DataFrame) -> pd.DataFrame:

@@ -86,7 +86,7 @@ def print_table(results: "dict[Path, RunResult]", width: int | None = None) -> N
     from rich.markup import escape
     from rich.table import Table
 
-    from classify.runs import head_name, read_predictions
+    from classify.runs import coded, head_name, read_predictions
     from classify.statistics import compare, size_warning
 
     comparison = compare({path: read_predictions(path) for path in results})
@@ -121,7 +121,7 @@ def print_table(results: "dict[Path, RunResult]", width: int | None = None) -> N
         table.add_row(*map(escape, cells))
     console.print(table)
     if warning := size_warning(comparison, lambda path: head_name(results[path], details=True)):
-        logger.info(warning)
+        logger.info(coded("FB006", warning))
 
 
 def fitting(columns: list[Column], width: int) -> list[Column]:

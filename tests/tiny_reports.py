@@ -1,14 +1,24 @@
 """Small reports, with ordinary and with hostile texts."""
 
-import dataclasses
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from analysis.report.content import Drawing, Interval, Matrix, Number, Picture, PointMap, Report, Section, Table
+from analysis.report.content import (
+    Drawing,
+    Explorer,
+    Facts,
+    Interval,
+    Link,
+    Matrix,
+    Number,
+    PointMap,
+    Report,
+    Section,
+    Table,
+    Tiles,
+)
 
 TABLE = pd.DataFrame(
     [["svm", "70.0 (67 to 73)", "1,024", "-"], ["knn", "8.5 (7 to 10)", "96", "2.5"], ["mlp", "71.2", "512", "10.0"]],
@@ -31,11 +41,21 @@ HOSTILE = [
 ]
 
 
-def make_picture(folder: Path, name: str = "figure.png") -> Picture:
-    """A figure of one colour."""
-    folder.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (300, 150), "teal").save(folder / name, dpi=(150, 150))
-    return Picture(folder / name, "Accuracy of each head.", "Three dots, the svm's is the rightmost.")
+THUMBNAILS = np.tile(COLOURS[:, None, None].astype(np.uint8), (1, 32, 32, 1))
+# Two runs on five of seven test images; the sixth thumbnail is of a training image.
+DATA = {
+    "classes": ["ant", "bee", "cow"],
+    "runs": [{"name": "svm"}, {"name": "knn"}],
+    "images": ["ant/0.png", "bee/1.png", "cow/2.png", "ant/3.png", "bee/4.png"],
+    "labels": [0, 1, 2, 0, 1, 2],
+    "near": [[5], [], [], [], []],
+    "predicted": [[0, 1, 0, 0, 0], [0, 2, 2, 1, 1]],
+    "pairs": {"0-1": [2, 3, 1, 1, "0.625"]},
+    "best": 0,
+    "control": 1,
+    "tested": 5,
+    "of": 7,
+}
 
 
 def make_map(**changes: Any) -> PointMap:
@@ -45,7 +65,7 @@ def make_map(**changes: Any) -> PointMap:
         "labels": np.array([0, 1, 2, 0, 1, 2]),
         "class_names": ["ant", "bee", "cow"],
         "captions": [f"image {number}" for number in range(6)],
-        "thumbnails": np.tile(COLOURS[:, None, None].astype(np.uint8), (1, 32, 32, 1)),
+        "images": list(range(6)),
         "caption": "The vectors as a map.",
     }
     return PointMap(**{**values, **changes})
@@ -64,7 +84,13 @@ def make_ranking(text: str = "svm") -> Table:
 def make_matrix(**changes: Any) -> Matrix:
     """The confusion matrix of a run on three classes, shown in another order."""
     counts = np.array([[8, 2, 0], [0, 10, 0], [1, 0, 999]])
-    values = {"caption": "svm", "counts": counts, "class_names": ["ant", "bee", "cow"], "order": [2, 0, 1], "run": "0"}
+    values = {
+        "caption": "svm",
+        "counts": counts,
+        "class_names": ["ant", "bee", "cow"],
+        "order": [2, 0, 1],
+        "run": "svm",
+    }
     return Matrix(**{**values, **changes})
 
 
@@ -76,9 +102,14 @@ NUMBERS = [
 ]
 
 
-def make_report(folder: Path, **changes: Any) -> Report:
+def make_report(**changes: Any) -> Report:
     """A report with a section of every kind of part and an empty one, with some fields changed."""
-    parts = [make_picture(folder), Table("All heads.", TABLE), DRAWING, make_matrix(), make_map()]
+    parts = [Table("All heads.", TABLE), DRAWING, make_matrix(), make_map()]
+    images = [
+        Tiles("Mistakes.", [("of ants", [(2, "cow, taken for ant")])]),
+        Explorer("Two heads."),
+        Facts({"machine": "2 cores", "runs": Link("open", "../runs/")}),
+    ]
     values = {
         "title": "Does it help?",
         "subtitle": "On 1,000 images.",
@@ -87,26 +118,32 @@ def make_report(folder: Path, **changes: Any) -> Report:
         "ranking": make_ranking(),
         "sections": [
             Section("Accuracy", "It helps by 30 points.", parts, ["Both saw 100 images."], ["Exact McNemar tests."]),
-            Section("Time", "It takes 5 s.", []),
+            Section("Time", "It takes 5 s.", images),
         ],
         "commands": ["frozenbench featurize --data sample", "frozenbench analysis"],
         "versions": {"numpy": "2.3.1", "python": "3.11"},
         "fingerprints": {"test images": "ab" * 32},
         "limits": ["Small images only."],
         "skipped": [("data/runs/x/svm-1", "result.json cannot be used")],
+        "thumbnails": THUMBNAILS,
+        "data": DATA,
     }
     return Report(**{**values, **changes})
 
 
-def report_filled_with(folder: Path, text: str) -> Report:
+def report_filled_with(text: str) -> Report:
     """A report in which every text is `text`."""
-    picture = dataclasses.replace(make_picture(folder), caption=text, alt=text)
+    picture = Drawing(DRAWING.svg, text, text)
     drawn = make_map(class_names=[text] * 3, captions=[text] * 6, caption=text)
     table = Table(text, pd.DataFrame([[text, text]] * 2, columns=[text, text]))
     matrix = make_matrix(class_names=[text] * 3, caption=text, run=text)
     number = Number(text, text, text, text, text)
-    sections = [Section(text, text, [picture, table, matrix, drawn], [text], [text])]
+    tiles = Tiles(text, [(text, [(0, text)])])
+    links = Facts({text: text, f"{text} file": Link(text, "x.csv")})
+    parts = [picture, table, matrix, drawn, tiles, links, Explorer(text)]
+    sections = [Section(text, text, parts, [text], [text])]
+    data = {**DATA, "classes": [text] * 3, "runs": [{"name": text}] * 2, "images": [text] * 5}
     return Report(
         text, text, text, [number], make_ranking(text), sections, [text], {text: text}, {text: text}, [text],
-        [(text, text)],
+        [(text, text)], THUMBNAILS, data,
     )  # fmt: skip

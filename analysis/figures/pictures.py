@@ -20,10 +20,11 @@ from featurize.core.errors import DataError, FrozenbenchError
 from featurize.core.files import data_root
 from featurize.images import ImageDataset, Split, recorded_dataset
 
-MAP_ROWS = 2000
+MAP_ROWS = 1500
 COMPONENTS = 50
 PERPLEXITY = 30
 SHOWN_SIZE = 96
+SIZED = 200  # image files whose size is read
 
 
 def test_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
@@ -74,6 +75,32 @@ def features(result: RunResult, split: str) -> Features:
     return found
 
 
+def image_sizes(result: RunResult) -> str:
+    """Width and height of the test images in pixels; of files, from the smallest to the largest of the first ones.
+
+    Raises:
+        DataError: the images are gone, or are not those that the run was tested on.
+    """
+    from PIL import Image
+
+    split = _split(result, "test", result.test_rows)
+    if split.images.shape is not None:
+        height, width = split.images.shape
+        return f"{width:,} x {height:,} pixels"
+    sizes = []
+    with _readable(result):
+        for path in [] if split.images.paths is None else split.images.paths[:SIZED]:
+            try:
+                with Image.open(f"{split.images.root}/{os.fsdecode(path)}") as image:
+                    sizes.append(image.size)
+            except (OSError, ValueError):  # skipped by the extraction too
+                continue
+    if not sizes:
+        raise DataError(f"no image at {result.source['data']} can be read")
+    (low_width, high_width), (low_height, high_height) = ((min(each), max(each)) for each in zip(*sizes, strict=True))
+    return f"{low_width:,} to {high_width:,} wide, {low_height:,} to {high_height:,} high ({len(sizes):,} test images)"
+
+
 def most_confident_mistakes(predictions: pd.DataFrame, n: int) -> pd.DataFrame:
     """The n wrong predictions with the highest probability, the most confident first.
 
@@ -119,7 +146,14 @@ def nearest(train_x: np.ndarray, test_x: np.ndarray, k: int) -> np.ndarray:
         k: the number of neighbours; at most n are found.
     """
     train, test = (_unit(x) for x in _standardised(train_x, test_x))
-    return np.argsort(-(test @ train.T), axis=1, kind="stable")[:, :k]
+    found = [np.argsort(-(part @ train.T), axis=1, kind="stable")[:, :k] for part in _blocks(test)]
+    return np.concatenate(found)
+
+
+def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of x, a hundred at a time: their similarities with all training rows are large."""
+    for start in range(0, max(len(x), 1), 100):
+        yield x[start : start + 100]
 
 
 def _standardised(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:

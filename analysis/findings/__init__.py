@@ -1,9 +1,9 @@
 """What the runs say about transfer learning.
 
 `transfer`, `learning` and `speed` compute the numbers, `evidence` and `text` write them, `measures` holds the four that
-matter most, `claims` makes sentences, `answer` gives the sentence that comes first.
-Exports `answer`, `best_pretrained`, `Claim`, `claims`, `correction`, `learning_curves`, `Measure` and `TRANSFER`;
-numbers as text are in `analysis.findings.text`.
+matter most, `claims` makes sentences, `answer` gives the sentence that comes first, `notices` what to look at.
+Exports `answer`, `best_pretrained`, `Claim`, `claims`, `correction`, `learning_curves`, `Measure`, `Notice`, `notices`,
+`TRANSFER`; and `text`, which writes numbers.
 May import: frame, classify.runs, classify.statistics, featurize.core.
 """
 
@@ -12,6 +12,7 @@ from analysis.findings.answer import Answer, answer, best_pretrained, correction
 from analysis.findings.claims import Claim, claims
 from analysis.findings.learning import learning_curves
 from analysis.findings.measures import Measure
+from analysis.findings.notices import Notice, notices
 from analysis.findings.transfer import TRANSFER
 
 __all__ = [
@@ -19,10 +20,12 @@ __all__ = [
     "Answer",
     "Claim",
     "Measure",
+    "Notice",
     "answer",
     "best_pretrained",
     "claims",
     "correction",
     "learning_curves",
+    "notices",
     "text",
 ]

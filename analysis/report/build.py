@@ -2,23 +2,36 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.figures.confusion import counts_of, most_confused
-from analysis.findings import TRANSFER, Claim, Measure, answer, best_pretrained, claims, correction
+from analysis.findings import (
+    TRANSFER,
+    Claim,
+    Measure,
+    Notice,
+    answer,
+    best_pretrained,
+    claims,
+    correction,
+    notices,
+)
 from analysis.frame import comparison, headline, with_groups
 from analysis.report import captions
 from analysis.report.captions import FigureFolder, run_name
 from analysis.report.classes import confusion_parts, coverage_tables, recall_table
 from analysis.report.commands import reproduction
-from analysis.report.content import Number, Part, Report, Section, Table
+from analysis.report.content import Number, Part, PointMap, Report, Section, Table
+from analysis.report.dataset import dataset_section
+from analysis.report.explore import Exploration, explore
 from analysis.report.html import write_report
+from analysis.report.summary import write_summary
 from analysis.report.tables import ROWS_AT_FIRST, ranked_networks, ranking, write_comparison, write_mistakes
-from classify.runs import RunResult, head_name, read_predictions
+from classify.runs import CODES, RunResult, head_name, read_predictions
 from featurize.cache import read_info
 from featurize.core.errors import DataError, FrozenbenchError, first_line
 
@@ -52,9 +65,12 @@ ON_DEMAND = frozenset(
 
 
 def write_reports(
-    runs: Mapping[Path, RunResult], skipped: Sequence[tuple[Path, str]], out: Path
+    runs: Mapping[Path, RunResult],
+    skipped: Sequence[tuple[Path, str]],
+    out: Path,
+    ignored: Collection[str] = (),
 ) -> tuple[dict[str, list[str]], list[Path]]:
-    """Write comparison.csv, .md and .tex, the figures, a report and a list of mistakes for each test set.
+    """Write comparison.csv, .md and .tex, and for each test set figures, a list of mistakes, report.html and report.md.
 
     Reports of other test sets, written to this folder before, are moved to its folder `earlier`.
 
@@ -62,6 +78,7 @@ def write_reports(
         runs: from `classify.runs.load_runs`.
         skipped: the run directories that could not be used, each with the reason.
         out: the folder for everything; the same runs give the same bytes.
+        ignored: codes of findings to leave out, see `classify.runs.CODES`.
 
     Returns:
         The summary of each test set's report, and the paths written.
@@ -72,7 +89,8 @@ def write_reports(
     runs, damaged = with_predictions(runs)
     skipped = [*skipped, *damaged]
     table = comparison(runs)
-    written = write_comparison(table, out)
+    tables = write_comparison(table, out)
+    written = list(tables)
     summaries = {}
     test_sets = list(table.groupby("test_set", sort=False))
     for test_set, rows in test_sets:
@@ -80,12 +98,13 @@ def write_reports(
         own = {Path(run_dir): runs[Path(run_dir)] for run_dir in rows["run_dir"]}
         first = next(iter(own.values()))
         folder = FigureFolder(out / "figures", name, rows, max(first.support.values()) / first.test_rows)
-        report = build_report(rows, own, skipped, folder)
         suffix = "" if len(test_sets) == 1 else f"-{name}"
         best = best_pretrained(headline(rows))["run_dir"]
         mistakes = write_mistakes(Path(best), runs[Path(best)], out / f"mistakes{suffix}.csv")
+        report = build_report(rows, own, skipped, folder, [mistakes.name, *(path.name for path in tables)], ignored)
+        summary = write_summary(report, out / f"report{suffix}.md")
         page = write_report(report, out / f"report{suffix}.html")
-        written += [*folder.written, mistakes, page]
+        written += [*folder.written, mistakes, summary, page]
         summaries[name] = [report.answer, *(section.finding for section in report.sections[:4])]
     _put_aside_earlier_reports(out, written)
     return summaries, written
@@ -93,7 +112,7 @@ def write_reports(
 
 def _put_aside_earlier_reports(out: Path, written: Sequence[Path]) -> None:
     """Move reports and lists of mistakes that are not of these runs to the folder `earlier`."""
-    for path in sorted([*out.glob("report*.html"), *out.glob("mistakes*.csv")]):
+    for path in sorted([*out.glob("report*.html"), *out.glob("report*.md"), *out.glob("mistakes*.csv")]):
         if path not in written:
             (out / EARLIER).mkdir(exist_ok=True)
             path.replace(out / EARLIER / path.name)
@@ -130,30 +149,54 @@ def _check_predictions(run_dir: Path, result: RunResult) -> None:
 
 
 def build_report(
-    rows: pd.DataFrame, runs: Mapping[Path, RunResult], skipped: Sequence[tuple[Path, str]], folder: FigureFolder
+    rows: pd.DataFrame,
+    runs: Mapping[Path, RunResult],
+    skipped: Sequence[tuple[Path, str]],
+    folder: FigureFolder,
+    files: Sequence[str] = (),
+    ignored: Collection[str] = (),
 ) -> Report:
-    """The report on one test set, from its rows of `comparison` and their runs."""
+    """The report on one test set, from its rows of `comparison` and their runs.
+
+    Args:
+        rows: of `comparison`.
+        runs: by directory.
+        skipped: the run directories that could not be used, each with the reason.
+        folder: for the figures.
+        files: names of files beside the report.
+        ignored: codes of findings to leave out.
+    """
     shown = with_groups(headline(rows))
     found = claims(rows, runs)
     first = next(iter(runs.values()))
-    files = rows.drop_duplicates("features").sort_values("features")
+    caches = rows.drop_duplicates("features").sort_values("features")
+    best = best_pretrained(shown)
+    answered = answer(rows)
+    skipped_images = _skipped_images(runs)
+    explored = explore(shown, runs, best)
+    best_run = runs[Path(best["run_dir"])]
+    found_notices = notices(shown, runs, answered, len(skipped), len(skipped_images), ignored)
     return Report(
         title="What is a frozen network worth on these images?",
         subtitle=f"{first.dataset}: {first.test_rows:,} test images of {len(first.class_names):,} classes, "
         f"{len(runs):,} runs. Brackets and lines are 95% intervals.",
-        answer=answer(rows).sentence,
+        answer=answered.sentence,
         numbers=[large_number(claim.measure) for claim in found],
         ranking=ranking(shown, folder.chance.share),
         sections=[
             *_claim_sections(found, rows, shown, runs, folder),
+            *_findings_sections(found_notices),
             _heads_section(shown, runs, folder),
-            _pictures_section(shown, runs, folder),
+            _pictures_section(best, best_run, explored, folder),
+            dataset_section(runs, best_run, explored.album, len(skipped_images), folder.folder.parent, files),
         ],
         commands=reproduction(runs),
         versions=_versions(runs),
-        fingerprints={f"{row.features}, in {row.cache}.h5": row.fingerprint for row in files.itertuples()},
+        fingerprints={f"{row.features}, in {row.cache}.h5": row.fingerprint for row in caches.itertuples()},
         limits=_limits(shown, runs),
-        skipped=[*((path.as_posix(), reason) for path, reason in skipped), *_skipped_images(runs)],
+        skipped=[*((path.as_posix(), reason) for path, reason in skipped), *skipped_images],
+        thumbnails=explored.thumbnails,
+        data=explored.data,
     )
 
 
@@ -206,7 +249,7 @@ def _drawn(what: str, make: Callable[..., Any], *arguments: Any) -> tuple[list[P
         reason = f"Some figures are missing: {what}: {first_line(error)}"
         logger.log(logging.INFO if isinstance(error, DataError) else logging.WARNING, reason)
         return [], [reason]
-    return list(made) if isinstance(made, list) else [made], []
+    return made or [], []
 
 
 def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: FigureFolder) -> Section:
@@ -255,27 +298,42 @@ def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: 
     )
 
 
-def _pictures_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: FigureFolder) -> Section:
-    """Mistakes, a map of the vectors and nearest neighbours, as far as images and vectors still exist."""
-    best = best_pretrained(shown)
-    result = runs[Path(best["run_dir"])]
-    parts: list[Part] = []
-    notes = []
-    for what, make in (
-        ("mistakes", captions.mistakes_figure),
-        ("map", captions.map_figures),
-        ("neighbours", captions.neighbours_figure),
-    ):
-        made, reasons = _drawn(what, make, best, result, folder)
-        parts += made
-        notes += reasons
+def _findings_sections(found: Sequence[Notice]) -> list[Section]:
+    """What to look at, each with its code; no section if there is nothing."""
+    if not found:
+        return []
+    rows = []
+    for notice in found:
+        code = CODES[notice.code]
+        rows.append(
+            {
+                "code": notice.code,
+                "what": code.title,
+                "found here": notice.found,
+                "why it matters": code.matters,
+                "what to do": code.action,
+                "how it is found": code.found,
+            }
+        )
+    codes = ", ".join(dict.fromkeys(notice.code for notice in found))
+    table = Table("docs/findings.md explains each code.", pd.DataFrame(rows), extra=frozenset({"how it is found"}))
+    return [Section("Findings", f"Look at {codes}.", [table])]
+
+
+def _pictures_section(best: pd.Series, result: RunResult, explored: Exploration, folder: FigureFolder) -> Section:
+    """The images behind the figures; the figures of them are for papers only."""
+    _, notes = _drawn("mistakes", captions.mistakes_figure, best, result, folder)
+    _, more = _drawn("neighbours", captions.neighbours_figure, result, folder)
+    for part in explored.parts:
+        if isinstance(part, PointMap):
+            _, of_map = _drawn("map", captions.map_figure, part.points, part.labels, part.class_names, folder)
+            more += of_map
+    finding = "Which images are mistaken, which are alike, and where two heads differ."
     return Section(
-        title="Images and their vectors",
-        finding="What the mistakes look like, and which images have similar vectors."
-        if parts
-        else "The images and vectors are not available.",
-        parts=parts,
-        notes=notes,
+        title="Images",
+        finding=finding if explored.parts else "The images and vectors are not available.",
+        parts=explored.parts,
+        notes=[*explored.notes, *notes, *more],
     )
 
 

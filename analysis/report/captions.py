@@ -1,4 +1,4 @@
-"""Every figure of the report with its caption, and the text for readers who do not see it."""
+"""The figures of a report: those of the page with their captions, and those that are for papers only."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +13,8 @@ from analysis.figures.confusion import NAME_INCHES, WORST_PAIRS, class_order, co
 from analysis.figures.vector import inline_svg
 from analysis.findings import learning_curves, text
 from analysis.frame import headline
-from analysis.report.content import Drawing, Picture, PointMap
+from analysis.report.content import Drawing
 from classify.runs import RunResult, head_name, read_predictions
-from featurize.core.errors import DataError
 
 MISTAKES = 18
 BESIDE = 10  # classes at most of confusion matrices that stand side by side
@@ -25,6 +24,7 @@ NEIGHBOUR_ROWS = 6
 CHANCE = "Chance is the accuracy of always naming the most frequent class."
 CURVES_PER_KIND = 1
 CURVES = 6
+BIN_IMAGES = 10  # of a reliability diagram
 
 
 class FigureFolder:
@@ -58,18 +58,14 @@ class FigureFolder:
     def save(self, drawn: Figure, name: str, title: str, caption: str, alt: str) -> Drawing:
         """Save a figure as PNG and SVG with a title that names the data set, and return it for the page."""
         svg = inline_svg(drawn, name)  # the page has a heading of its own
-        self._write(drawn, name, title)
+        self.write(drawn, name, title)
         return Drawing(svg, caption, alt)
 
-    def save_picture(self, drawn: Figure, name: str, title: str, caption: str, alt: str) -> Picture:
-        """As `save`, for a figure of images: the page shows its PNG file."""
-        return Picture(self._write(drawn, name, title), caption, alt)
-
-    def _write(self, drawn: Figure, name: str, title: str) -> Path:
+    def write(self, drawn: Figure, name: str, title: str) -> None:
+        """Save a figure that the page does not show."""
         style.title(drawn, f"{self.dataset}: {title}")
         paths = style.save(drawn, self.folder / f"{name}-{self.test_set}")
         self.written += paths
-        return paths[0]
 
 
 def run_name(row: pd.Series) -> str:
@@ -83,30 +79,13 @@ def accuracy_text(row: pd.Series) -> str:
     return text.accuracy(row.accuracy, row.accuracy_low, row.accuracy_high)
 
 
-def class_key(class_names: Sequence[str]) -> str:
-    """A sentence on the classes that figures can only number, as no font has the letters of their names; or nothing."""
-    numbers = [number for number, name in enumerate(class_names) if not names.is_written(name)]
-    if not numbers:
-        return ""
-    if len(numbers) > style.MANY_CLASSES:
-        return " Classes with names in letters that the figures' font lacks are numbered in their order, from 0."
-    return " " + "; ".join(f"class {number}: {class_names[number]}" for number in numbers) + "."
-
-
-def accuracy_figure(shown: pd.DataFrame, folder: FigureFolder) -> Drawing:
+def accuracy_figure(shown: pd.DataFrame, folder: FigureFolder) -> None:
     """Accuracy of every head on every kind of features."""
     heads = {head_name(row) for row in shown.itertuples()}
     height = 2.6 + 0.5 * len(heads) + 0.3 * shown["features"].nunique()
     with style.figure(8, height) as (drawn, ax):
         charts.accuracy(shown, ax, folder.looks, folder.chance)
-        best = shown.iloc[0]
-        return folder.save(
-            drawn,
-            "accuracy",
-            "accuracy of each head",
-            f"Accuracy on the test images with 95% intervals, one line per head. {CHANCE}",
-            f"Dot plot of accuracy; the best is {run_name(best)} with {accuracy_text(best)}.",
-        )
+        folder.write(drawn, "accuracy", "accuracy of each head")
 
 
 def curves_figures(rows: pd.DataFrame, folder: FigureFolder) -> list[Drawing]:
@@ -173,10 +152,11 @@ def convergence_figures(rows: pd.DataFrame, runs: Mapping[Path, RunResult], fold
     return [picture]
 
 
-def confusion_figure(confusions: Mapping[str, np.ndarray], class_names: Sequence[str], folder: FigureFolder) -> Drawing:
+def confusion_figure(confusions: Mapping[str, np.ndarray], class_names: Sequence[str], folder: FigureFolder) -> None:
     """The confusion matrices of some runs, by name; of many classes, the most frequent mistakes."""
     if len(class_names) > style.MANY_CLASSES:
-        return _worst_pairs_figure(confusions, class_names, folder)
+        _worst_pairs_figure(confusions, class_names, folder)
+        return
     order = class_order(list(confusions.values()))
     side = max(3, 0.38 * len(class_names))
     room = max(map(names.width_of, names.fitted(class_names, NAME_INCHES, word="class")))
@@ -189,60 +169,35 @@ def confusion_figure(confusions: Mapping[str, np.ndarray], class_names: Sequence
             named, scale = (number == 1, number == columns) if beside else (True, True)
             confusion(counts, class_names, ax, order, named=named, scale=scale)
             ax.set_title(*names.fitted([name], side), fontsize=10)
-        return folder.save(
-            drawn,
-            "confusion",
-            "which classes are taken for which",
-            f"Predictions in percent of each true class. Similar classes stand side by side.{class_key(class_names)}",
-            "Confusion matrices of " + " and ".join(confusions) + ".",
-        )
+        folder.write(drawn, "confusion", "which classes are taken for which")
 
 
-def _worst_pairs_figure(
-    confusions: Mapping[str, np.ndarray], class_names: Sequence[str], folder: FigureFolder
-) -> Drawing:
+def _worst_pairs_figure(confusions: Mapping[str, np.ndarray], class_names: Sequence[str], folder: FigureFolder) -> None:
     """The most frequent mistakes of some runs, one above the other: a matrix of so many classes cannot be read."""
     with style.empty_figure(8, 0.6 + (1 + 0.38 * WORST_PAIRS) * len(confusions)) as drawn:
         axes = np.ravel(drawn.subplots(len(confusions), 1))
         for ax, (name, counts) in zip(axes, confusions.items(), strict=True):
             worst_pairs(counts, class_names, ax, folder.runs[name]["color"])
             ax.set_title(*names.fitted([name], 4), fontsize=10)
-        return folder.save(
-            drawn,
-            "confusion",
-            f"the most frequent mistakes among {len(class_names):,} classes",
-            f"The {WORST_PAIRS} most frequent mistakes among {len(class_names):,} classes: the share of the true class "
-            f"that is taken for another one, and the number of images.{class_key(class_names)}",
-            "The most frequent mistakes of " + " and ".join(confusions) + ".",
-        )
+        folder.write(drawn, "confusion", f"the most frequent mistakes among {len(class_names):,} classes")
 
 
-def recall_figure(rows: Mapping[str, pd.Series], runs: Mapping[str, RunResult], folder: FigureFolder) -> Drawing:
+def recall_figure(rows: Mapping[str, pd.Series], runs: Mapping[str, RunResult], folder: FigureFolder) -> None:
     """The recall of each class; of many classes, the lowest and the highest."""
     class_names = next(iter(runs.values())).class_names
     lines = min(charts.RECALL_LINES + 1, len(class_names))
     with style.figure(8, 2.2 + 0.34 * lines) as (drawn, ax):
         left_out = charts.recall(runs, ax, {name: folder.runs[run_name(row)] for name, row in rows.items()})
-        caption = "Recall with 95% intervals: the share of each class's images that is recognised."
-        which = f"each of {len(class_names):,} classes"
-        if left_out:
-            which = f"the worst and the best of {len(class_names):,} classes"
-            caption += f" Left out between the worst and the best: {len(left_out):,} of {len(class_names):,}."
-        return folder.save(
-            drawn,
-            "recall",
-            f"recall of {which}",
-            caption + class_key(class_names),
-            f"Recall of {which} for " + " and ".join(runs) + ".",
-        )
+        which = "the worst and the best" if left_out else "each"
+        folder.write(drawn, "recall", f"recall of {which} of {len(class_names):,} classes")
 
 
 def reliability_figures(runs: Mapping[str, RunResult], features: str, folder: FigureFolder) -> list[Drawing]:
     """Accuracy against confidence of the heads on the same features; `runs` by the head's name.
 
-    Empty if there are so few images that no head has two bins.
+    Empty if there are so few images that a bin has fewer than `BIN_IMAGES`, or there is one bin only.
     """
-    runs = {head: run for head, run in runs.items() if len(run.reliability) > 1}
+    runs = {head: run for head, run in runs.items() if _has_full_bins(run)}
     if not runs:
         return []
     looks = {}
@@ -261,69 +216,43 @@ def reliability_figures(runs: Mapping[str, RunResult], features: str, folder: Fi
     return [picture]
 
 
-def mistakes_figure(best: pd.Series, result: RunResult, folder: FigureFolder) -> list[Picture]:
-    """The head's most confident mistakes; empty if it makes none.
+def _has_full_bins(run: RunResult) -> bool:
+    return len(run.reliability) > 1 and min(part["rows"] for part in run.reliability) >= BIN_IMAGES
+
+
+def mistakes_figure(best: pd.Series, result: RunResult, folder: FigureFolder) -> None:
+    """The head's most confident mistakes, with the probability of the predicted class; nothing if it makes none.
 
     Raises:
         DataError: the images are gone or have changed.
     """
     wrong = pictures.most_confident_mistakes(read_predictions(Path(best["run_dir"])), MISTAKES)
     if wrong.empty:
-        return []
-    class_names = result.class_names
-    short = names.fitted(class_names, gallery.CAPTION_INCHES, gallery.CAPTION_SIZE, word="class")
-    captions, described = [], []
+        return
+    short = names.fitted(result.class_names, gallery.CAPTION_INCHES, gallery.CAPTION_SIZE, word="class")
+    captions = []
     for row in wrong.itertuples():
         confidence = style.percent(row.confidence, result.test_rows)
         captions.append(f"{short[row.label]}\ntaken for ({confidence})\n{short[row.predicted]}")
-        described.append(f"{class_names[row.label]}, taken for {class_names[row.predicted]} ({confidence})")
-    caption = "The most confident mistakes, with the probability of the predicted class."
     if "path" in wrong:
-        caption += " The last line is the file."
         files = [Path(path).name for path in wrong["path"]]
         shown = [names.shortened(file, gallery.CAPTION_INCHES, gallery.CAPTION_SIZE) for file in files]
         captions = [f"{text}\n{file}" for text, file in zip(captions, shown, strict=True)]
-        described = [f"{text}, {path}" for text, path in zip(described, wrong["path"], strict=True)]
     images = pictures.test_images(result, wrong["id"].to_numpy())
     with style.empty_figure(8.1, 0.4 + 2 * -(-len(wrong) // gallery.IMAGES_PER_ROW)) as drawn:
         gallery.mistakes(images, captions, drawn)
-        caption += class_key(class_names)
-        alt = "; ".join(described) + "."
-        return [folder.save_picture(drawn, "mistakes", "the most confident mistakes", caption, alt)]
+        folder.write(drawn, "mistakes", "the most confident mistakes")
 
 
-def map_figures(best: pd.Series, result: RunResult, folder: FigureFolder) -> list[Picture | PointMap]:
-    """A map of the test images' vectors: a picture, or the interactive map if the images still exist.
-
-    Raises:
-        DataError: the vectors are gone or have changed.
-    """
-    test = pictures.features(result, "test")
-    rows = pictures.map_rows(len(test.y))
-    points, labels, class_names = pictures.embedding(test.x[rows]), test.y[rows], result.class_names
-    caption = (
-        f"{len(rows):,} test images; images with similar vectors are near one another (50 principal components, then "
-        "t-SNE). Distances between groups mean little."
-    )
+def map_figure(points: np.ndarray, labels: np.ndarray, class_names: Sequence[str], folder: FigureFolder) -> None:
+    """The map of the vectors, for papers: points (n, 2) and labels (n,) of its images."""
     with style.figure(7, 6.4) as (drawn, ax):
         gallery.vector_map(points, labels, class_names, ax)
-        alt = "Map of the vectors, coloured by class."
-        title = "map of the images by their vectors"
-        picture = folder.save_picture(drawn, "map", title, caption + class_key(class_names), alt)
-    try:
-        images = pictures.test_images(result, test.ids[rows])
-    except DataError:
-        return [picture]
-    predicted = read_predictions(Path(best["run_dir"])).set_index("id")["predicted"]
-    captions = []
-    for label, guess in zip(labels, predicted.loc[test.ids[rows]], strict=True):
-        name = class_names[label]
-        captions.append(name if label == guess else f"{name}, taken for {class_names[guess]}")
-    return [PointMap(points, labels, class_names, captions, images, caption)]
+        folder.write(drawn, "map", "map of the images by their vectors")
 
 
-def neighbours_figure(_: pd.Series, result: RunResult, folder: FigureFolder) -> list[Picture]:
-    """A test image of some classes, and the training images with the nearest vectors.
+def neighbours_figure(result: RunResult, folder: FigureFolder) -> None:
+    """The first test image of some classes, and the training images with the nearest vectors (cosine).
 
     Raises:
         DataError: the images or vectors are gone or have changed.
@@ -337,12 +266,4 @@ def neighbours_figure(_: pd.Series, result: RunResult, folder: FigureFolder) -> 
     with style.empty_figure(8.1, 0.4 + 1.35 * len(queries)) as drawn:
         labels = test.y[queries].tolist()
         gallery.neighbours(images, labels, found, train.y[nearest], result.class_names, drawn)
-        picture = folder.save_picture(
-            drawn,
-            "neighbours",
-            "test images and the training images with the nearest vectors",
-            "Left: the first test image of some classes. Right: the training images with the nearest vectors (cosine). "
-            f"A dashed frame marks another class.{class_key(result.class_names)}",
-            "Nearest neighbours in the space of the vectors.",
-        )
-    return [picture]
+        folder.write(drawn, "neighbours", "test images and the training images with the nearest vectors")

@@ -2,20 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A PNG file with its caption; `alt` describes it to readers who do not see it."""
-
-    path_png: Path
-    caption: str
-    alt: str
 
 
 @dataclass(frozen=True)
@@ -107,13 +98,42 @@ class PointMap:
 
     points: np.ndarray  # (n, 2), finite; drawn at the same scale in both directions
     labels: np.ndarray  # (n,) integers, 0..K-1
-    class_names: list[str]  # K
-    captions: list[str]  # n texts below the images
-    thumbnails: np.ndarray  # (n, h, w, 3) uint8 RGB; shrunk to 32 pixels if they are larger
+    class_names: Sequence[str]  # K
+    captions: Sequence[str]  # n texts below the images
+    images: Sequence[int]  # their numbers among the report's thumbnails; -1 for none
     caption: str  # of the map
 
 
-Part = Picture | Drawing | Table | Matrix | PointMap
+@dataclass(frozen=True)
+class Tiles:
+    """Rows of thumbnails: a title, and the numbers of images with their captions."""
+
+    caption: str
+    rows: Sequence[tuple[str, Sequence[tuple[int, str]]]]
+
+
+class Link(NamedTuple):
+    """A file beside the report."""
+
+    text: str
+    href: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Values by their names."""
+
+    pairs: Mapping[str, str | Link]
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """The place where scripts show the images behind the figures, from the report's `data`."""
+
+    caption: str
+
+
+Part = Drawing | Table | Matrix | PointMap | Tiles | Facts | Explorer
 
 
 @dataclass(frozen=True)
@@ -150,3 +170,5 @@ class Report:
     fingerprints: dict[str, str]  # hexadecimal digits by the name of what they identify
     limits: list[str]  # what the numbers do not show
     skipped: list[tuple[str, str]]  # runs and files that could not be used, each with the reason
+    thumbnails: Sequence[np.ndarray] = ()  # images, uint8 RGB (height, width, 3), which parts know by their numbers
+    data: Mapping[str, Any] = field(default_factory=dict)  # for the scripts, see `analysis.report.explore`

@@ -10,20 +10,25 @@ import hashlib
 import io
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from analysis.report.content import Drawing, Interval, Matrix, Part, Picture, PointMap, Report, Table
+from analysis.report.content import Drawing, Interval, Matrix, Part, PointMap, Report, Table
 from featurize.core.errors import DataError
 from featurize.core.files import written_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
-OWN = {"css": ("report.css", "figures.css"), "js": ("report.js", "tables.js", "map.js")}
+OWN = {
+    "css": ("report.css", "figures.css"),
+    "js": ("report.js", "tables.js", "sheet.js", "filters.js", "map.js", "explore.js"),
+}
 MOST_BYTES = 5_000_000  # of the whole file
-THUMBNAIL = 32  # pixels, the longer side
+TILES = ((96, 400), (48, 1200), (32, math.inf))  # the side of a thumbnail in pixels, and up to how many images
+LONGEST_NUMBER = 30  # letters of a number with its interval; longer cells are sentences
 MAP_WIDTH, MAP_HEIGHT, MAP_MARGIN = 1000, 750, 20
 MARKERS = (
     "M-7 0a7 7 0 1 0 14 0a7 7 0 1 0-14 0z",  # circle
@@ -51,7 +56,7 @@ def write_report(report: Report, path: Path) -> Path:
         `path`.
 
     Raises:
-        DataError: a picture is missing or not a PNG file, or the report would exceed 5 MB.
+        DataError: the report would exceed 5 MB.
         OSError: the folder cannot be written to, or the disk is full.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -71,6 +76,7 @@ def write_report(report: Report, path: Path) -> Path:
         report=report,
         numbers=[{"number": number, **_interval(number.scale)} for number in report.numbers],
         ranking=_table(report.ranking),
+        sheet=_sheet(report.thumbnails),
         sections=sections,
         markers=MARKERS,
         sources=sources,
@@ -78,10 +84,9 @@ def write_report(report: Report, path: Path) -> Path:
     )
     content = page.encode()
     if len(content) > MOST_BYTES:
-        pictures = sum("src" in part for _, parts in sections for part in parts)
         raise DataError(
-            f"{path} would have {len(content) / 1e6:.1f} MB, expected at most {MOST_BYTES / 1e6:g} MB; leave out or "
-            f"draw smaller some of its {pictures} pictures"
+            f"{path} would have {len(content) / 1e6:.1f} MB, expected at most {MOST_BYTES / 1e6:g} MB, as it has "
+            f"{len(report.thumbnails):,} thumbnails"
         )
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
@@ -102,15 +107,15 @@ def _allowed(value: Any) -> Any:
 
 def _part(part: Part) -> dict[str, Any]:
     """The variables of a part's template."""
-    if isinstance(part, Picture):
-        return {"kind": "picture", "part": part, **_picture(part.path_png)}
     if isinstance(part, Drawing):
         return {"kind": "drawing", "part": part, "svg": Markup(part.svg)}
     if isinstance(part, Table):
         return _table(part)
     if isinstance(part, Matrix):
         return {"kind": "matrix", "part": part, "rows": _matrix_rows(part)}
-    return {"kind": "map", "part": part, **_map(part)}
+    if isinstance(part, PointMap):
+        return {"kind": "map", "part": part, **_map(part)}
+    return {"kind": type(part).__name__.lower(), "part": part}
 
 
 def _matrix_rows(part: Matrix) -> list[tuple[int, list[tuple[int, int, str, int]]]]:
@@ -187,25 +192,8 @@ def _interval(scale: tuple[float, float, float, float] | None) -> dict[str, Any]
 
 def _is_numeric(column: list[str]) -> bool:
     """Whether a column is aligned as numbers: it may hold a few repeated words, such as "never" or "-"."""
-    words = [cell for cell in column if not NUMBER.match(cell)]
+    words = [cell for cell in column if not NUMBER.match(cell) or len(cell) > LONGEST_NUMBER]
     return len(column) - len(words) >= max(1, len(set(words)))
-
-
-def _picture(path: Path) -> dict[str, Any]:
-    """A PNG file as a data URI, and its size in CSS pixels as drawn."""
-    from PIL import Image
-
-    try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            image.load()
-            scale = 96 / image.info.get("dpi", (96, 96))[0]
-            width, height = (round(scale * side) for side in image.size)
-    except (OSError, SyntaxError, ValueError) as error:  # the last two are Pillow's for broken chunks
-        raise DataError(
-            f"{path} cannot be put into the report: {error}; draw it again with frozenbench analysis"
-        ) from error
-    return {"src": _data_uri("png", content), "width": width, "height": height}
 
 
 def _map(drawn: PointMap) -> dict[str, Any]:
@@ -216,31 +204,35 @@ def _map(drawn: PointMap) -> dict[str, Any]:
     centre = np.array([MAP_WIDTH / 2, MAP_HEIGHT / 2])
     positions = (drawn.points - (low + high) / 2) * scale * [1, -1] + centre  # in SVG, y points down
     points = []
-    for (x, y), label, caption in zip(positions, drawn.labels, drawn.captions, strict=True):
-        points.append((f"{x:.1f}", f"{y:.1f}", int(label), caption))
-    return {"points": points, "size": (MAP_WIDTH, MAP_HEIGHT), "colours": COLOURS, **_sheet(drawn.thumbnails)}
+    for (x, y), label, caption, image in zip(positions, drawn.labels, drawn.captions, drawn.images, strict=True):
+        points.append((f"{x:.1f}", f"{y:.1f}", int(label), caption, image))
+    return {"points": points, "size": (LONGEST_NUMBER = 30  # letters of a number with its interval; longer cells are sentences
+MAP_WIDTH, MAP_HEIGHT), "colours": COLOURS}
 
 
-def _sheet(thumbnails: np.ndarray) -> dict[str, Any]:
-    """Images (n, h, w, 3) as one picture, row by row, and `tile`: width and height of each, and their number in a row.
+def _sheet(thumbnails: Sequence[np.ndarray]) -> dict[str, Any] | None:
+    """Images as one picture, row by row, in square tiles: their side, and the number of columns and rows.
 
-    One picture of 2,000 images takes far less space than 2,000 pictures.
+    One picture of 2,000 images takes far less space than 2,000 pictures. The more images, the smaller they are.
     """
     from PIL import Image
 
-    images = [Image.fromarray(pixels) for pixels in thumbnails]
-    for image in images:
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-    width, height = images[0].size
-    columns = int(np.ceil(np.sqrt(len(images))))
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * width, rows * height))
-    for number, image in enumerate(images):
+    if not len(thumbnails):
+        return None
+    most = next(side for side, count in TILES if len(thumbnails) <= count)
+    side = min(most, max(max(pixels.shape[:2]) for pixels in thumbnails))
+    columns = math.ceil(math.sqrt(len(thumbnails)))
+    rows = -(-len(thumbnails) // columns)
+    sheet = Image.new("RGB", (columns * side, rows * side), "gray")
+    for number, pixels in enumerate(thumbnails):
+        image = Image.fromarray(pixels)
+        image.thumbnail((side, side))
         row, column = divmod(number, columns)
-        sheet.paste(image, (column * width, row * height))
+        left, top = (side - image.width) // 2, (side - image.height) // 2
+        sheet.paste(image, (column * side + left, row * side + top))
     buffer = io.BytesIO()
-    sheet.save(buffer, "WEBP", quality=80)
-    return {"src": _data_uri("webp", buffer.getvalue()), "tile": [width, height, columns]}
+    sheet.save(buffer, "WEBP", quality=75)
+    return {"src": _data_uri("webp", buffer.getvalue()), "side": side, "columns": columns, "rows": rows}
 
 
 def _data_uri(kind: str, content: bytes) -> str:

@@ -4,6 +4,7 @@ May import: featurize.core, featurize.cache.
 """
 
 from classify.runs.card import CARD, model_card
+from classify.runs.codes import CODES, Code, check_codes, code_of, coded
 from classify.runs.persist import AGAIN, GUARANTEE, HEAD, load_guarantee, load_head, save_head, save_own_head
 from classify.runs.results import (
     RESULT,
@@ -23,12 +24,17 @@ from classify.runs.words import head_name, markdown_table
 __all__ = [
     "AGAIN",
     "CARD",
+    "CODES",
     "GUARANTEE",
     "HEAD",
     "RESULT",
     "SET_COVERAGE",
+    "Code",
     "LoadedRuns",
     "RunResult",
+    "check_codes",
+    "code_of",
+    "coded",
     "find_run",
     "head_name",
     "load_guarantee",

@@ -76,8 +76,8 @@ def check_train(train: Survey, class_weight: str | None = None) -> list[str]:
         class_weight: of the head: `balanced`, or None.
 
     Returns:
-        A warning, one line each, for unequal classes, constant features, and equal vectors with different
-        labels.
+        Warnings, one line each with its code (see `classify.runs.CODES`): unequal classes, constant features, and
+        equal vectors with different labels.
 
     Raises:
         HeadError: no head can be trained on the rows.
@@ -88,18 +88,18 @@ def check_train(train: Survey, class_weight: str | None = None) -> list[str]:
     if is_imbalanced(counts):
         advice = "" if class_weight else ", and --class-weight balanced gives each class the same weight"
         warnings.append(
-            f"classes are unequal: {counts[largest]:,} training images of {train.class_names[largest]}, "
+            f"FB001: classes are unequal: {counts[largest]:,} training images of {train.class_names[largest]}, "
             f"{counts[smallest]:,} of {train.class_names[smallest]}; macro F1 says more than accuracy here{advice}"
         )
     # A few units in float32's last place are no variation, but scaling would blow them up like any other.
     low, high = train.low.astype(np.float64), train.high.astype(np.float64)
     if constant := int(np.isclose(low, high, rtol=1e-6, atol=0).sum()):
-        warnings.append(f"{constant:,} of {len(low):,} features are constant over the training rows")
+        warnings.append(f"FB002: {constant:,} of {len(low):,} features are constant over the training rows")
     # A digest that remains twice among the distinct pairs of vector and label has several labels.
     _, distinct = np.unique(_digests_with_labels(train), return_index=True)
     digests, labels = np.unique(train.digests[distinct], return_counts=True)
     if ambiguous := int(np.isin(train.digests, digests[labels > 1]).sum()):
-        warnings.append(f"{ambiguous:,} of {len(train.y):,} training vectors equal one of another class")
+        warnings.append(f"FB003: {ambiguous:,} of {len(train.y):,} training vectors equal one of another class")
     return warnings
 
 
@@ -120,8 +120,8 @@ def check_overlap(train: Survey, test: Survey) -> list[str]:
         return []
     other_label = found & ~np.isin(_digests_with_labels(test), _digests_with_labels(train))
     return [
-        f"{found.sum():,} of {len(test.y):,} test vectors are training vectors too, {other_label.sum():,} of them "
-        "under another label: accuracy on them says nothing about new images"
+        f"FB004: {found.sum():,} of {len(test.y):,} test vectors are training vectors too, {other_label.sum():,} of "
+        "them under another label: accuracy on them says nothing about new images"
     ]
 
 

@@ -20,6 +20,7 @@ from classify.runs import (
     GUARANTEE,
     HEAD,
     RunResult,
+    coded,
     model_card,
     new_run,
     save_head,
@@ -37,7 +38,7 @@ from classify.training.rows import now, open_test_split, rows_in_memory, trainin
 from classify.training.time_limit import HeadTimeoutError, run_with_limit
 from classify.training.tuning import Measure, Settings, run_trial, tune
 from featurize.cache import CacheInfo, FeatureRows, Features, read_labels, read_paths
-from featurize.core.environment import library_versions
+from featurize.core.environment import library_versions, processor_name
 from featurize.core.errors import DataError, HeadError
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def train_head(
     else:
         rows, evaluation = len(train.y), evaluate_head(fitted, test)
         warnings += check_overlap(train_survey, survey(test, "test", job.threads, client))
-    warnings += fitted.warnings
+    warnings += [coded("FB005", warning) for warning in fitted.warnings]
     for warning in warnings:
         logger.warning("%s: %s", fitted.name, warning)
     result = _run_result(job, rows, fitted, evaluation, opened, warnings)
@@ -303,7 +304,7 @@ def _run_result(
         head_bytes=0,
         cache=str(info.path),
         versions=library_versions(VERSIONS_OF),
-        machine=f"{os.cpu_count()} cores, {platform.machine()}",
+        machine=", ".join(filter(None, [f"{os.cpu_count()} cores", platform.machine(), processor_name()])),
         finished=now(),
         own_head=job.model if is_own(job.model) else "",
         **coverage,

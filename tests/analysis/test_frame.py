@@ -1,9 +1,10 @@
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from tiny_runs import PIXELS, RUNS, make_result, write_runs
 
-from analysis.frame import COLUMNS, comparison, epoch_near_end, headline, training_cost, with_groups
+from analysis.frame import COLUMNS, comparison, epoch_near_end, headline, pair_counts, training_cost, with_groups
 from classify import load_runs
 from featurize.core.errors import DataError
 
@@ -95,3 +96,14 @@ def test_the_epoch_near_the_end() -> None:
     assert epoch_near_end([0.3, 0.71, 0.73, 0.8]) == 3  # 90% of 0.8 is 0.72
     assert epoch_near_end([0.9, 0.5, 0.5]) == 1
     assert epoch_near_end([0.5]) == 1
+
+
+def test_pair_counts() -> None:
+    predictions = {
+        "a": pd.DataFrame({"id": [1, 2, 3, 4, 5, 6], "label": 0, "predicted": [0, 0, 0, 0, 1, 1]}),
+        "b": pd.DataFrame({"id": [1, 2, 3, 4, 5, 6], "label": 0, "predicted": [1, 1, 1, 0, 0, 1]}),
+    }
+    found = pair_counts(predictions)
+    assert found["a", "b"] == (1, 3, 1, 1, 0.625)
+    assert found["b", "a"] == (1, 1, 3, 1, 0.625)
+    assert found["a", "a"] == (4, 0, 0, 2, 1)

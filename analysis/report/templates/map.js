@@ -1,4 +1,15 @@
-// Maps show the image of the point under the pointer, or of the point that the arrow keys reach.
+// Maps show the image of the point under the pointer, or of the point that the arrow keys reach. A click or Enter picks
+// the image; a line that is drawn around some points, the lasso, selects them.
+const isInside = (point, line) => {
+  let inside = false;
+  line.forEach((one, index) => {
+    const other = line[(index || line.length) - 1];
+    const crosses = one.y > point.y !== other.y > point.y;
+    if (crosses && point.x < ((other.x - one.x) * (point.y - one.y)) / (other.y - one.y) + one.x) inside = !inside;
+  });
+  return inside;
+};
+
 for (const map of document.querySelectorAll(".map")) {
   const plane = map.querySelector(".plane");
   const svg = plane.querySelector("svg");
@@ -6,8 +17,8 @@ for (const map of document.querySelectorAll(".map")) {
   const ring = svg.querySelector(".ring");
   const output = plane.querySelector("output");
   const canvas = output.querySelector("canvas");
-  const sheet = map.querySelector(".sheet");
-  const [width, height, columns] = JSON.parse(map.dataset.tile);
+  const lasso = svg.querySelector(".lasso");
+  let line = null;  // of the lasso that is being drawn
   let points = all;
   let current = null;
 
@@ -18,8 +29,8 @@ for (const map of document.querySelectorAll(".map")) {
     ring.setAttribute("cx", point.x);
     ring.setAttribute("cy", point.y);
     output.querySelector("span").textContent = point.dot.dataset.caption;
-    const [left, top] = [(point.index % columns) * width, Math.floor(point.index / columns) * height];
-    canvas.getContext("2d").drawImage(sheet, left, top, width, height, 0, 0, canvas.width, canvas.height);
+    if (point.dot.dataset.image) draw(canvas, Number(point.dot.dataset.image));
+    else canvas.hidden = true;
     const box = svg.viewBox.baseVal;  // beside the point, on the side where there is room
     output.style.left = `${(100 * point.x) / box.width}%`;
     output.style.top = `${(100 * point.y) / box.height}%`;
@@ -27,22 +38,47 @@ for (const map of document.querySelectorAll(".map")) {
   };
   const nearest = (among, distance) => among.reduce((best, point) => (distance(point) < distance(best) ? point : best), among[0]);
 
+  const place = (event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+  const pick = (point) => point.dot.dataset.image && tell("pick", Number(point.dot.dataset.image));
+  const drawLasso = (at) => {
+    line.push(at);
+    lasso.setAttribute("d", `M${line.map(({ x, y }) => `${x.toFixed()} ${y.toFixed()}`).join("L")}Z`);
+  };
+  const finish = () => {
+    const drawn = line ?? [];
+    line = null;
+    if (drawn.length < 4) {
+      lasso.setAttribute("d", "");
+      if (current && plane.classList.contains("shown")) pick(current);
+      return;
+    }
+    const inside = points.filter((point) => isInside(point, drawn) && point.dot.dataset.image);
+    tell("lasso", inside.map(({ dot }) => Number(dot.dataset.image)));
+  };
+  document.addEventListener("cleared", () => lasso.setAttribute("d", ""));
+
   const pointed = (event) => {
     const matrix = svg.getScreenCTM();
-    const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(matrix.inverse());
+    const at = place(event);
+    if (line) drawLasso(at);
     const distance = (point) => Math.hypot(point.x - at.x, point.y - at.y);
     const point = nearest(points, distance);
     if (distance(point) * matrix.a < 20) show(point);  // CSS pixels
     else hide();
   };
   plane.addEventListener("pointermove", pointed);
-  plane.addEventListener("pointerdown", pointed);
+  plane.addEventListener("pointerdown", (event) => {
+    line = event.pointerType === "touch" ? null : [place(event)];  // a finger scrolls the page
+    pointed(event);
+  });
+  plane.addEventListener("pointerup", finish);
   plane.addEventListener("pointerleave", hide);
   plane.addEventListener("focus", () => plane.matches(":focus-visible") && show(current ?? points[0]));
   plane.addEventListener("blur", hide);
   plane.addEventListener("keydown", (event) => {
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (event.key === "Escape") hide();
+    if (event.key === "Enter" && current) pick(current);
     if (!way) return;
     event.preventDefault();
     const start = current ?? points[0];
@@ -54,7 +90,7 @@ for (const map of document.querySelectorAll(".map")) {
 
   const buttons = [...map.querySelectorAll(".legend button")];
   buttons.forEach((button, label) => {
-    const ofClass = ({ dot }) => dot.dataset.label === String(label);
+    const ofClass = ({ dot }) => dot.dataset.class === String(label);
     button.disabled = !all.some(ofClass);
     button.addEventListener("click", () => {
       const only = button.ariaPressed !== "true";

@@ -13,8 +13,8 @@ from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import WebDriverWait
-from tiny_reports import COLOURS, HOSTILE, make_map, make_report, report_filled_with
+from selenium.webdriver.support.ui import Select, WebDriverWait
+from tiny_reports import COLOURS, DATA, HOSTILE, make_map, make_report, report_filled_with
 
 from analysis.report.content import Report, Section, Table
 from analysis.report.html import write_report
@@ -64,7 +64,7 @@ def page(browser: webdriver.Chrome, tmp_path: Path) -> webdriver.Chrome:
     """The report of `make_report`, opened from its file at a desktop's size in the light theme."""
     media(browser)
     size(browser, 1280, 900)
-    show(browser, make_report(tmp_path), tmp_path)
+    show(browser, make_report(), tmp_path)
     return browser
 
 
@@ -122,11 +122,11 @@ def press(page: webdriver.Chrome, *keys: str) -> None:
 
 
 def test_it_opens_without_errors_or_requests(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    address = show(browser, make_report(tmp_path), tmp_path)
+    address = show(browser, make_report(), tmp_path)
     assert browser.get_log("browser") == []
     assert requests(browser) == {address}
     assert browser.title == "Does it help?"
-    assert all(image.get_property("naturalWidth") > 0 for image in find_all(browser, "img"))
+    assert browser.execute_script("return sheet.naturalWidth") == 96
 
 
 def test_folds_are_closed_until_they_are_asked_for(page: webdriver.Chrome, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_without_scripts_the_page_is_complete(page: webdriver.Chrome, tmp_path: 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_names_do_nothing(browser: webdriver.Chrome, tmp_path: Path, text: str) -> None:
-    address = show(browser, report_filled_with(tmp_path, text), tmp_path)
+    address = show(browser, report_filled_with(text), tmp_path)
     actions(browser).move_to_element(find(browser, ".plane use")).perform()
     assert find(browser, "output span").get_property("textContent") == text
     assert browser.execute_script("return window.hacked") is None
@@ -192,7 +192,7 @@ def test_hostile_names_do_nothing(browser: webdriver.Chrome, tmp_path: Path, tex
 
 
 def test_what_is_slipped_in_neither_runs_nor_loads(browser: webdriver.Chrome, tmp_path: Path) -> None:
-    path = write_report(make_report(tmp_path), tmp_path / "report.html")
+    path = write_report(make_report(), tmp_path / "report.html")
     page = path.read_text("utf-8")
     with socket.create_server(("127.0.0.1", 0)) as server:
         image = f"<img src='http://127.0.0.1:{server.getsockname()[1]}/x.png' onerror='hacked = true'>"
@@ -211,7 +211,7 @@ def test_no_page_is_wider_than_the_screen(page: webdriver.Chrome, tmp_path: Path
     long = "a_name_without_any_space_" * 8
     wide = Table(long, pd.DataFrame([[long, *range(20)]], columns=[f"column {number}" for number in range(21)]))
     sections = [Section(long, long, [wide, make_map(class_names=[long] * 3)], [long])]
-    show(page, make_report(tmp_path, title=long, answer=long, sections=sections, commands=[long]), tmp_path)
+    show(page, make_report(title=long, answer=long, sections=sections, commands=[long]), tmp_path)
     widths = page.execute_script("const page = document.documentElement; return [page.scrollWidth, page.clientWidth]")
     assert widths[0] == widths[1]
     inner = page.execute_script(
@@ -256,7 +256,7 @@ def test_tables_sort_by_the_mouse(page: webdriver.Chrome) -> None:
 def test_signs_and_bounds_sort_as_numbers(page: webdriver.Chrome, tmp_path: Path) -> None:
     cells = ["+3.1", "never", "\u22122.0", "-10", "\u2264 1", "1,000", "1e-3", "always"]
     table = Table("x", pd.DataFrame({"name": cells, "gain": cells}))
-    show(page, make_report(tmp_path, sections=[Section("A", "B", [table])]), tmp_path)
+    show(page, make_report(sections=[Section("A", "B", [table])]), tmp_path)
     find_all(page, f"{TABLE} thead button")[1].click()
     assert column(page, 2) == ["-10", "\u22122.0", "1e-3", "\u2264 1", "+3.1", "1,000", "always", "never"]
 
@@ -293,12 +293,12 @@ def test_contrast(page: webdriver.Chrome, theme: str) -> None:
     find(page, ".legend button").click()
     text = "h1, h2, h3, p, li, a, button, figcaption, th, td, code, dt, dd, output"
     assert page.execute_script(TOO_FAINT, text, "color", 4.5) == []
-    assert page.execute_script(TOO_FAINT, "use:not(.faded)", "fill", 3) == []
+    assert page.execute_script(TOO_FAINT, ".plane use:not(.faded), li button use", "fill", 3) == []
 
 
 def test_every_colour_of_a_map_stands_out(page: webdriver.Chrome, tmp_path: Path) -> None:
     drawn = make_map(class_names=[str(number) for number in range(70)])
-    show(page, make_report(tmp_path, sections=[Section("A", "B", [drawn])]), tmp_path)
+    show(page, make_report(sections=[Section("A", "B", [drawn])]), tmp_path)
     fills = page.execute_script(
         "return [...document.querySelectorAll('li use')].map((dot) => getComputedStyle(dot).fill)"
     )
@@ -324,7 +324,7 @@ def preview(page: webdriver.Chrome) -> str | None:
         return None
     text = str(find(page, "output span").text)
     pixel = page.execute_script(
-        "const canvas = document.querySelector('canvas');"
+        "const canvas = document.querySelector('output canvas');"
         "return [...canvas.getContext('2d').getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data]"
     )
     assert abs(COLOURS[int(text.removeprefix("image "))] - pixel[:3]).max() <= 12
@@ -374,7 +374,7 @@ def test_one_class_of_the_map_can_be_shown_alone(page: webdriver.Chrome) -> None
     ant.click()
     bee.click()
     assert [button.get_dom_attribute("aria-pressed") for button in (ant, bee)] == ["false", "true"]
-    faded = [dot.get_dom_attribute("data-label") for dot in find_all(page, ".plane use.faded")]
+    faded = [dot.get_dom_attribute("data-class") for dot in find_all(page, ".plane use.faded")]
     assert faded == ["0", "2", "0", "2"]
     assert float(style(page, ".faded", "opacity")) < 0.2
     actions(page).move_to_element(find_all(page, ".plane use")[0]).perform()
@@ -387,12 +387,12 @@ def test_one_class_of_the_map_can_be_shown_alone(page: webdriver.Chrome) -> None
 
 def test_a_class_without_points_cannot_be_chosen(page: webdriver.Chrome, tmp_path: Path) -> None:
     drawn = make_map(class_names=["ant", "bee", "cow", "dog"])
-    show(page, make_report(tmp_path, sections=[Section("A", "B", [drawn])]), tmp_path)
+    show(page, make_report(sections=[Section("A", "B", [drawn])]), tmp_path)
     assert [button.is_enabled() for button in find_all(page, ".legend button")] == [True, True, True, False]
 
 
 def test_two_maps_do_not_disturb_each_other(page: webdriver.Chrome, tmp_path: Path) -> None:
-    show(page, make_report(tmp_path, sections=[Section("A", "B", [make_map(), make_map()])]), tmp_path)
+    show(page, make_report(sections=[Section("A", "B", [make_map(), make_map()])]), tmp_path)
     actions(page).move_to_element(find_all(page, ".plane use")[9]).perform()
     assert [output.is_displayed() for output in find_all(page, "output")] == [False, True]
 
@@ -411,3 +411,108 @@ def test_print_is_light_and_without_controls(page: webdriver.Chrome) -> None:
     assert not any(element.is_displayed() for element in find_all(page, "#theme, .menu, output, .screen"))
     assert find(page, "table").is_displayed()
     assert style(page, ".scroll", "overflowX") == "visible"
+
+
+def shown(page: webdriver.Chrome) -> list[str]:
+    """The captions of the thumbnails that are shown; the colour of each is checked."""
+    script = (
+        "return [...document.querySelectorAll('#explore > .tiles canvas')].map((canvas) => "
+        "[...canvas.getContext('2d').getImageData(32, 32, 1, 1).data].slice(0, 3))"
+    )
+    captions = [tile.text for tile in find_all(page, "#explore > .tiles .tile")]
+    numbers = [min(range(6), key=lambda k: abs(COLOURS[k] - pixel).max()) for pixel in page.execute_script(script)]
+    labels = [DATA["classes"][DATA["labels"][number]] for number in numbers]
+    assert [caption.partition(",")[0] for caption in captions] == labels
+    return captions
+
+
+def choose(page: webdriver.Chrome, selector: str, text: str) -> None:
+    Select(find(page, selector)).select_by_visible_text(text)
+
+
+SHOW = "#explore label:nth-of-type(3) select"
+
+
+def test_two_runs_side_by_side(page: webdriver.Chrome) -> None:
+    assert shown(page) == ["bee", "ant"]  # right by the svm, wrong by knn
+    cells = [cell.text for cell in find_all(page, ".mcnemar td")]
+    assert cells == ["2", "3", "1", "1"]
+    assert "p 0.625" in find(page, ".pair").text
+    choose(page, SHOW, "A wrong, B right")
+    assert shown(page) == ["cow, taken for ant", "bee, taken for ant"]
+    choose(page, SHOW, "both wrong")
+    assert shown(page) == []
+    choose(page, SHOW, "all images")
+    assert len(shown(page)) == 5
+    assert "5 of 7 test images have a thumbnail" in find(page, ".status").text
+    choose(page, "#explore label:nth-of-type(1) select", "knn")
+    assert find_all(page, ".mcnemar") == []  # A and B are the same
+    choose(page, "#explore label:nth-of-type(2) select", "svm")
+    assert [cell.text for cell in find_all(page, ".mcnemar td")] == ["2", "1", "3", "1"]
+
+
+@pytest.mark.parametrize("how", ["mouse", "keyboard"])
+def test_a_cell_of_the_matrix_shows_its_images(page: webdriver.Chrome, how: str) -> None:
+    ant_as_cow = find(page, ".matrix tr[data-class='0'] td[data-predicted='2']")
+    assert ant_as_cow.find_elements("css selector", "button") == []  # no image
+    cell = find(page, ".matrix tr[data-class='0'] td[data-predicted='0'] button")
+    assert cell.accessible_name == "ant taken for ant: 8 images"
+    if how == "mouse":
+        cell.click()
+    else:
+        cell.send_keys(Keys.ENTER)
+    assert shown(page) == ["ant", "ant"]
+    assert "2 shown: ant taken for ant by svm, 8 images" in find(page, ".status").text
+
+
+def test_a_picture_has_neighbours(page: webdriver.Chrome) -> None:
+    choose(page, SHOW, "all images")
+    find(page, "#explore .tile").send_keys(Keys.ENTER)
+    view = find(page, ".detail-view")
+    assert view.is_displayed()
+    assert "ant/0.png" in view.text
+    assert [line.text for line in view.find_elements("css selector", ".answers li")] == [
+        "right: svm says ant", "right: knn says ant",
+    ]  # fmt: skip
+    assert [tile.text for tile in view.find_elements("css selector", ".tile")] == ["cow"]
+    press(page, Keys.ENTER)  # the button to close it has the focus
+    assert not view.is_displayed()
+
+
+def test_a_lasso_selects_images(page: webdriver.Chrome) -> None:
+    dots = find_all(page, ".plane use")
+    page.execute_script("arguments[0].scrollIntoView({ block: 'center' })", dots[0])
+    pen = actions(page).move_to_element_with_offset(dots[0], -12, -12).click_and_hold()
+    for x, y in ((60, 0), (0, 60), (-55, 0)):
+        pen = pen.move_by_offset(x, y)
+    pen.release().perform()
+    assert shown(page) == ["ant"]
+    assert "in the lasso" in find(page, ".status").text
+    find(page, "#explore .toolbar button").click()
+    assert len(shown(page)) == 5
+    assert find(page, ".lasso").get_dom_attribute("d") == ""
+
+
+def test_a_click_on_the_map_shows_the_image(page: webdriver.Chrome) -> None:
+    actions(page).move_to_element(find_all(page, ".plane use")[4]).click().perform()
+    assert "bee/4.png" in find(page, ".detail-view").text
+
+
+def test_filters_hide_what_belongs_to_others(page: webdriver.Chrome) -> None:
+    find(page, "#ranking .all-rows").click()
+    choose(page, "#filters label:nth-of-type(2) select", "knn")
+    assert [row.is_displayed() for row in find_all(page, "#ranking tbody tr")] == [False, True]
+    choose(page, "#filters label:nth-of-type(2) select", "all")
+    choose(page, "#filters label:nth-of-type(1) select", "bee")
+    assert [row.is_displayed() for row in find_all(page, ".matrix tbody tr")] == [False, False, True]
+    choose(page, SHOW, "all images")
+    assert shown(page) == ["bee", "bee, taken for ant"]
+
+
+def test_a_hostile_name_is_text_in_the_explorer(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    for text in HOSTILE:
+        show(browser, report_filled_with(text), tmp_path)
+        choose(browser, SHOW, "all images")
+        find(browser, "#explore .tile").send_keys(Keys.ENTER)
+        assert browser.execute_script("return window.hacked") is None
+        assert browser.get_log("browser") == []

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from tiny_pictures import picture_folder
 from tiny_runs import (
     CNN,
+    PIXELS,
     PREDICTIONS,
     SPEC_OF_A_NETWORK,
     World,
@@ -19,11 +21,13 @@ from tiny_runs import (
 )
 from tinyhtml5.parser import HTMLParser
 
+from analysis.figures import pictures
 from analysis.report import build
 from analysis.report.build import with_predictions, write_reports
-from classify.runs import load_runs
+from classify.runs import CODES, load_runs
 from classify.runs.results import PREDICTIONS as PREDICTIONS_FILE
 from classify.training.train import Job, train_heads
+from featurize.cache import load_features
 from featurize.core.errors import DataError
 from featurize.extraction import extract_features
 from featurize.images import load_dataset
@@ -59,7 +63,12 @@ def test_tables_figures_and_the_report(world: World, tmp_path: Path) -> None:
     for claim in world.claims().values():
         assert claim.finding in summary
         assert f">{claim.title}</h2>" in page
-    assert "Some figures are missing: " in page
+    assert "The images cannot be shown: " in page
+    markdown = (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert f"**{summary[0]}**" in markdown
+    assert all(f": {sentence}\n" in markdown for sentence in summary[1:])
+    assert re.search(r"\| points of accuracy gained +\| \+15 +\| \+13 to \+17 +\| over cnn from scratch +\|", markdown)
+    assert "| mlp    | vgg16-imagenet | 70 (67 to 73)" in markdown
 
 
 def test_every_sentence_is_short_and_said_once(world: World, tmp_path: Path) -> None:
@@ -71,8 +80,8 @@ def test_every_sentence_is_short_and_said_once(world: World, tmp_path: Path) -> 
     captions = [element.text.strip() for element in document.iterfind(".//figcaption")]
     assert len(said) > 30
     for text in [*said, *captions]:
-        if not text.startswith("Some figures are missing: "):  # these cite an error
-            check_sentences(text)
+        if not re.match("Some figures are missing|The images cannot be|There is no map|The sizes are", text):
+            check_sentences(text)  # the others cite an error
     sentences = [sentence for text in said for sentence in re.split(r"(?<=\.)\s", text)]
     assert {sentence: count for sentence, count in Counter(sentences).items() if count > 1} == {}
 
@@ -165,11 +174,65 @@ def test_with_images_and_vectors(tmp_path: Path) -> None:
     assert {path.name.partition("-mine")[0] for path in written if path.suffix == ".png"} >= WITH_IMAGES
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "data:image/webp;base64" in page
-    assert "Some figures are missing" not in page
+    assert "missing" not in page
+    data = json.loads(re.search('<script type="application/json" id="data">(.*)</script>', page)[1])
+    predictions = pd.read_parquet(next(iter(runs)) / PREDICTIONS_FILE).set_index("id")
+    assert (data["tested"], data["of"], len(data["images"])) == (40, 40, 40)
+    assert sorted(data["labels"][:40]) == sorted(predictions["label"])
+    right = [label == guess for label, guess in zip(data["labels"], data["predicted"][0], strict=False)]
+    assert sum(right) == (predictions["label"] == predictions["predicted"]).sum()
+    assert right[0] is False  # mistakes come first
+    assert all(40 <= other < len(data["labels"]) for near in data["near"] for other in near)
+    assert [len(near) for near in data["near"]] == [4] * 40
     info.path.unlink()
     write_reports(runs, [], tmp_path / "again")
     page = (tmp_path / "again" / "report.html").read_text("utf-8")
-    assert re.search(r"Some figures are missing: map: \S+: no such feature cache", page)
+    assert re.search(r"Some images are missing: \S+: no such feature cache", page)
+    (tmp_path / "mine.npz").unlink()
+    pictures._dataset.cache_clear()
+    write_reports(runs, [], tmp_path / "last")
+    page = (tmp_path / "last" / "report.html").read_text("utf-8")
+    assert "The images cannot be shown: " in page
+    assert "data:image/webp" not in page
+
+
+def test_the_data_set_has_a_section(tmp_path: Path) -> None:
+    dataset = load_dataset(str(picture_folder(tmp_path / "pets")))
+    info = extract_features(dataset, load_backbone("pixels", image_size=8)).info
+    runs, _ = train_heads([Job("logreg", info)], tmp_path / "runs")
+    write_reports(runs, [], tmp_path / "out")
+    document = HTMLParser(namespace_html_elements=False).parse((tmp_path / "out" / "report.html").read_bytes())
+    (fold,) = (each for each in document.iter("details") if each.findtext("summary/h2") == "Data set")
+    counts = [[cell.text for cell in row] for row in fold.iterfind(".//tbody/tr")]
+    labels = np.bincount(load_features(info.path, "train").y)
+    assert [(name, train) for name, train, _ in counts] == [
+        (name, str(count)) for name, count in zip(info.class_names, labels, strict=True)
+    ]
+    facts = {
+        each.findtext("dt"): "".join(each.find("dd").itertext())
+        for each in fold.iter("div")
+        if each.find("dt") is not None
+    }
+    assert facts["skipped files"] == "2"
+    assert " wide, " in facts["sizes"]
+    assert "cores" in facts["machine"]
+    links = [link.get("href") for link in fold.iter("a")]
+    assert links == ["mistakes.csv", "comparison.csv", "comparison.md", "comparison.tex", "../runs/"]
+    assert all((tmp_path / "out" / link).exists() for link in links)
+
+
+def test_findings_have_codes_and_can_be_ignored(world: World, tmp_path: Path) -> None:
+    run_dir = Path(
+        world.add(0.3, **PIXELS, model="knn", warnings=["FB001: classes are unequal", "of an earlier version"])
+    )
+    assert run_dir.exists()
+    write_reports(world.runs, [(Path("elsewhere"), "damaged")], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "Look at FB001, FB013." in page
+    assert f"classes are unequal (1 of {len(world.runs)} runs)" in page
+    assert CODES["FB001"].action in page.replace("&#39;", "'")
+    write_reports(world.runs, [(Path("elsewhere"), "damaged")], tmp_path / "out", {"FB001", "FB013"})
+    assert "FB0" not in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
 def test_the_mistakes_lead_to_their_files(tmp_path: Path) -> None:

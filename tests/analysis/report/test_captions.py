@@ -13,7 +13,7 @@ from tiny_runs import PIXELS, World, make_predictions, make_result, runs_with_co
 from analysis.figures import pictures, style
 from analysis.frame import comparison
 from analysis.report.build import write_reports
-from analysis.report.captions import FigureFolder, class_key, curves_figures, mistakes_figure
+from analysis.report.captions import FigureFolder, curves_figures, mistakes_figure
 from classify.runs import load_runs
 
 MANY = 21
@@ -144,23 +144,13 @@ def test_mistakes_have_their_names_and_files(
     world.runs[run_dir] = result = make_result(class_names=class_names)
     write_run(run_dir, result, predictions.assign(path=files, p_a=0.9, p_b=0.05, p_c=0.05))
     monkeypatch.setattr(pictures, "test_images", lambda _, ids: np.zeros((len(ids), 4, 4, 3), np.uint8))
-    (picture,) = mistakes_figure(world.table().iloc[0], result, folder_of(world))
+    mistakes_figure(world.table().iloc[0], result, folder_of(world))
     lines = drawn["mistakes"].axes[0].get_xlabel().split("\n")
     assert lines[0].startswith("American Staff")
     assert lines[0].endswith("\u2026")
     assert lines[1:3] == ["taken for (90.0%)", "cat"]
     assert lines[3].startswith("a photo")
     assert lines[3].endswith("0999.jpg")
-    assert picture.alt == f"{class_names[0]}, taken for cat (90.0%), {files[999]}."
-
-
-def test_the_caption_names_the_classes_that_a_figure_can_only_number() -> None:
-    assert class_key(["cat", "dog"]) == ""
-    cuneiform = "\U00012000"  # in no font of the figures
-    assert class_key(["cat", cuneiform]) == f" class 1: {cuneiform}."
-    assert class_key([f"{cuneiform}{number}" for number in range(MANY)]).endswith(
-        "are numbered in their order, from 0."
-    )
 
 
 def test_hostile_names_cost_no_figure_and_no_warning(

@@ -100,7 +100,7 @@ def test_unequal_classes(train: Features) -> None:
     thrice = kept(train, np.setdiff1d(np.arange(120), of_bee[13:]))  # 40 to 13
     assert check_train(kept(train, np.setdiff1d(np.arange(120), of_bee[14:]))) == []  # 40 to 14
     assert check_train(thrice) == [
-        "classes are unequal: 40 training images of ant, 13 of bee; macro F1 says more than accuracy here, and "
+        "FB001: classes are unequal: 40 training images of ant, 13 of bee; macro F1 says more than accuracy here, and "
         "--class-weight balanced gives each class the same weight"
     ]
     (balanced,) = check_train(thrice, "balanced")
@@ -114,7 +114,7 @@ def test_constant_features(train: Features) -> None:
     constant.x[:, 6] = 7 + np.arange(len(train.y)) % 2 * np.float32(5e-7)  # one unit in the last place
     constant.x[:, 8] = 7 + np.arange(len(train.y)) % 2 * np.float32(1e-4)
     assert len(np.unique(constant.x[:, 6])) == len(np.unique(constant.x[:, 8])) == 2
-    assert check_train(constant) == ["3 of 16 features are constant over the training rows"]
+    assert check_train(constant) == ["FB002: 3 of 16 features are constant over the training rows"]
 
 
 def test_equal_training_vectors_of_different_classes(train: Features) -> None:
@@ -124,7 +124,7 @@ def test_equal_training_vectors_of_different_classes(train: Features) -> None:
     assert check_train(twins) == []
     twins.x[6] = twins.x[1] + 0
     twins.y[6] = 2
-    assert check_train(twins) == ["3 of 120 training vectors equal one of another class"]
+    assert check_train(twins) == ["FB003: 3 of 120 training vectors equal one of another class"]
 
 
 def test_training_vectors_among_the_test_vectors(train: Features, test: Features) -> None:
@@ -132,8 +132,8 @@ def test_training_vectors_among_the_test_vectors(train: Features, test: Features
     leaked.x[:5] = train.x[:5]  # both splits' labels are 0, 1, 2, 0, 1
     leaked.y[4] = 0
     assert check_overlap(train, leaked) == [
-        "5 of 60 test vectors are training vectors too, 1 of them under another label: accuracy on them says nothing "
-        "about new images"
+        "FB004: 5 of 60 test vectors are training vectors too, 1 of them under another label: accuracy on them says "
+        "nothing about new images"
     ]
 
 
@@ -160,7 +160,7 @@ def test_the_checks_see_the_same_in_blocks(tmp_path: Path, monkeypatch: pytest.M
     parts = checks.survey(FeatureBlocks.of(read_info(path), "train"), "training", threads=2)
     for field in dataclasses.fields(checks.Survey):
         np.testing.assert_array_equal(getattr(parts, field.name), getattr(whole, field.name), err_msg=field.name)
-    assert [warning[:20] for warning in checks.check_train(parts)] == ["classes are unequal:"]
+    assert [warning[:27] for warning in checks.check_train(parts)] == ["FB001: classes are unequal:"]
     assert "120 of 120 test vectors are training vectors too, 0" in checks.check_overlap(parts, whole)[0]
     with pytest.raises(HeadError, match="there are no training rows"):
         checks.survey(FeatureBlocks.of(read_info(path), "train", rows=np.arange(0)), "training")
