@@ -206,8 +206,7 @@ def _map(drawn: PointMap) -> dict[str, Any]:
     points = []
     for (x, y), label, caption, image in zip(positions, drawn.labels, drawn.captions, drawn.images, strict=True):
         points.append((f"{x:.1f}", f"{y:.1f}", int(label), caption, image))
-    return {"points": points, "size": (LONGEST_NUMBER = 30  # letters of a number with its interval; longer cells are sentences
-MAP_WIDTH, MAP_HEIGHT), "colours": COLOURS}
+    return {"points": points, "size": (MAP_WIDTH, MAP_HEIGHT), "colours": COLOURS}
 
 
 def _sheet(thumbnails: Sequence[np.ndarray]) -> dict[str, Any] | None:
