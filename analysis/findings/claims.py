@@ -339,7 +339,8 @@ def _incomplete(
     key: str, missing: str, table: pd.DataFrame, runs: Mapping[Path, RunResult], shown: pd.DataFrame | None = None
 ) -> Claim:
     """A claim for which runs are missing: which, and the command that adds them."""
-    measure = unmeasured(LABELS[key], missing, experiment_command(table, runs))
+    reason = missing[0].lower() + missing[1:]  # after a colon
+    measure = unmeasured(LABELS[key], reason, experiment_command(table, runs))
     return _claim(key, f"{missing}.", measure, [], pd.DataFrame() if shown is None else shown, [])
 
 

@@ -13,6 +13,8 @@ if (explore && data.images) {
     both: ["both wrong", (image) => !isRight(state.a, image) && !isRight(state.b, image)],
   };
 
+  const imagesText = (count) => (Number(count) === 1 ? "1 image" : `${count} images`);
+
   const update = () => {
     state.shown = STEP;
     show();
@@ -61,7 +63,7 @@ if (explore && data.images) {
     const [onlyA, onlyB] = a < b ? [onlyLow, onlyHigh] : [onlyHigh, onlyLow];
     const cells = [["", "B right", "B wrong"], ["A right", bothRight, onlyA], ["A wrong", onlyB, bothWrong]];
     const rows = cells.map((row, line) => make("tr", {}, ...row.map((cell, column) => {
-      const heading = line === 0 || column === 0;
+      const heading = (line === 0 || column === 0) && cell !== "";
       const made = make(heading ? "th" : "td", { textContent: cell.toLocaleString("en") });
       if (heading) made.scope = line === 0 ? "col" : "row";
       return made;
@@ -95,7 +97,7 @@ if (explore && data.images) {
     showPair();
     const found = selected();
     const { cell, lasso } = state;
-    const what = cell ? `${classes[cell.label]} taken for ${classes[cell.predicted]} by ${runs[cell.run].name}, ${cell.images} images`
+    const what = cell ? `${classes[cell.label]} taken for ${classes[cell.predicted]} by ${runs[cell.run].name}, ${imagesText(cell.images)}`
       : KINDS[state.show][0];
     const left = tested < of ? `; ${tested.toLocaleString("en")} of ${of.toLocaleString("en")} test images have a thumbnail` : "";
     status.textContent = `${found.length.toLocaleString("en")} shown: ${what}${lasso ? ", in the lasso" : ""}${left}.`;
@@ -145,7 +147,9 @@ if (explore && data.images) {
       if (cell.dataset.images === "0") continue;
       const [label, guess] = [Number(cell.parentElement.dataset.class), Number(cell.dataset.predicted)];
       const button = make("button", { type: "button" }, ...cell.childNodes);
-      button.setAttribute("aria-label", `${classes[label]} taken for ${classes[guess]}: ${cell.dataset.images} images`);
+      const text = button.textContent.trim();
+      const percent = text ? `${text}%, ` : "";
+      button.setAttribute("aria-label", `${percent}${classes[label]} taken for ${classes[guess]}: ${imagesText(cell.dataset.images)}`);
       button.addEventListener("click", () => {
         state.cell = { run, label, predicted: guess, images: cell.dataset.images };
         state.a = run;
