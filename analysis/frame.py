@@ -144,11 +144,17 @@ def _cache_name(result: RunResult) -> str:
 
 
 def _short_name(result: RunResult) -> str:
-    """The backbone and its weights, if the file name begins with them; a name that the user chose does not."""
+    """The backbone, its weights and a lower precision, if the file name begins with them.
+
+    A name that the user chose does not.
+    """
     backbone = result.spec["backbone"]
     short = "pixels" if backbone == "pixels" else f"{backbone}-{result.weights}"
     name = _cache_name(result)
-    return short if f"{name}-".startswith(f"{short}-") else name
+    if not f"{name}-".startswith(f"{short}-"):
+        return name
+    precision = result.spec.get("precision", "float32")
+    return short if precision == "float32" else f"{short}-{precision}"
 
 
 def _ambiguous(table: pd.DataFrame, column: str) -> pd.Series:

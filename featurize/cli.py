@@ -64,6 +64,16 @@ def run(
             help="auto (the fastest that gives TensorFlow's numbers), tensorflow, winograd or mnn; ONNX: openvino."
         ),
     ] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="Of the network's products: float32, bfloat16 or int8. The lower two are faster, for networks of the "
+            "VGG kind, on processors that have them; their cost is measured on training images first."
+        ),
+    ] = "float32",
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Go on if --precision costs more than half a point of accuracy.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="Stored type: float32 or float16.")] = "float32",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per pass.  [default: by size]")] = None,
     test_fraction: Annotated[
@@ -115,7 +125,7 @@ def run(
     from featurize.networks import PIXELS, load_backbone, usual_image_size
     from featurize.networks.applications import mean_and_std
 
-    options = ExtractionOptions(pool, resize, aspect, flip, engine, dtype, batch_size)
+    options = ExtractionOptions(pool, resize, aspect, flip, engine, dtype, batch_size, precision)
     check_engine(engine)
     if backbone == PIXELS and (layers or pool != "avg"):
         logger.info("pixels has no layers: --layers and --pool do not apply, the vector is the image itself")
@@ -144,7 +154,14 @@ def run(
         show_estimate(plan, as_json=as_json)
         return
     with progress_display("images") as progress:
-        result = carry_out(plan, overwrite=overwrite, progress=progress, compute=compute, shards_at=shards_at)
+        result = carry_out(
+            plan,
+            overwrite=overwrite,
+            progress=progress,
+            compute=compute,
+            shards_at=shards_at,
+            accept_loss=accept_loss,
+        )
     report(result, as_json=as_json)
 
 

@@ -49,4 +49,6 @@ CHANGES = {
     "engine": "other",
     "engine_version": "1",
     "schema_version": 4,
+    "precision": "bfloat16",
+    "calibration": "ef" * 32,
 }

@@ -13,6 +13,7 @@ import pandas as pd
 
 from classify.runs import head_name, read_predictions
 from classify.statistics import LEVEL, Comparison, compare, holm
+from featurize.core.intervals import paired_interval
 
 TRANSFER = "pretrained"
 BASELINE = "dummy"  # ignores the features
@@ -100,28 +101,6 @@ def best_gain(found: pd.DataFrame) -> pd.Series:
     """
     against_best = found[found["best"]]
     return against_best.sort_values(["train_rows", "accuracy"], ascending=False, kind="stable").iloc[0]
-
-
-def paired_interval(only_a: float, only_b: float, n: float) -> tuple[float, float]:
-    """95% interval of the difference in accuracy of heads A and B on the same n rows, -1..1.
-
-    Bonett and Price, Adjusted Wald Confidence Interval for a Difference of Binomial Proportions Based on
-    Paired Data, Journal of Educational and Behavioral Statistics 37, 2012: Wald's interval after adding
-    one row to each of the two discordant cells. Recommended by Fagerland, Lydersen and Laake,
-    Statistics in Medicine 33, 2014.
-
-    Args:
-        only_a: number of rows that only A gets right.
-        only_b: number of rows that only B gets right.
-        n: number of all rows.
-
-    Where the rows are not independent, all three are divided by the design effect.
-    """
-    from scipy.stats import norm
-
-    a, b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
-    half = norm.ppf((1 + LEVEL) / 2) * math.sqrt((a + b - (a - b) ** 2) / (n + 2))
-    return max(a - b - half, -1), min(a - b + half, 1)
 
 
 def t_interval(values: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 from classify.runs.persist import HEAD
 from classify.runs.results import RESULT, RunResult
 from classify.runs.words import escaped, markdown_table
+from featurize.cache import Certificate
 
 CARD = "README.md"
 
@@ -30,12 +31,20 @@ def model_card(result: RunResult) -> str:
         run=result,
         head_file=HEAD,
         result_file=RESULT,
+        precision=_precision(result),
         recall=_recall_rows(result),
         calibration=_calibration_rows(result),
         sets=_set_rows(result),
         interval=_interval,
         table=_table,
     )
+
+
+def _precision(result: RunResult) -> str:
+    """The precision of the features, and what a lower one costs."""
+    if result.certificate is None:
+        return "float32"
+    return f"{result.spec['precision']}: {Certificate(**result.certificate).in_words}"
 
 
 def _recall_rows(result: RunResult) -> list[list[str]]:

@@ -66,6 +66,7 @@ class RunResult(ShownAsTable):
         class_coverage: the same for the images of each class, [share, low, high, mean size]; None without images.
         held_out_rows: number of training images that were held out for the sets.
         guarantee_sha256: SHA-256 of guarantee.skops; empty if there is none.
+        certificate: what a lower precision of the features costs, see `featurize.cache.Certificate`; None for float32.
     """
 
     model: str
@@ -124,6 +125,7 @@ class RunResult(ShownAsTable):
     class_coverage: dict[str, list[float] | None] = field(default_factory=dict)
     held_out_rows: int = 0
     guarantee_sha256: str = ""
+    certificate: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:

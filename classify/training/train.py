@@ -307,6 +307,7 @@ def _run_result(
         machine=", ".join(filter(None, [f"{os.cpu_count()} cores", platform.machine(), processor_name()])),
         finished=now(),
         own_head=job.model if is_own(job.model) else "",
+        certificate=dataclasses.asdict(info.certificate) if info.certificate else None,
         **coverage,
         held_out_rows=0 if fitted.held_out is None else len(fitted.held_out.labels),
     )

@@ -7,7 +7,7 @@ May import: core.
 """
 
 from featurize.cache.existing import discard_leftovers, find_cache, finished_cache, matching_cache, recorded_spec
-from featurize.cache.features import CacheInfo, Columns, FeatureRows, Features
+from featurize.cache.features import CacheInfo, Certificate, Columns, FeatureRows, Features
 from featurize.cache.reader import features_folder, load_features, read_info, read_labels, read_paths, read_rows
 from featurize.cache.shards import PLAN, Shard, Shards
 from featurize.cache.spec import IMPORTED, ExtractionSpec
@@ -24,6 +24,7 @@ __all__ = [
     "CacheContent",
     "CacheInfo",
     "CacheWriter",
+    "Certificate",
     "Columns",
     "ExtractionSpec",
     "FeatureRows",

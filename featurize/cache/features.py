@@ -35,11 +35,46 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class Certificate:
+    """How far vectors of lower precision are from those in float32.
+
+    Attributes:
+        relative_error: by layer, of the activations against TensorFlow's in float32, in the Euclidean norm.
+        held_out: number of training images on which the heads are compared; 0 if there are too few images.
+        changed: the share of these images whose predicted class changes, 0..1; None if there are none.
+        difference: the accuracy with the lower precision less that with float32, -1..1, or None.
+        low: lower bound of the paired 95% interval of the difference, or None.
+        high: upper bound, or None.
+    """
+
+    relative_error: dict[str, float]
+    held_out: int = 0
+    changed: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def in_words(self) -> str:
+        """The certificate in one line."""
+        error = max(self.relative_error.values())
+        text = f"relative error {error:.1e}"
+        if self.difference is None or self.low is None or self.high is None or self.changed is None:
+            return f"{text}; too few training images to compare heads"
+        low, high = (f"{100 * bound:+.1f}" for bound in (self.low, self.high))
+        return (
+            f"{text}; on {self.held_out:,} held-out training images, {100 * self.changed:.1f}% of predictions change, "
+            f"accuracy {100 * self.difference:+.1f} points ({low} to {high})"
+        )
+
+
+@dataclass(frozen=True)
 class CacheInfo(ShownAsTable):
     """The description of a cache, without its features.
 
     `skipped` lists the image files that could not be read, each with the reason; `digests` are those of
     the splits before they were skipped. `shards` is the folder that holds the features of a large cache.
+    `certificate` is there for a lower precision.
     """
 
     path: Path
@@ -58,6 +93,7 @@ class CacheInfo(ShownAsTable):
     versions: dict[str, str]
     device: str
     engine_choice: str
+    certificate: Certificate | None = None
 
     @property
     def dim(self) -> int:
@@ -141,6 +177,8 @@ class CacheInfo(ShownAsTable):
             facts["backbone"] = f"{spec.backbone}, imported from {self.source.get(IMPORTED)}"
             facts["vector"] = f"{self.dim:,} x {spec.dtype}"
             del facts["engine"], facts["time"]
+        if self.certificate:
+            facts["precision"] = f"{spec.precision}: {self.certificate.in_words}"
         if self.shards:
             facts["features in"] = str(self.shards)
         return facts
@@ -178,6 +216,8 @@ class CacheInfo(ShownAsTable):
             "versions": self.versions,
             "device": self.device,
             "engine_choice": self.engine_choice,
+            "precision": self.spec.precision,
+            "certificate": asdict(self.certificate) if self.certificate else None,
         }
 
 

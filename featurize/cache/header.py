@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featurize.cache.features import CacheInfo, Columns
+from featurize.cache.features import CacheInfo, Certificate, Columns
 from featurize.cache.linked import LinkedRows, linked_from_json
 from featurize.cache.spec import ExtractionSpec
 
@@ -79,6 +79,7 @@ def parse_header(path: Path, header: Any, size: int) -> Header:
         versions={str(name): str(version) for name, version in header["versions"].items()},
         device=str(header["device"]),
         engine_choice=str(header.get("engine_choice", "")),
+        certificate=Certificate(**header["certificate"]) if header.get("certificate") else None,
     )
     return Header(info, arrays, linked, path_bytes)
 

@@ -6,6 +6,8 @@ import json
 from typing import Any, Self
 
 SCHEMA_VERSION = 3
+LATER = {"precision": "float32", "calibration": ""}
+"""The fields that the first caches of this layout lack, with their values there."""
 IMPORTED = "imported"
 """The engine, and the weights, of vectors that were made elsewhere."""
 
@@ -34,6 +36,8 @@ class ExtractionSpec:
         engine: the engine that ran the network; empty for `pixels`, `IMPORTED` for imported vectors.
         engine_version: of the engine; empty for `pixels`.
         schema_version: of the cache's layout.
+        precision: of the engine's products: `float32`, `bfloat16` or `int8`.
+        calibration: SHA-256 over the images from which int8 takes its scales; else empty.
     """
 
     dataset_digest: str
@@ -50,6 +54,8 @@ class ExtractionSpec:
     engine: str
     engine_version: str
     schema_version: int = SCHEMA_VERSION
+    precision: str = "float32"
+    calibration: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -57,8 +63,15 @@ class ExtractionSpec:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Canonical JSON: sorted keys, no spaces."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        """Canonical JSON: sorted keys, no spaces.
+
+        A field of `LATER` is left out at its default, so that fingerprints from before there was such a field hold.
+        """
+        values = dataclasses.asdict(self)
+        for name, default in LATER.items():
+            if values[name] == default:
+                del values[name]
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -69,7 +82,7 @@ class ExtractionSpec:
         """
         values: Any = json.loads(text)
         names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != names or not isinstance(values["layers"], list):
+        if not isinstance(values, dict) or {*LATER, *values} != names or not isinstance(values["layers"], list):
             raise ValueError(f"expected a JSON object with the fields {', '.join(sorted(names))}")
         return cls(**{**values, "layers": tuple(values["layers"])})
 

@@ -154,7 +154,7 @@ class CacheWriter:
 
         Args:
             skipped: the rows of each split whose images were skipped, and why.
-            facts: `seconds`, `images_per_second`, `device`, `engine_choice` and `source`.
+            facts: `seconds`, `images_per_second`, `device`, `engine_choice`, `certificate` and `source`.
 
         Returns:
             The description of the finished cache.

@@ -13,8 +13,10 @@ from featurize.engines.choice import (
     Choice,
     agreement,
     check_engine,
+    check_precision,
     choose_engine,
     default_batch_size,
+    relative_errors,
 )
 from featurize.engines.tensorflow import Engine, gpu, tensorflow_engine
 
@@ -26,8 +28,10 @@ __all__ = [
     "Engine",
     "agreement",
     "check_engine",
+    "check_precision",
     "choose_engine",
     "default_batch_size",
     "gpu",
+    "relative_errors",
     "tensorflow_engine",
 ]

@@ -20,7 +20,8 @@ from featurize.networks import Backbone
 from featurize.runtimes import onnx_engine
 
 logger = logging.getLogger("frozenbench")
-TOLERANCE = 1e-4  # largest relative error of a layer, in the Euclidean norm
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "int8": 1e-1}
+"""Precision -> the largest relative error of a layer, in the Euclidean norm."""
 CHECKED_IMAGES = 4
 ROUNDS = 3  # of timing
 
@@ -34,20 +35,22 @@ class Choice:
         name: one of `ENGINES`; empty for `pixels`.
         version: of the library that runs it; empty for `pixels`.
         why: the reason, in a line; empty for `pixels`.
+        calibration: the images from which int8 takes its scales, uint8 (n, size, size, 3); None for others.
     """
 
     run: Engine
     name: str
     version: str
     why: str
+    calibration: np.ndarray | None = None
 
 
-def _winograd(backbone: Backbone) -> Engine:
+def _winograd(backbone: Backbone, precision: str = "float32", calibration: np.ndarray | None = None) -> Engine:
     try:
         from featurize.engines.winograd.network import winograd_engine
     except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: numba finds no folder for compiled code
         raise _not_available("winograd", error, "numba") from error
-    return winograd_engine(backbone)
+    return winograd_engine(backbone, precision, calibration)
 
 
 def _mnn(backbone: Backbone) -> Engine:
@@ -73,16 +76,25 @@ def _of_onnx_file(backbone: Backbone, name: str) -> Choice:
 OPENVINO = "openvino"
 """The engine of ONNX files, and of no others."""
 REFERENCE = "tensorflow"
+WINOGRAD = "winograd"
+"""The engine with other precisions than float32."""
 ENGINES: dict[str, tuple[Callable[[Backbone], Engine], Callable[[], str]]] = {
     REFERENCE: (tensorflow_engine, lambda: version("tensorflow")),
-    "winograd": (_winograd, lambda: "1"),  # our own code: raise it when results change
+    WINOGRAD: (_winograd, lambda: "1"),  # our own code: raise it when results change
     "mnn": (_mnn, lambda: version("MNN")),
 }
 """Name -> what makes the engine, and the version that determines its numbers. `auto` tries them in this order."""
 
 
 def choose_engine(
-    backbone: Backbone, name: str, images: np.ndarray, why: str = "as asked for", *, remember: bool = True
+    backbone: Backbone,
+    name: str,
+    images: np.ndarray,
+    why: str = "as asked for",
+    *,
+    remember: bool = True,
+    precision: str = "float32",
+    calibration: np.ndarray | None = None,
 ) -> Choice:
     """Choose the engine that runs the backbone.
 
@@ -98,12 +110,17 @@ def choose_engine(
         images: a batch of the user's images, uint8 (n, size, size, 3); only `auto` uses them.
         why: the reason for a named engine.
         remember: write down what `auto` chose.
+        precision: one of `TOLERANCE`; only the engine `winograd` has another than float32.
+        calibration: for int8, the images from which it takes its scales, uint8 (n, size, size, 3).
 
     Raises:
-        UsageError: no such engine; from the engine: it is not available, or does not support a layer.
+        UsageError: no such engine or precision; from the engine: it is not available, or does not support a layer.
         BackboneError: from the engine: it cannot run the network, or disagrees with TensorFlow.
     """
     check_engine(name)
+    check_precision(precision)
+    if precision != "float32":
+        return _low_precision(backbone, name, why, precision, calibration)
     if backbone.graph is not None:
         return _of_onnx_file(backbone, name)
     if name == OPENVINO:
@@ -124,6 +141,12 @@ def check_engine(name: str) -> None:
         raise UsageError(f"--engine {name}: {suggestion(name, known)}")
 
 
+def check_precision(name: str) -> None:
+    """Raise UsageError if there is no such precision."""
+    if name not in TOLERANCE:
+        raise UsageError(f"--precision {name}: {suggestion(name, list(TOLERANCE))}")
+
+
 def default_batch_size(image_size: int) -> int:
     """Images per batch: about half a million pixels, where all engines are near their best (measured)."""
     fitting = max(1, 512 * 32**2 // image_size**2)
@@ -131,22 +154,35 @@ def default_batch_size(image_size: int) -> int:
     return max(8, min(256, power_of_two))
 
 
-def agreement(outputs: list[np.ndarray], expected: list[np.ndarray], name: str, layers: tuple[str, ...]) -> float:
+def agreement(
+    outputs: list[np.ndarray],
+    expected: list[np.ndarray],
+    name: str,
+    layers: tuple[str, ...],
+    precision: str = "float32",
+) -> float:
     """The largest relative error of a layer, in the Euclidean norm.
 
     Raises:
         BackboneError: it exceeds `TOLERANCE`, or is not a number.
     """
-    largest = 0.0
-    for layer, ours, reference in zip(layers, outputs, expected, strict=True):
-        norm = max(float(np.linalg.norm(reference)), 1e-30)
-        error = float(np.linalg.norm(ours - reference)) / norm
-        if not error < TOLERANCE:
+    allowed = TOLERANCE[precision]
+    errors = relative_errors(outputs, expected)
+    for layer, error in zip(layers, errors, strict=True):
+        if not error < allowed:
             raise BackboneError(
-                f"{name} differs from {REFERENCE} by {error:.1e} at layer {layer}, expected less than {TOLERANCE:.0e}"
+                f"{name} differs from {REFERENCE} by {error:.1e} at layer {layer}, expected less than {allowed:.0e}"
             )
-        largest = max(largest, error)
-    return largest
+    return max(errors)
+
+
+def relative_errors(outputs: list[np.ndarray], expected: list[np.ndarray]) -> list[float]:
+    """The relative error of each layer's activation, in the Euclidean norm."""
+    errors = []
+    for ours, reference in zip(outputs, expected, strict=True):
+        norm = max(float(np.linalg.norm(reference)), 1e-30)
+        errors.append(float(np.linalg.norm(ours - reference)) / norm)
+    return errors
 
 
 def _remembered(backbone: Backbone, images: np.ndarray, *, remember: bool) -> Choice:
@@ -217,23 +253,46 @@ def _seconds(engine: Engine, images: np.ndarray) -> float:
 
 
 def _named(backbone: Backbone, name: str, why: str) -> Choice:
-    return Choice(_on_demand(backbone, name), name, _version(name), why)
+    make, _ = ENGINES[name]
+    return Choice(_on_demand(backbone, name, make), name, _version(name), why)
 
 
-def _on_demand(backbone: Backbone, name: str) -> Engine:
+def _low_precision(backbone: Backbone, name: str, why: str, precision: str, calibration: np.ndarray | None) -> Choice:
+    """Our own kernels in bfloat16 or int8."""
+    if backbone.model is None:
+        what = f"{backbone.name}.onnx" if backbone.graph else backbone.name
+        raise UsageError(f"--precision {precision}: {what} is computed in float32 only; leave out the option")
+    if name not in ("auto", WINOGRAD):
+        raise UsageError(f"--precision {precision}: the engine {name} has float32 only; use --engine {WINOGRAD}")
+
+    try:
+        from featurize.engines.winograd.processor import missing_instruction
+    except ImportError as error:
+        raise _not_available(WINOGRAD, error, "numba") from error
+    if missing := missing_instruction(precision):
+        raise UsageError(f"--precision {precision}: this processor has no {missing}; leave out the option, for float32")
+
+    def make(backbone: Backbone) -> Engine:
+        return _winograd(backbone, precision, calibration)
+
+    run = _on_demand(backbone, WINOGRAD, make, precision)
+    return Choice(run, WINOGRAD, _version(WINOGRAD), why, calibration)
+
+
+def _on_demand(backbone: Backbone, name: str, make: Callable[[Backbone], Engine], precision: str = "float32") -> Engine:
     """An engine that is made, and compared with TensorFlow, when the first images arrive."""
     made: list[Engine] = []
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         if not made:
-            make, _ = ENGINES[name]
             few = images[:CHECKED_IMAGES]
             try:
                 engine = make(backbone)
                 if name != REFERENCE:
-                    agreement(engine(few), tensorflow_engine(backbone)(few), name, backbone.layers)
+                    agreement(engine(few), tensorflow_engine(backbone)(few), name, backbone.layers, precision)
             except FrozenbenchError as error:
-                raise type(error)(f"{error}; use --engine tensorflow") from error
+                other = "--engine tensorflow" if precision == "float32" else "--precision float32"
+                raise type(error)(f"{error}; use {other}") from error
             made.append(engine)
         return made[0](images)
 

@@ -1,13 +1,13 @@
 """Stage 1 itself: images go through a network into a cache.
 
 `plan` settles what will happen, `loop` does it here and `distributed` on a cluster, `extractor` turns images into
-vectors, `recorded` loads what made a cache, `verify` checks a cache, `transformer` is the step of a scikit-learn
-pipeline, and `saved_networks` starts quickly for predictions.
+vectors, `certificate` measures what a lower precision costs, `verify` checks a cache, `transformer` is the step of a
+scikit-learn pipeline, and `saved_networks` starts quickly for predictions.
 
 May import: cache, engines, networks, images, core.
 """
 
-from featurize.extraction.extractor import Extractor
+from featurize.extraction.extractor import Extractor, check_not_imported, recorded_backbone, recorded_extractor
 from featurize.extraction.loop import Compute, Extraction, carry_out, compute_here, extract_features
 from featurize.extraction.plan import (
     Estimate,
@@ -18,7 +18,6 @@ from featurize.extraction.plan import (
     finished_before,
     plan_extraction,
 )
-from featurize.extraction.recorded import check_not_imported, recorded_backbone, recorded_extractor
 
 __all__ = [
     "Compute",

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from featurize.cache import (
     open_writer,
 )
 from featurize.core.errors import BackboneError, DataError
+from featurize.extraction.certificate import certified
 from featurize.extraction.extractor import device_of, vector_blocks
 from featurize.extraction.plan import ExtractionOptions, Plan, plan_extraction
+from featurize.extraction.saved_networks import save_extractor
 from featurize.images import ImageDataset, Split
 from featurize.networks import Backbone
 
@@ -54,6 +56,7 @@ def extract_features(
     progress: Progress = lambda done, total: None,
     compute: Compute | None = None,
     shards_at: Path | None = None,
+    accept_loss: bool = False,
     **options: Any,
 ) -> Extraction:
     """Run a frozen backbone over every image once and cache the vectors.
@@ -68,7 +71,9 @@ def extract_features(
         progress: called after each batch.
         compute: where to compute: `distributed.on_cluster("tcp://HOST:PORT")` for a cluster; this process by default.
         shards_at: the folder for shards, which may be remote; beside the cache by default.
-        options: fields of `ExtractionOptions`: `pool`, `resize`, `aspect`, `flip`, `engine`, `dtype`, `batch_size`.
+        accept_loss: go on where a lower precision costs accuracy on the training images.
+        options: fields of `ExtractionOptions`: `pool`, `resize`, `aspect`, `flip`, `engine`, `dtype`, `batch_size`,
+            `precision`.
 
     Raises:
         UsageError: an unknown option, or an activation too small for the pooling.
@@ -80,7 +85,14 @@ def extract_features(
     """
     path = None if out is None else Path(out)
     plan = plan_extraction(dataset, backbone, ExtractionOptions(**options), out=path)
-    return carry_out(plan, overwrite=overwrite, progress=progress, compute=compute, shards_at=shards_at)
+    return carry_out(
+        plan,
+        overwrite=overwrite,
+        progress=progress,
+        compute=compute,
+        shards_at=shards_at,
+        accept_loss=accept_loss,
+    )
 
 
 def carry_out(
@@ -90,11 +102,15 @@ def carry_out(
     progress: Progress = lambda done, total: None,
     compute: Compute | None = None,
     shards_at: Path | None = None,
+    accept_loss: bool = False,
 ) -> Extraction:
     """Carry out a plan; arguments and errors are those of `extract_features`."""
     if info := finished_cache(plan.path, plan.spec, overwrite=overwrite):
         discard_leftovers(plan.path, plan.spec)
         return Extraction(info, reused=True)
+    certificate = None
+    if plan.spec.precision != "float32":
+        certificate = certified(plan, plan.dataset, accept_loss=accept_loss)
     content = _content(plan)
     with (
         open_writer(plan.path, plan.spec, content, overwrite=overwrite, shards_at=shards_at) as writer,
@@ -135,8 +151,11 @@ def carry_out(
             images_per_second=(total - resumed) / seconds,
             device=device,
             engine_choice=plan.engine.why,
+            **({"certificate": asdict(certificate)} if certificate else {}),
             source={"data": plan.dataset.source, **_image_facts(plan.dataset), **plan.backbone.source},
         )
+    if plan.spec.calibration:  # `predict` has no training images to take the scales from
+        save_extractor(plan)
     return Extraction(info, reused=False, resumed_rows=resumed)
 
 

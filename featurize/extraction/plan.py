@@ -13,7 +13,8 @@ from typing import Any
 
 from featurize.cache import CacheInfo, ExtractionSpec, features_folder, matching_cache, recorded_spec
 from featurize.core.errors import UsageError
-from featurize.engines import ENGINES, choose_engine, default_batch_size
+from featurize.engines import ENGINES, check_precision, choose_engine, default_batch_size
+from featurize.extraction.certificate import calibration_digest, calibration_images
 from featurize.extraction.extractor import Extractor
 from featurize.images import ImageDataset, check_aspect, check_kernel
 from featurize.networks import Backbone, check_pool, request
@@ -32,6 +33,7 @@ class ExtractionOptions:
         flip: average the vectors of each image and its mirror image.
         engine: one of `choice.ENGINES`, or `auto` for the fastest that gives the same numbers on this machine.
         dtype: stored type, `float32` or `float16`.
+        precision: of the network's products: `float32`, `bfloat16` or `int8`.
         batch_size: images per forward pass; None to choose it by the image size.
 
     Raises:
@@ -45,6 +47,7 @@ class ExtractionOptions:
     engine: str = "auto"
     dtype: str = "float32"
     batch_size: int | None = None
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         check_pool(self.pool)
@@ -52,6 +55,7 @@ class ExtractionOptions:
         check_aspect(self.aspect)
         if self.dtype not in ("float32", "float16"):
             raise UsageError(f"--dtype {self.dtype}: expected float32 or float16")
+        check_precision(self.precision)
 
     def spec(self, backbone: Backbone, dataset_digest: str = "") -> ExtractionSpec:
         """The specification of vectors of this backbone, with the engine still open."""
@@ -69,6 +73,7 @@ class ExtractionOptions:
             dtype=self.dtype,
             engine="",
             engine_version="",
+            precision=self.precision,
         )
 
 
@@ -125,7 +130,13 @@ def plan_extraction(
     # Engines are compared side by side, so half a batch takes the memory of a whole one.
     images = next(iter(dataset.splits.values())).images[: -(-batch_size // 2)]
     pixels, _ = images.read(spec.image_size, spec.resize, spec.aspect)
-    choice = choose_engine(backbone, engine, pixels, why, remember=not dry)
+    calibration = None
+    if spec.precision == "int8":
+        calibration = calibration_images(dataset, spec)
+        spec = replace(spec, calibration=calibration_digest(calibration))
+    choice = choose_engine(
+        backbone, engine, pixels, why, remember=not dry, precision=spec.precision, calibration=calibration
+    )
     spec = replace(spec, engine=choice.name, engine_version=choice.version)
     return Plan(backbone, choice, spec, dataset, path, batch_size)
 
@@ -177,6 +188,7 @@ def finished_before(
         "aspect": options.aspect,
         "flip": options.flip,
         "dtype": options.dtype,
+        **({"precision": options.precision} if options.precision != "float32" else {}),
     }
     if options.engine != "auto":
         spec["engine"] = options.engine
@@ -201,8 +213,10 @@ def default_name(dataset: str, weights: str, spec: ExtractionSpec) -> str:
         parts.append(spec.aspect)
     if spec.flip:
         parts.append("flip")
+    if spec.precision != "float32":
+        parts.append(spec.precision)
     if spec.dtype != "float32":
-        parts.append(spec.dtype)
+        parts.append(f"stored-{spec.dtype}" if spec.precision != "float32" else spec.dtype)
     return "-".join(parts) + ".h5"
 
 
@@ -219,5 +233,7 @@ def _recorded_engine(path: Path, spec: ExtractionSpec) -> str:
     recorded = recorded_spec(path)
     if recorded is None or recorded.engine not in ENGINES:
         return ""
-    same = replace(recorded, engine=spec.engine, engine_version=spec.engine_version) == spec
+    same = spec == replace(
+        recorded, engine=spec.engine, engine_version=spec.engine_version, calibration=spec.calibration
+    )
     return recorded.engine if same else ""

@@ -25,6 +25,8 @@ logger = logging.getLogger("frozenbench")
 FORMAT = 1  # files of another format are not used
 TEST_IMAGES = 2
 Arrays = Mapping[str, np.ndarray]
+ToArrays = Callable[[Extractor], dict[str, np.ndarray]]
+FromArrays = Callable[[Backbone, ExtractionSpec, Arrays], Engine]
 
 
 def saved_extractor(spec: ExtractionSpec) -> Extractor | None:
@@ -43,9 +45,9 @@ def saved_extractor(spec: ExtractionSpec) -> Extractor | None:
     _, make_engine = FORMS[spec.engine]
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            engine = make_engine(backbone, arrays)
+            engine = make_engine(backbone, spec, arrays)
             expected = [arrays[f"expected_{index}"] for index in range(len(spec.layers))]
-            agreement(engine(arrays["images"]), expected, spec.engine, spec.layers)
+            agreement(engine(arrays["images"]), expected, spec.engine, spec.layers, spec.precision)
     except Exception as error:  # packages, processor or content: whatever fails, Keras takes over
         logger.warning("%s cannot be used here (%s: %s)", path, type(error).__name__, error)
         return None
@@ -65,7 +67,9 @@ def save_extractor(extractor: Extractor) -> None:
     to_arrays, _ = FORMS[spec.engine]
     coarse = np.random.default_rng(0).integers(0, 256, (TEST_IMAGES, 4, 4, 3), np.uint8)
     images = resized(coarse, spec.image_size, "bicubic")  # smooth, like photographs
-    arrays = dict(to_arrays(backbone))
+    if extractor.engine.calibration is not None:
+        images = extractor.engine.calibration[:TEST_IMAGES]  # the scales are for images like these
+    arrays = dict(to_arrays(extractor))
     for index, activation in enumerate(tensorflow_engine(backbone)(images)):
         arrays[f"expected_{index}"] = activation
     content = io.BytesIO()
@@ -83,48 +87,57 @@ def _identity(spec: ExtractionSpec) -> list[Any]:
         spec.preprocess,
         spec.engine,
         spec.engine_version,
+        spec.precision,
+        spec.calibration,
         version(REFERENCE),
         version("keras"),
         FORMAT,
     ]
 
 
-def _chain_to_arrays(backbone: Backbone) -> dict[str, np.ndarray]:
-    """The stages of a Winograd network as arrays: kernels, biases, and the rest as JSON."""
+def _chain_to_arrays(extractor: Extractor) -> dict[str, np.ndarray]:
+    """The stages of a Winograd network as arrays: kernels, biases, scales of int8, and the rest as JSON."""
+    from featurize.engines.winograd.network import calibrated
     from featurize.engines.winograd.stages import stages
 
+    backbone, calibration = extractor.backbone, extractor.engine.calibration
     chain = stages(backbone.model, backbone.layers)
+    if calibration is not None:
+        chain = calibrated(chain, backbone, calibration)
     description = [(stage.name, stage.relu, stage.pool) for stage in chain]
     arrays = {"chain": np.array(json.dumps(description))}
     for index, stage in enumerate(chain):
         if stage.kernel is not None and stage.bias is not None:
             arrays[f"kernel_{index}"] = stage.kernel
             arrays[f"bias_{index}"] = stage.bias
+        if stage.scales is not None:
+            arrays[f"scales_{index}"] = stage.scales
     return arrays
 
 
-def _chain_from_arrays(backbone: Backbone, arrays: Arrays) -> Engine:
+def _chain_from_arrays(backbone: Backbone, spec: ExtractionSpec, arrays: Arrays) -> Engine:
     from featurize.engines.winograd.network import chain_engine
     from featurize.engines.winograd.stages import Stage
 
     chain = []
     for index, (name, relu, pool) in enumerate(json.loads(str(arrays["chain"]))):
-        chain.append(Stage(name, arrays.get(f"kernel_{index}"), arrays.get(f"bias_{index}"), relu, pool))
-    return chain_engine(chain, backbone)
+        kernel, bias, scales = (arrays.get(f"{kind}_{index}") for kind in ("kernel", "bias", "scales"))
+        chain.append(Stage(name, kernel, bias, relu, pool, scales))
+    return chain_engine(chain, backbone, spec.precision)
 
 
-def _no_arrays(_: Backbone) -> dict[str, np.ndarray]:
+def _no_arrays(_: Extractor) -> dict[str, np.ndarray]:
     """MNN saves its network in a file of its own."""
     return {}
 
 
-def _mnn_from_file(backbone: Backbone, _: Arrays) -> Engine:
+def _mnn_from_file(backbone: Backbone, _: ExtractionSpec, __: Arrays) -> Engine:
     from featurize.engines.mnn import mnn_engine
 
     return mnn_engine(backbone)
 
 
-FORMS: dict[str, tuple[Callable[[Backbone], dict[str, np.ndarray]], Callable[[Backbone, Arrays], Engine]]] = {
+FORMS: dict[str, tuple[ToArrays, FromArrays]] = {
     "winograd": (_chain_to_arrays, _chain_from_arrays),
     "mnn": (_no_arrays, _mnn_from_file),
 }

@@ -6,8 +6,8 @@ import numpy as np
 
 from featurize.cache import CacheInfo, load_features, read_info
 from featurize.core.errors import BackboneError, CacheError
-from featurize.extraction.extractor import Extractor
-from featurize.extraction.recorded import recorded_backbone, recorded_extractor
+from featurize.extraction.certificate import calibration_images
+from featurize.extraction.extractor import Extractor, recorded_backbone, recorded_extractor
 from featurize.images import Split, recorded_dataset
 
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3}  # relative: the last bits depend on the batch size
@@ -56,7 +56,8 @@ def _recompute(info: CacheInfo, count: int, seed: int) -> list[str]:
         backbone = recorded_backbone(info.spec, info.source)
     except BackboneError as problem:
         return [*problems, f"{info.path}: {problem}"]
-    extractor = recorded_extractor(backbone, info.spec)
+    calibration = calibration_images(dataset, info.spec) if info.spec.calibration else None
+    extractor = recorded_extractor(backbone, info.spec, calibration=calibration)
     random = np.random.default_rng(seed)
     for name, split in dataset.splits.items():
         problems += _compare_rows(info, name, split, extractor, count, random)

@@ -12,9 +12,14 @@ from featurize.cache import PLAN, Shard, Shards
 from featurize.core.cluster import check_same
 from featurize.core.environment import import_keras, library_versions, limit_threads
 from featurize.core.errors import ClusterError
-from featurize.extraction.extractor import Extractor, device_of, vector_blocks
+from featurize.extraction.extractor import (
+    Extractor,
+    device_of,
+    recorded_backbone,
+    recorded_extractor,
+    vector_blocks,
+)
 from featurize.extraction.plan import Plan
-from featurize.extraction.recorded import recorded_backbone, recorded_extractor
 from featurize.images import Split
 
 PACKAGES = ("frozenbench", "tensorflow", "keras", "mnn", "numba", "numpy", "pillow", "distributed")
@@ -49,6 +54,7 @@ class ExtractionPlugin(WorkerPlugin):
         self.spec = plan.spec
         self.source = plan.backbone.source
         self.batch_size = plan.batch_size
+        self.calibration = plan.engine.calibration
         self.shards = Shards(shards.folder.absolute(), shards.plan, shards.rows, shards.dim, shards.dtype)
         self.versions = library_versions(PACKAGES)
         roots = {split.images.root for split in plan.dataset.splits.values()}
@@ -123,7 +129,8 @@ class ExtractionPlugin(WorkerPlugin):
         if self.spec.engine:
             import_keras()
             limit_threads(self.threads)
-        extractor = recorded_extractor(recorded_backbone(self.spec, self.source), self.spec)
+        backbone = recorded_backbone(self.spec, self.source)
+        extractor = recorded_extractor(backbone, self.spec, calibration=self.calibration)
         if extractor.engine.version != self.spec.engine_version:
             raise ClusterError(
                 f"the worker {self.address} has {self.spec.engine} {extractor.engine.version}, expected "

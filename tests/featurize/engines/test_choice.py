@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from featurize.core.errors import BackboneError, UsageError
-from featurize.engines import ENGINES, Engine, choose_engine, default_batch_size, tensorflow_engine
+from featurize.engines import ENGINES, Engine, agreement, choose_engine, default_batch_size, tensorflow_engine
 from featurize.engines import choice as engine_module
+from featurize.engines.winograd import processor
 from featurize.networks.backbone import Backbone, load_backbone
 
 IMAGES = np.random.default_rng(2).integers(0, 256, (64, 32, 32, 3), np.uint8)
@@ -222,3 +223,27 @@ def test_an_unknown_layer_is_named(name: str) -> None:
     network = load_backbone("efficientnetb0", weights="random", image_size=32)
     with pytest.raises(UsageError, match="^layer (rescaling|normalization).*: .* supported by this engine; use engine"):
         choose_engine(network, name, IMAGES).run(IMAGES[:2])
+
+
+def test_lower_precision_is_for_networks_of_the_vgg_kind(network: Backbone) -> None:
+    pixels = load_backbone("pixels", image_size=8)
+    with pytest.raises(UsageError, match="precision bfloat16: pixels is computed in float32 only"):
+        choose_engine(pixels, "auto", IMAGES, precision="bfloat16")
+    with pytest.raises(UsageError, match="the engine tensorflow has float32 only; use engine winograd"):
+        choose_engine(network, "tensorflow", IMAGES, precision="int8")
+    with pytest.raises(UsageError, match=r"precision float8: did you mean float32"):
+        choose_engine(network, "auto", IMAGES, precision="float8")
+
+
+def test_a_processor_without_the_instruction(network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "FEATURES", "+avx2")
+    with pytest.raises(UsageError, match=r"precision bfloat16: this processor has no AVX512_BF16; leave out"):
+        choose_engine(network, "auto", IMAGES, precision="bfloat16")
+
+
+def test_a_lower_precision_may_differ_more() -> None:
+    exact = [np.ones((2, 4), np.float32)]
+    off = [exact[0] * np.float32(1.005)]
+    assert agreement(off, exact, "winograd", ("a",), "bfloat16") == pytest.approx(0.005, rel=1e-3)
+    with pytest.raises(BackboneError, match="winograd differs from tensorflow by 5.0e-03 at layer a"):
+        agreement(off, exact, "winograd", ("a",))
