@@ -97,6 +97,14 @@ def experiment(
     groups: Annotated[str | None, typer.Option(help="As for featurize.")] = None,
     labels: Annotated[Path | None, typer.Option(help="As for featurize.")] = None,
     max_pixels: Annotated[int | None, typer.Option(min=1, help="As for featurize.")] = None,
+    screen: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Several networks: judge them on N training images first, the better half on 2 N, and so on; only the "
+            "last one takes part in the whole experiment.",
+        ),
+    ] = None,
     preset: Annotated[str, typer.Option(help="quick (minutes) or full (overnight).")] = "quick",
     folder: Annotated[
         Path | None, typer.Option(help="Folder for features and runs.  [default: data/experiments/NAME-PRESET]")
@@ -120,6 +128,7 @@ def experiment(
     from analysis.findings import answer
     from analysis.frame import comparison
     from analysis.report.build import write_reports
+    from analysis.screening import screened
     from analysis.steps import Step, Steps, steps_display
     from classify.cli import numbers
     from classify.heads import head_names
@@ -150,7 +159,9 @@ def experiment(
     with steps_display() as display:
         steps = Steps(display)
         report = Step("report", "report", REPORT_SECONDS, lambda _: write_reports(done.runs, done.left_out, out))
+        study, left_out = screened(study, dataset, steps, first=screen, folder=folder, later=[report])
         done = run_experiment(study, dataset, steps, folder=folder, threads=jobs or 0, later=[report])
+        done.left_out += left_out
         [(_, written)] = steps.carry_out([report])
     page = next(path for path in written if path.suffix == ".html")
     found = answer(comparison(done.runs))

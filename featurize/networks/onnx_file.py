@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import onnx
 
 LARGEST = (1 << 31) - 1  # bytes of a message in protobuf
+NAMES = ("name", "input", "output", "op_type", "domain")
+"""The fields of messages that hold names."""
 IMAGE_TYPES = {1: "float32", 10: "float16"}  # of TensorProto.DataType
 
 
@@ -185,8 +187,8 @@ def _parsed(path: Path) -> "onnx.ModelProto":
         model.ParseFromString(path.read_bytes())
     except Exception as error:  # protobuf's DecodeError, which has no public name; or RecursionError
         raise BackboneError(f"{path} is damaged, or is not an ONNX file: {first_line(error)}") from error
-    if not _has_only_text(model):
-        raise BackboneError(f"{path} is damaged, or is not an ONNX file: a name in it is not UTF-8")
+    if not _has_good_names(model):
+        raise BackboneError(f"{path} is damaged, or is not an ONNX file: a name in it is not printable text")
     if not model.graph.node:
         raise BackboneError(f"{path} is not an ONNX file, or holds no network")
     return model
@@ -197,12 +199,14 @@ def _parts(value: Any) -> Iterable[Any]:
     return [value] if hasattr(value, "DESCRIPTOR") or isinstance(value, (str, bytes)) else value
 
 
-def _has_only_text(message: Any) -> bool:
-    """Whether every name is UTF-8: protobuf gives others as bytes."""
+def _has_good_names(message: Any) -> bool:
+    """Whether every text is UTF-8 (protobuf gives others as bytes), and every name can be printed in a line."""
     for descriptor, value in message.ListFields():
-        if descriptor.type == descriptor.TYPE_STRING and not all(isinstance(part, str) for part in _parts(value)):
-            return False
-        if descriptor.type == descriptor.TYPE_MESSAGE and not all(_has_only_text(part) for part in _parts(value)):
+        if descriptor.type == descriptor.TYPE_STRING:
+            for part in _parts(value):
+                if not isinstance(part, str) or (descriptor.name in NAMES and not part.isprintable()):
+                    return False
+        if descriptor.type == descriptor.TYPE_MESSAGE and not all(_has_good_names(part) for part in _parts(value)):
             return False
     return True
 
