@@ -238,7 +238,7 @@ def _pixels(result: RunResult, split: Split) -> np.ndarray:
 def _dataset(recorded: str) -> ImageDataset:
     """The images of a source, JSON as a run records it, read once for all figures; nothing is downloaded."""
     source = json.loads(recorded)
-    if source["data"] == "cifar10" and not any(data_root().glob("cifar-10-*")):
+    if source.get("data") == "cifar10" and not any(data_root().glob("cifar-10-*")):
         raise DataError(f"CIFAR-10 is not in {data_root()}; frozenbench featurize downloads it")
     try:
         return recorded_dataset(source)

@@ -2,7 +2,6 @@
 
 import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from featurize.core.errors import DataError, first_line
 from featurize.formats.rows import BLOCK_BYTES, METADATA
 from featurize.formats.sources import ColumnNames, VectorRows, own_facts
+from featurize.images.arrays import UNREADABLE
 
 USUAL = {
     "vector": "x",
@@ -28,17 +28,6 @@ TENSOR_TYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1",
 }  # fmt: skip
 CLASS_NAMES = "class_names"
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    KeyError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    NotImplementedError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 class Archive(Protocol):

@@ -24,7 +24,7 @@ from featurize.cache import (
 )
 from featurize.core.errors import DataError, UsageError, suggestion
 from featurize.formats import archives, columnar
-from featurize.formats.sources import ColumnNames, VectorRows
+from featurize.formats.sources import ColumnNames, VectorRows, shown
 from featurize.images.arrays import check_name
 from featurize.images.splitting import (
     TEST_FRACTION,
@@ -171,7 +171,8 @@ def _classes(rows: VectorRows, *, usual_label: bool) -> tuple[tuple[str, ...], n
     for name in names:
         if name not in numbers:
             raise DataError(
-                f"{rows.file} has the label {name}, which is not one of its class names; {suggestion(name, recorded)}"
+                f"{rows.file} has the label {shown(name)}, which is not one of its class names; "
+                f"{suggestion(name, recorded)}"
             )
     return tuple(recorded), np.array([numbers[name] for name in names], np.int64)[labels]
 
@@ -208,10 +209,12 @@ def _is_test(rows: VectorRows, labels: np.ndarray, digests: np.ndarray, options:
         is_test = np.zeros(len(rows), bool)
         for split in np.unique(rows.splits).tolist():
             if str(split).lower() not in (*TEST_NAMES, *TRAIN_NAMES):
-                raise DataError(f"{rows.file}: the split {split} is unknown; expected train or test")
+                raise DataError(f"{rows.file}: the split {shown(split)} is unknown; expected train or test")
             is_test[rows.splits == split] = str(split).lower() in TEST_NAMES
         if is_test.all() or not is_test.any():
-            raise DataError(f"{rows.file}: all rows are in the split {rows.splits[0]}; expected rows of train and test")
+            raise DataError(
+                f"{rows.file}: all rows are in the split {shown(rows.splits[0])}; expected rows of train and test"
+            )
         return is_test
     if rows.groups is not None:
         return split_by_group(rows.groups.astype(str), labels, fraction)
@@ -225,10 +228,14 @@ def _check_classes(rows: VectorRows, class_names: tuple[str, ...], labels: np.nd
     """Raise DataError unless there are two classes, and training vectors of each class that is tested."""
     trained = np.unique(labels[~is_test])
     if len(np.unique(labels)) < 2:
-        raise DataError(f"{rows.file}: all rows have the label {class_names[labels[0]]}; expected two classes or more")
+        raise DataError(
+            f"{rows.file}: all rows have the label {shown(class_names[labels[0]])}; expected two classes or more"
+        )
     missing = np.setdiff1d(labels[is_test], trained)
     if len(missing):
-        raise DataError(f"{rows.file}: no training row has the label {class_names[missing[0]]}, which test rows have")
+        raise DataError(
+            f"{rows.file}: no training row has the label {shown(class_names[missing[0]])}, which test rows have"
+        )
     if not is_test.any():
         raise DataError(f"{rows.file}: no class has two distinct vectors, so that none can be tested")
 

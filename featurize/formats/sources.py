@@ -10,6 +10,8 @@ import numpy as np
 
 from featurize.core.errors import DataError, UsageError, suggestion
 
+SHOWN = 80  # letters of a value in a message
+
 
 @dataclass(frozen=True)
 class ColumnNames:
@@ -114,6 +116,11 @@ class VectorRows:
             row += len(block)
         if row != len(self):
             raise DataError(f"{self.file} has {row:,} vectors for {len(self):,} labels; expected as many")
+
+
+def shown(value: object) -> str:
+    """A value of a file in a message: one line, and not too long."""
+    return " ".join(str(value).split())[:SHOWN]
 
 
 def own_facts(metadata: bytes | str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A file is read so that a damaged or hostile one costs neither memory nor code ex
 """
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +28,9 @@ UNREADABLE = (
     NotImplementedError,
     zipfile.BadZipFile,
     zlib.error,
+    tokenize.TokenError,  # of numpy's parser of headers
 )
+"""What a damaged `.npz` file makes the libraries raise."""
 
 
 def load_npz(path: Path) -> ImageDataset:

@@ -334,6 +334,9 @@ def _needed_nodes(path: Path, model: "onnx.ModelProto", outputs: tuple[str, ...]
             )
         for output in node.output:
             producer[output] = number
+    for name in outputs:
+        if name not in given and name not in producer:
+            raise BackboneError(f"{path} has the output {name}, which no node gives")
     needed: set[int] = set()
     waiting = [producer[name] for name in outputs if name in producer]
     while waiting:

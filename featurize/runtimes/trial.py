@@ -13,6 +13,18 @@ import numpy as np
 from featurize.core.errors import first_line
 from featurize.runtimes.onnx_files import onnx_runtime_outputs, openvino_network
 
+PLACES = (
+    "Exception from",
+    "Check '",
+    "While ",
+    "FrontEnd API failed",
+    "Model wasn't fully converted",
+    "-- ",
+    "[ERROR]",
+)
+"""The beginnings of lines in OpenVINO's messages that do not say what is wrong."""
+NO_RULE = "No conversion rule found"
+
 
 def main(folder: Path) -> None:
     """Run the network in both libraries; on failure the last line on standard error says why."""
@@ -44,10 +56,11 @@ def _error(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _reason(error: Exception) -> str:
-    """What a library says, in one line: OpenVINO's messages begin with the place in its own source."""
+    """What a library says, in one line: OpenVINO's messages begin with places in its own source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(("Exception from", "Check '", "While ", "[ERROR]"))]
-    return (said or lines or [first_line(error)])[0]
+    unknown = [line for line in lines if NO_RULE in line]
+    said = [line for line in lines if not line.startswith(PLACES)]
+    return (unknown or said or [first_line(error)])[0].removeprefix("-- ")
 
 
 if __name__ == "__main__":

@@ -223,6 +223,14 @@ def lying_npz(folder: Path) -> Path:
     return folder / "bad.npz"
 
 
+def zip_of(content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x.npy", content)
+        archive.writestr("y.npy", content)
+    return file.getvalue()
+
+
 def text(name: str, content: bytes) -> Callable[[Path], Path]:
     def write(folder: Path) -> Path:
         (folder / name).write_bytes(content)
@@ -276,6 +284,9 @@ BAD = {
     "a pickle": (text("bad.npz", pickle.dumps(OBJECTS)), DataError, "cannot be read as plain arrays"),
     "lengths": (npz(x=X, y=Y[:5]), DataError, "y has 5 rows for the 6 vectors of x"),
     "lengths of splits": (npz(x_train=X, x_test=X[:, :2], y_train=Y, y_test=Y), DataError, "differ in length: 3 in"),
+    "a header that does not end": (text("bad.npz", zip_of(b"\x93NUMPY\1\0\x10\0{'descr': (\n\n\n\n")), DataError,
+                                   "cannot be read as plain arrays"),
+    "a label of two lines": (broken(lambda table: table.assign(split="a\nb")), DataError, "the split a b is unknown"),
     "no array": (npz(x=X, z=Y), UsageError, "has no column y; known: x, z"),
     "images": (npz(x=np.ones((6, 3, 3)), y=Y), DataError, "expected numbers (n, d)"),
     "absurd header": (lying_npz, DataError, "does not match its shape"),

@@ -192,6 +192,8 @@ HOSTILE = {
                     "expected square images"),
     "integers": (changed(lambda model: model.graph.input[0].type.tensor_type.__setattr__("elem_type", 7)),
                  "another type than float32 or float16"),
+    "an output from nowhere": (changed(lambda model: setattr(model.graph.output[0], "name", "ghost")),
+                               "has the output ghost, which no node gives"),
     "a name of two lines": (tiny_model(nodes=[helper.make_node("Relu", ["map"], ["a\nb"])]), "not printable text"),
     "no output": (changed(lambda model: model.graph.ClearField("output")), "has no output"),
     "no nodes": (onnx.ModelProto(), "holds no network"),
