@@ -19,10 +19,7 @@ LOOKS = ("transfer", "control")
 def confusion_parts(confusions: Mapping[str, np.ndarray], class_names: Sequence[str]) -> list[Part]:
     """The confusion matrix of each run, by its name; of many classes, the most frequent mistakes."""
     if len(class_names) > MANY_CLASSES:
-        return [
-            Table(f"The most frequent mistakes of {name}.", _worst_pairs(counts, class_names))
-            for name, counts in confusions.items()
-        ]
+        return [_worst_pairs(name, counts, class_names) for name, counts in confusions.items()]
     order = class_order(list(confusions.values()))
     return [
         Matrix(f"{name}: predictions in percent of each true class.", counts, class_names, order, name)
@@ -30,13 +27,23 @@ def confusion_parts(confusions: Mapping[str, np.ndarray], class_names: Sequence[
     ]
 
 
-def _worst_pairs(counts: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
-    rows = []
-    of_class = dict(zip(class_names, counts.sum(axis=1), strict=True))
+def _worst_pairs(name: str, counts: np.ndarray, class_names: Sequence[str]) -> Table:
+    """The most frequent mistakes of a run; scripts know each row by its run and by true and predicted class."""
+    rows, keys = [], []
+    numbers = {class_name: number for number, class_name in enumerate(class_names)}
     for true, predicted, count in most_confused(counts, class_names, WORST_PAIRS):
-        share = 100 * count / of_class[true]
+        share = 100 * count / counts[numbers[true]].sum()
         rows.append({"class": true, "taken for": predicted, "images": f"{count:,}", "% of the class": f"{share:.0f}"})
-    return pd.DataFrame(rows, columns=["class", "taken for", "images", "% of the class"])
+        keys.append(
+            {
+                "run": name,
+                "class": str(numbers[true]),
+                "predicted": str(numbers[predicted]),
+                "images": str(count),
+            }
+        )
+    frame = pd.DataFrame(rows, columns=["class", "taken for", "images", "% of the class"])
+    return Table(f"The most frequent mistakes of {name}.", frame, keys=keys)
 
 
 def _recall(values: Sequence[float], look: str) -> Interval:

@@ -97,7 +97,7 @@ if (explore && data.images) {
     showPair();
     const found = selected();
     const { cell, lasso } = state;
-    const what = cell ? `${classes[cell.label]} taken for ${classes[cell.predicted]} by ${runs[cell.run].name}, ${imagesText(cell.images)}`
+    const what = cell ? `${pairText(cell.label, cell.predicted)} by ${runs[cell.run].name}, ${imagesText(cell.images)}`
       : KINDS[state.show][0];
     const left = tested < of ? `; ${tested.toLocaleString("en")} of ${of.toLocaleString("en")} test images have a thumbnail` : "";
     status.textContent = `${found.length.toLocaleString("en")} shown: ${what}${lasso ? ", in the lasso" : ""}${left}.`;
@@ -120,7 +120,7 @@ if (explore && data.images) {
     const close = make("button", { type: "button", textContent: "Close" });
     close.addEventListener("click", () => { detail.hidden = true; });
     detail.replaceChildren(
-      make("h3", { textContent: `An image of ${classes[labels[image]]}` }), make("div", { className: "large" }, canvas, text),
+      make("h3", { textContent: `Class: ${classes[labels[image]]}` }), make("div", { className: "large" }, canvas, text),
       make("ul", { className: "answers" }, ...answers),
       make("p", { textContent: neighbours.length ? "Nearest training images:" : "Its nearest training images are not in this page." }),
       make("ul", { className: "tiles" }, ...neighbours), close,
@@ -139,9 +139,19 @@ if (explore && data.images) {
     update();
   });
 
-  // Each cell of a confusion matrix becomes a button that shows its images.
+  // Each cell of a confusion matrix, and each row of a list of mistakes, becomes a button that shows its images.
+  const showCell = (run, label, guess, count) => {
+    state.cell = { run, label, predicted: guess, images: count };
+    state.a = run;
+    selectA.value = run;
+    explore.closest("details").open = true;
+    update();
+    explore.scrollIntoView();
+  };
+  const numberOf = (name) => runs.findIndex((run) => run.name === name);
+  const pairText = (label, guess) => (label === guess ? `${classes[label]} recognised` : `${classes[label]} taken for ${classes[guess]}`);
   for (const matrix of document.querySelectorAll(".matrix")) {
-    const run = runs.findIndex(({ name }) => name === matrix.dataset.run);
+    const run = numberOf(matrix.dataset.run);
     if (run < 0) continue;
     for (const cell of matrix.querySelectorAll("td")) {
       if (cell.dataset.images === "0") continue;
@@ -149,17 +159,17 @@ if (explore && data.images) {
       const button = make("button", { type: "button" }, ...cell.childNodes);
       const text = button.textContent.trim();
       const percent = text ? `${text}%, ` : "";
-      button.setAttribute("aria-label", `${percent}${classes[label]} taken for ${classes[guess]}: ${imagesText(cell.dataset.images)}`);
-      button.addEventListener("click", () => {
-        state.cell = { run, label, predicted: guess, images: cell.dataset.images };
-        state.a = run;
-        selectA.value = run;
-        explore.closest("details").open = true;
-        update();
-        explore.scrollIntoView();
-      });
+      button.setAttribute("aria-label", `${percent}${pairText(label, guess)}: ${imagesText(cell.dataset.images)}`);
+      button.addEventListener("click", () => showCell(run, label, guess, cell.dataset.images));
       cell.append(button);
     }
+  }
+  for (const row of document.querySelectorAll("tr[data-run]")) {
+    const [run, cell] = [numberOf(row.dataset.run), row.cells[2]];
+    if (run < 0) continue;
+    const button = make("button", { type: "button" }, ...cell.childNodes);
+    button.addEventListener("click", () => showCell(run, Number(row.dataset.class), Number(row.dataset.predicted), row.dataset.images));
+    cell.append(button);
   }
   show();
 }

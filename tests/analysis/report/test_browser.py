@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from selenium import webdriver
@@ -16,7 +17,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from tiny_reports import COLOURS, DATA, HOSTILE, make_map, make_report, report_filled_with
 
-from analysis.report.content import Report, Section, Table
+from analysis.report.classes import confusion_parts
+from analysis.report.content import Explorer, Report, Section, Table
 from analysis.report.html import write_report
 
 CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -464,13 +466,23 @@ def test_a_cell_of_the_matrix_shows_its_images(page: webdriver.Chrome, how: str)
     ant_as_cow = find(page, ".matrix tr[data-class='0'] td[data-predicted='2']")
     assert ant_as_cow.find_elements("css selector", "button") == []  # no image
     cell = find(page, ".matrix tr[data-class='0'] td[data-predicted='0'] button")
-    assert cell.accessible_name == "80%, ant taken for ant: 8 images"
+    assert cell.accessible_name == "80%, ant recognised: 8 images"
     if how == "mouse":
         cell.click()
     else:
         cell.send_keys(Keys.ENTER)
     assert shown(page) == ["ant", "ant"]
-    assert "2 shown: ant taken for ant by svm, 8 images" in find(page, ".status").text
+    assert "2 shown: ant recognised by svm, 8 images" in find(page, ".status").text
+
+
+def test_a_row_of_frequent_mistakes_shows_its_images(page: webdriver.Chrome, tmp_path: Path) -> None:
+    table = confusion_parts({"svm": np.diag([9] * 21) + np.eye(21, k=-1, dtype=int)}, [str(k) for k in range(21)])
+    sections = [Section("A", "B", [*table, Explorer("C")])]
+    show(page, make_report(sections=sections), tmp_path)
+    row = find_all(page, "tr[data-run]")[0]
+    assert row.get_dom_attribute("data-class") == "1"
+    row.find_element("css selector", "button").click()
+    assert shown(page) == ["bee, taken for ant"]
 
 
 def test_a_picture_has_neighbours(page: webdriver.Chrome) -> None:
