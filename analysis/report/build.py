@@ -205,8 +205,9 @@ def large_number(measure: Measure) -> Number:
     if not measure.is_measured:
         return Number("", measure.label, detail=measure.detail, command=measure.command)
     place = math.log if measure.neutral == 1 else float
-    low = -math.inf if measure.neutral == 1 and measure.low <= 0 else place(measure.low)
-    scale = (low, place(measure.value), place(measure.high), place(measure.neutral))
+    low, high = (measure.low, measure.high) if measure.has_interval else (math.nan, math.nan)
+    low = -math.inf if measure.neutral == 1 and low <= 0 else place(low)
+    scale = (low, place(measure.value), place(high), place(measure.neutral))
     interval = f"95% interval {measure.interval}" if measure.has_interval else measure.interval
     return Number(
         measure.written, measure.label, interval, measure.detail, scale=scale, no_difference=f"{measure.neutral:g}"

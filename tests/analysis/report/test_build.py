@@ -1,5 +1,6 @@
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -22,8 +23,9 @@ from tiny_runs import (
 from tinyhtml5.parser import HTMLParser
 
 from analysis.figures import pictures
+from analysis.findings import Measure
 from analysis.report import build
-from analysis.report.build import with_predictions, write_reports
+from analysis.report.build import large_number, with_predictions, write_reports
 from classify.runs import CODES, load_runs
 from classify.runs.results import PREDICTIONS as PREDICTIONS_FILE
 from classify.training.train import Job, train_heads
@@ -292,3 +294,19 @@ def test_a_figure_that_cannot_be_drawn_costs_itself_only(
         assert f"Some figures are missing: {name}: no such colour" in page
         assert f"Some figures are missing: {name}: no such colour" in caplog.text
     assert "and more" not in page
+
+
+def test_a_ratio_is_drawn_on_a_logarithmic_scale() -> None:
+    number = large_number(Measure("times as fast", "to 70% accuracy", 4.0, 2.0, math.inf))
+    assert number.scale == (math.log(2), math.log(4), math.inf, 0)
+    assert (number.value, number.interval, number.no_difference) == ("4", "95% interval 2 or more", "1")
+    points = large_number(Measure("points", "over cnn", 5.0, -10.0, 19.0, neutral=0.0))
+    assert points.scale == (-10, 5, 19, 0)
+    assert (points.value, points.interval) == ("+5", "95% interval -10 to +19")
+
+
+def test_an_interval_that_is_open_at_both_ends_is_not_drawn() -> None:
+    number = large_number(Measure("times as many images", "to 70% accuracy", 4.0, 0.0, math.inf))
+    assert math.isnan(number.scale[0])
+    assert math.isnan(number.scale[2])
+    assert "95%" not in number.interval
