@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.experiment import PIXELS, Source, Study, extracted
-from analysis.findings.transfer import paired_interval
 from analysis.steps import Progress, Step, Steps
 from featurize.core.errors import UsageError
+from featurize.core.intervals import paired_interval
 
 if TYPE_CHECKING:
     from featurize.cache import Features

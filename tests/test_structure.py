@@ -53,7 +53,7 @@ DOORS = {
     "classify.predict": "classify.guarantee classify.heads classify.runs featurize",
     "analysis.cli": "analysis classify featurize",
     "analysis.steps": "",
-    "analysis.screening": "analysis.experiment analysis.findings.transfer analysis.steps classify featurize",
+    "analysis.screening": "analysis.experiment analysis.steps classify featurize",
     "analysis.experiment": "analysis.steps classify featurize",
     "analysis.frozenbench": "analysis classify featurize",
     **{f"{package}.__main__": "analysis classify featurize" for package in PACKAGES},
