@@ -8,6 +8,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+from analysis.audit import audit_folder, read_summary
 from analysis.figures import pictures
 from analysis.figures.album import Album
 from analysis.report.classes import CLASSES_AT_FIRST
@@ -40,6 +41,7 @@ def dataset_section(
         facts["sizes"] = pictures.image_sizes(best)
     except DataError as error:
         notes.append(f"The sizes are not known: {error}")
+    facts |= _audited(best, out)
     finished = sorted(run.finished for run in runs.values())
     days = dict.fromkeys(when[:16].replace("T", " ") for when in (finished[0], finished[-1]))
     facts["runs finished"] = " to ".join(days)
@@ -57,6 +59,20 @@ def dataset_section(
     train = "" if "train images" not in counts else f"{_total(counts['train images']):,} training images and "
     finding = f"{best.dataset}: {train}{best.test_rows:,} test images of {len(best.class_names):,} classes."
     return Section("Data set", finding, parts, notes=notes)
+
+
+def _audited(run: RunResult, out: Path) -> dict[str, str | Link]:
+    """What the audit of the run's vectors found, if there was one."""
+    cache = Path(run.cache)
+    folder = audit_folder(cache.stem)
+    found = read_summary(folder, run.fingerprint)
+    if found is None:
+        return {"suspected labels": f"not looked for; frozenbench audit {run.cache} does"}
+    count = f"{found['suspects']:,} of {found['images']:,} labels are suspected"
+    table = folder / "suspects.csv"
+    return {
+        "suspected labels": Link(count, quote(_relative(table, out).removesuffix("/"))) if table.is_file() else count
+    }
 
 
 def _class_counts(run: RunResult) -> pd.DataFrame:

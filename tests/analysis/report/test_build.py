@@ -22,6 +22,8 @@ from tiny_runs import (
 )
 from tinyhtml5.parser import HTMLParser
 
+from analysis.audit import audit_folder
+from analysis.audit.tables import SUMMARY, write_summary
 from analysis.figures import pictures
 from analysis.findings import Measure
 from analysis.report import build
@@ -218,6 +220,7 @@ def test_the_data_set_has_a_section(tmp_path: Path) -> None:
     assert facts["skipped files"] == "2"
     assert " wide, " in facts["sizes"]
     assert "cores" in facts["machine"]
+    assert facts["suspected labels"].startswith("not looked for; frozenbench audit ")
     links = [link.get("href") for link in fold.iter("a")]
     assert links == ["mistakes.csv", "comparison.csv", "comparison.md", "comparison.tex", "../runs/"]
     assert all((tmp_path / "out" / link).exists() for link in links)
@@ -310,3 +313,20 @@ def test_an_interval_that_is_open_at_both_ends_is_not_drawn() -> None:
     assert math.isnan(number.scale[0])
     assert math.isnan(number.scale[2])
     assert "95%" not in number.interval
+
+
+def test_suspected_labels_are_counted_where_there_was_an_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROZENBENCH_DATA", str(tmp_path / "data"))
+    world = World(tmp_path)
+    run = world.runs[Path(world.add(0.7))]
+    folder = audit_folder(Path(run.cache).stem)
+    summary = {"fingerprint": run.fingerprint, "suspects": 12, "images": 1000}
+    write_summary(folder / SUMMARY, summary)
+    (folder / "suspects.csv").write_text("path\n")
+    write_reports(world.runs, [], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    link = re.search('<a href="(.*?)">12 of 1,000 labels are suspected</a>', page)
+    assert (tmp_path / "out" / link[1]).is_file()
+    write_summary(folder / SUMMARY, {**summary, "fingerprint": "of another cache"})
+    write_reports(world.runs, [], tmp_path / "out")
+    assert "labels are suspected" not in (tmp_path / "out" / "report.html").read_text("utf-8")
