@@ -15,6 +15,7 @@ from analysis.steps import Steps
 from featurize.cache import CacheContent, CacheInfo, Columns, SplitRecords, open_writer
 from featurize.core.errors import UsageError
 from featurize.images import ImageDataset, Split
+from featurize.images.splitting import assign_folds
 
 NOISE = {"good": 0.5, "fair.onnx": 1.5, "poor.keras": 4.0, "bad": 9.0}
 DIM = 8
@@ -95,6 +96,28 @@ def test_groups_widen_the_interval() -> None:
     assert kept == "good"
     assert (alone.behind, together.behind) == (0.25, 0.25)
     assert together.high - together.low > 2 * (alone.high - alone.low)
+
+
+def test_images_of_a_group_stay_in_one_fold(
+    dataset: ImageDataset, asked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = dataset.splits["train"]
+    grouped = Split(train.images, train.labels, train.ids, np.arange(300) // 6)
+    used = []
+
+    def noted(correct: dict[str, np.ndarray], groups: np.ndarray | None) -> Any:
+        used.append(groups)
+        return _halved(correct, groups)
+
+    def divided(groups: np.ndarray, labels: np.ndarray, folds: int) -> np.ndarray:
+        used.append(groups)
+        return assign_folds(groups, labels, folds)
+
+    monkeypatch.setattr(screening, "_halved", noted)
+    monkeypatch.setattr("featurize.images.splitting.assign_folds", divided)
+    run(Study(backbones=("good", "bad")), ImageDataset("b", dataset.class_names, {"train": grouped}), tmp_path, 150)
+    expected = grouped.groups[asked[0][1]]
+    assert [groups.tolist() for groups in used] == 3 * [expected.tolist()]  # two networks, and their comparison
 
 
 def test_what_the_report_says() -> None:
