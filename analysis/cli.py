@@ -192,24 +192,30 @@ def audit(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Number of threads.  [default: one per usable physical core]")
     ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Folder of the runs that copies may have flattered.  [default: data/runs]")
+    ] = None,
     cluster: Annotated[str, typer.Option(help="Pass over the rows on Dask workers: local:N, or tcp://HOST:PORT.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     _quiet: Quiet = False,
 ) -> None:
-    """Find suspected labels in the vectors of a cache. Nothing of yours is changed."""
+    """Find suspected labels, copies and strange pictures in a cache. Nothing of yours is changed."""
     import joblib
 
     from analysis.audit import audit_folder
     from analysis.audit.build import audit_cache
+    from classify.runs import load_runs, runs_folder
     from featurize.cache import find_cache, read_info
     from featurize.core.cluster import connected
     from featurize.core.environment import library_versions
 
     info = read_info(find_cache(cache))
+    folder = runs or runs_folder()
+    found = load_runs(folder).runs if any(folder.glob("*/*/result.json")) else {}
     threads = jobs or joblib.cpu_count(only_physical_cores=True)
     versions = functools.partial(library_versions, ["frozenbench", "scikit-learn", "numpy", "joblib", "distributed"])
     with connected(cluster, versions) if cluster else nullcontext() as client:
-        done = audit_cache(info, out or audit_folder(info.path.stem), threads, client)
+        done = audit_cache(info, out or audit_folder(info.path.stem), found, threads, client)
     if as_json:
         print(json.dumps({**done.summary, "written": [str(path) for path in done.written]}))
         return

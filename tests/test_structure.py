@@ -41,7 +41,7 @@ ROOMS = {
     "analysis.frame": "classify.runs classify.statistics",
     "analysis.findings": "analysis.frame classify.runs classify.statistics",
     "analysis.figures": "analysis.frame classify.runs classify.statistics featurize.cache featurize.images",
-    "analysis.audit": "classify.large classify.heads featurize.cache featurize.images",
+    "analysis.audit": "classify.large classify.heads classify.runs featurize.cache featurize.images",
     "analysis.report": "analysis.audit analysis.findings analysis.figures analysis.frame classify.runs featurize.cache",
 }
 # The modules outside of the rooms, and the packages whose rooms they join.

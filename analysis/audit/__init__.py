@@ -1,9 +1,10 @@
 """What is wrong with the data: suspected labels, copies and strangers, found in the vectors of a cache.
 
-`noise` estimates which labels are wrong, `suspects` ranks them, `tables` writes them, `build` does all of it.
+`noise` estimates which labels are wrong, and `suspects` ranks them; `pictures` are read for `copies`, whose effect on
+the runs `leaks` measures, and for `strangers`; `tables` writes everything, and `build` does all of it.
 Exports `audit_folder` and `read_summary`; `analysis.audit.build` is imported where it is used, as it loads
 scikit-learn.
-May import: classify.large, classify.heads, featurize.cache, featurize.images, featurize.core.
+May import: classify.large, classify.heads, classify.runs, featurize.cache, featurize.images, featurize.core.
 """
 
 from analysis.audit.tables import audit_folder, read_summary

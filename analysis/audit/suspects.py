@@ -16,7 +16,7 @@ from featurize.images import assign_folds
 if TYPE_CHECKING:
     from distributed import Client
 
-COMPONENTS = 128  # of the vectors, in which copies are looked for
+COMPONENTS = 64  # of the vectors, in which copies are looked for
 ROWS_AT_ONCE = 20_000
 LEAST_ROWS = 20  # of a data set
 HALF_WIDTH = 2 * 1.96  # of intervals, in standard errors: twice that of chance alone, see docs/audit.md

@@ -7,14 +7,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from featurize.core.errors import DataError
 from featurize.core.files import data_root, written_whole
 
 if TYPE_CHECKING:
+    from analysis.audit.copies import Copies
     from analysis.audit.suspects import Rows, Suspects
 
 SUMMARY = "audit.json"
-RANKING = "path", "id", "split", "label", "suggested", "probability", "margin", "rank"
+RANKING = "path", "id", "split", "label", "suggested", "probability", "margin", "rank", "kind"
+COPIES = (
+    "path_a", "path_b", "split_a", "split_b", "kind", "similarity", "same_label", "id_a", "id_b", "label_a", "label_b",
+)  # fmt: skip
+STRANGERS = "path", "id", "split", "label", "kind", "distance"
 
 
 def audit_folder(cache: str) -> Path:
@@ -22,16 +29,51 @@ def audit_folder(cache: str) -> Path:
     return data_root() / "audits" / cache
 
 
-def write_ranking(path: Path, rows: "Rows", suspects: "Suspects", class_names: Sequence[str], count: int) -> Path:
-    """Write the `count` most suspected images: `probability` is that of a wrong label, `rank` starts at 1."""
+def write_ranking(
+    path: Path, rows: "Rows", suspects: "Suspects", class_names: Sequence[str], count: int, conflicts: np.ndarray
+) -> Path:
+    """Write the `count` most suspected images.
+
+    `probability` is that of a wrong label, `rank` starts at 1, and `kind` is `conflict` for the rows in `conflicts`,
+    which have a copy with another label, else `label`.
+    """
+    in_conflict = set(conflicts.tolist())
 
     def lines() -> Iterable[tuple[Any, ...]]:
         for rank, row in enumerate(suspects.order[:count].tolist(), start=1):
             label, suggested = class_names[rows.labels[row]], class_names[suspects.suggested[row]]
             numbers = f"{suspects.wrong[row]:.4f}", f"{suspects.margin[row]:.4f}"
-            yield name_of(rows, row), rows.ids[row], rows.splits[row], label, suggested, *numbers, rank
+            kind = "conflict" if row in in_conflict else "label"
+            yield name_of(rows, row), rows.ids[row], rows.splits[row], label, suggested, *numbers, rank, kind
 
     return write_csv(path, RANKING, lines())
+
+
+def write_copies(path: Path, rows: "Rows", copies: "Copies", class_names: Sequence[str]) -> Path:
+    """Write the pairs of copies; `same_label` is `yes` or `no`."""
+
+    def lines() -> Iterable[tuple[Any, ...]]:
+        for (one, other), kind, similarity in zip(copies.pairs.tolist(), copies.kinds, copies.similarity, strict=True):
+            labels = class_names[rows.labels[one]], class_names[rows.labels[other]]
+            same = "yes" if labels[0] == labels[1] else "no"
+            paths = name_of(rows, one), name_of(rows, other)
+            splits = rows.splits[one], rows.splits[other]
+            yield *paths, *splits, kind, f"{similarity:.4f}", same, rows.ids[one], rows.ids[other], *labels
+
+    return write_csv(path, COPIES, lines())
+
+
+def write_strangers(
+    path: Path, rows: "Rows", found: np.ndarray, reasons: np.ndarray, distances: np.ndarray, class_names: Sequence[str]
+) -> Path:
+    """Write the strange pictures: the numbers of their rows (m,) and reasons (m,); the distances are of all rows."""
+
+    def lines() -> Iterable[tuple[Any, ...]]:
+        for row, reason in zip(found.tolist(), reasons, strict=True):
+            label = class_names[rows.labels[row]]
+            yield name_of(rows, row), rows.ids[row], rows.splits[row], label, reason, f"{distances[row]:.2f}"
+
+    return write_csv(path, STRANGERS, lines())
 
 
 def name_of(rows: "Rows", row: int) -> str:

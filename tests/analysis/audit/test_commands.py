@@ -2,8 +2,10 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import assert_failed, command_here
+from PIL import Image
 from tiny_audits import PLANTED, planted_cache
 
 from analysis.audit import audit_folder, read_summary
@@ -57,3 +59,44 @@ def test_the_summary_belongs_to_its_cache(planted: Path) -> None:
 def test_a_cache_that_is_not_there(data_folder: Path) -> None:
     assert_failed(command_here("analysis", "audit", "nothing.h5"), 2, "nothing.h5: no such feature cache")
     assert not audit_folder("nothing").exists()
+
+
+def test_pictures_that_are_gone_leave_the_vectors(planted: Path) -> None:
+    done = command_here("analysis", "audit", str(planted), "--json")
+    facts = json.loads(done.stdout)
+    assert "only the vectors were audited" in done.stderr
+    assert "only the vectors were audited" in facts["left_out"][0]
+    assert facts["copies"] == 0
+
+
+def test_copies_of_image_files(tmp_path: Path, data_folder: Path) -> None:
+    """A folder of pictures: a copy across the splits, one with another label, a constant picture."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    for split, count in (("train", 20), ("test", 6)):
+        for name, base in (("red", (200, 40, 40)), ("blue", (40, 40, 200))):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = (np.array(base) + random.integers(-40, 40, (16, 16, 1))).clip(0, 255).astype(np.uint8)
+                pixels = np.kron(pixels, np.ones((3, 3, 1), np.uint8))
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    Image.open(folder / "train" / "red" / "3.png").save(folder / "test" / "red" / "copy.bmp")
+    Image.open(folder / "train" / "red" / "4.png").save(folder / "train" / "blue" / "copy.bmp")
+    Image.new("RGB", (48, 48), "red").save(folder / "train" / "red" / "plain.png")
+    words = ["--data", str(folder), "--backbone", "pixels", "--image-size", "8"]
+    assert command_here("featurize", *words, "--quiet").returncode == 0
+    done = command_here("analysis", "audit", str(data_folder / "features" / "photos-pixels-8px.h5"), "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    copies = rows_in(audit_folder("photos-pixels-8px") / "copies.csv")
+    names = ["path_a", "path_b", "split_a", "split_b", "kind", "similarity", "same_label"]
+    assert list(copies[0])[:7] == names
+    exact = {frozenset((row["path_a"], row["path_b"])): row for row in copies if row["kind"] == "exact"}
+    leak = exact[frozenset(("train/red/3.png", "test/red/copy.bmp"))]
+    conflict = exact[frozenset(("train/red/4.png", "train/blue/copy.bmp"))]
+    assert (leak["same_label"], conflict["same_label"]) == ("yes", "no")
+    assert len(exact) == 2
+    assert (facts["leaks"], facts["conflicts"]) == (1, 1)
+    strange = rows_in(audit_folder("photos-pixels-8px") / "strangers.csv")
+    assert ("train/red/plain.png", "constant") in {(row["path"], row["kind"]) for row in strange}
+    assert {path.name for path in folder.rglob("*.csv")} == set()
