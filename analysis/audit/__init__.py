@@ -1,7 +1,7 @@
 """What is wrong with the data: suspected labels, copies and strangers, found in the vectors of a cache.
 
 `noise` estimates which labels are wrong, and `suspects` ranks them; `pictures` are read for `copies`, whose effect on
-the runs `leaks` measures, and for `strangers`; `tables` writes everything, and `build` does all of it.
+the runs `leaks` measures, and for `strangers`; `tables` and `page` write everything, and `build` does it all.
 Exports `audit_folder` and `read_summary`; `analysis.audit.build` is imported where it is used, as it loads
 scikit-learn.
 May import: classify.large, classify.heads, classify.runs, featurize.cache, featurize.images, featurize.core.

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from analysis.audit.copies import find_copies
 from analysis.audit.leaks import leak_effects
+from analysis.audit.page import write_page
 from analysis.audit.pictures import Pictures, PictureSource
 from analysis.audit.strangers import relative_distances, strangers
 from analysis.audit.suspects import Rows, find_suspects, rows_of, scored
@@ -58,7 +59,7 @@ def audit_cache(
     seen = scored(info, rows, threads, client)
     with threadpool_limits(1):  # matrices of few columns: threads would wait longer than they work
         suspects = find_suspects(seen.scores, rows.labels)
-    pictures, left_out = read_pictures(info, rows)
+    source, pictures, left_out = read_pictures(info, rows)
     logger.info("copies are looked for")
     with threadpool_limits(threads):
         copies = find_copies(seen.components, pictures)
@@ -97,21 +98,26 @@ def audit_cache(
         "left_out": left_out,
     }
     written.append(write_summary(out / SUMMARY, summary))
-    return Audit(summary, findings(summary), written)
+    said = findings(summary)
+    page = write_page(
+        out / "audit.html", info.path.stem, said, rows, suspects, names, source, with_splits=not info.folds
+    )
+    return Audit(summary, said, [*written, page])
 
 
-def read_pictures(info: CacheInfo, rows: Rows) -> tuple[Pictures | None, list[str]]:
-    """The pictures of a cache; None and the reason if they are gone."""
+def read_pictures(info: CacheInfo, rows: Rows) -> tuple[PictureSource | None, Pictures | None, list[str]]:
+    """The source and the summary of a cache's pictures; None for both, and the reason, if they are gone."""
     logger.info("the pictures are read")
     try:
-        return PictureSource(info, rows).summary(), []
+        source = PictureSource(info, rows)
+        return source, source.summary(), []
     except DataError as error:
         reason = (
             f"{error}: only the vectors were audited. Near copies, empty and tiny pictures were not looked for, and "
             "copies are those with equal vectors."
         )
         logger.warning(reason)
-        return None, [reason]
+        return None, None, [reason]
 
 
 def counted(values: np.ndarray) -> dict[str, int]:

@@ -12,31 +12,31 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-ROWS_TO_FIT = 20_000
-STEPS = 60
-CALIBRATION_STEPS = 3  # of L-BFGS in each step of EM
-MIXING = 0.1  # usual size of a weight that mixes the scores of two classes
+ROWS_TO_FIT = 30_000
+STEPS = 100
+CALIBRATION_STEPS = 2  # of L-BFGS in each step of EM
+RIGHT_LABELS = 50.0  # invented rows of each class with the right label, so that few rows do not make much noise
 TOLERANCE = 1e-6  # of the log-likelihood of a row
 LEAST_NOISE = 1e-4  # share of a class with the label of another
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How labels come about: softmax(scores @ weights + offsets) is the true class, whose row of `labels` is the label.
+    """How labels come about: softmax(slope * scores + offsets) is the true class, whose row of `labels` is the label.
 
     Attributes:
-        weights: of the scores, (K, K).
+        slope: of the scores.
         offsets: of the classes, (K,).
         labels: the probability of each label (columns) for each true class (rows), (K, K).
     """
 
-    weights: np.ndarray
+    slope: float
     offsets: np.ndarray
     labels: np.ndarray
 
     def classes(self, scores: np.ndarray) -> np.ndarray:
         """The probabilities of the true class, from the image alone, float64 (n, K)."""
-        return np.asarray(softmax(scores @ self.weights + self.offsets, axis=1))
+        return np.asarray(softmax(self.slope * scores + self.offsets, axis=1))
 
     def true_classes(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """The probabilities of the true class, from the image and its label (n,), float64 (n, K)."""
@@ -58,7 +58,7 @@ def estimate_noise(scores: np.ndarray, labels: np.ndarray, seed: int = 0) -> Noi
     given = np.eye(classes)[labels]
     start = np.full((classes, classes), 0.1 / (classes - 1))
     np.fill_diagonal(start, 0.9)
-    noise = Noise(np.eye(classes), np.zeros(classes), start)
+    noise = Noise(1.0, np.zeros(classes), start)
     before = -np.inf
     for _ in range(STEPS):
         joint = noise.classes(scores) * noise.labels[:, labels].T
@@ -67,31 +67,25 @@ def estimate_noise(scores: np.ndarray, labels: np.ndarray, seed: int = 0) -> Noi
             break
         before = likelihood
         responsible = joint / joint.sum(axis=1, keepdims=True)
-        table = responsible.T @ given + LEAST_NOISE
-        weights, offsets = calibrated(scores, responsible, noise)
-        noise = Noise(weights, offsets, table / table.sum(axis=1, keepdims=True))
+        table = responsible.T @ given + LEAST_NOISE + RIGHT_LABELS * np.eye(classes)
+        slope, offsets = calibrated(scores, responsible, noise)
+        noise = Noise(slope, offsets, table / table.sum(axis=1, keepdims=True))
     return noise
 
 
-def calibrated(scores: np.ndarray, targets: np.ndarray, start: Noise) -> tuple[np.ndarray, np.ndarray]:
-    """A few steps towards the weights and offsets with the lowest cross-entropy to the targets (n, K).
-
-    Matrix scaling (Guo et al., On Calibration of Modern Neural Networks, 2017), with a penalty for mixing classes, so
-    that few rows do not overfit.
-    """
-    rows, classes = scores.shape
-    mixes = (1 - np.eye(classes)) / (MIXING**2 * rows)
+def calibrated(scores: np.ndarray, targets: np.ndarray, start: Noise) -> tuple[float, np.ndarray]:
+    """A few steps towards the slope and the offsets with the lowest cross-entropy to the targets (n, K)."""
+    rows = len(scores)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-        weights, offsets = parameters[:-classes].reshape(classes, classes), parameters[-classes:]
-        logs = log_softmax(scores @ weights + offsets, axis=1)
+        logs = log_softmax(parameters[0] * scores + parameters[1:], axis=1)
         slope = (np.exp(logs) - targets) / rows
-        gradient = np.concatenate([(scores.T @ slope + mixes * weights).ravel(), slope.sum(axis=0)])
-        return float(np.sum(mixes * weights**2) / 2 - np.sum(targets * logs) / rows), gradient
+        gradient = np.concatenate([[np.sum(slope * scores)], slope.sum(axis=0)])
+        return -float(np.sum(targets * logs)) / rows, gradient
 
-    first = np.concatenate([start.weights.ravel(), start.offsets])
+    first = np.concatenate([[start.slope], start.offsets])
     found = minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": CALIBRATION_STEPS}).x
-    return found[:-classes].reshape(classes, classes), found[-classes:]
+    return float(found[0]), found[1:]
 
 
 def best_cut(wrong: np.ndarray) -> np.ndarray:
