@@ -15,7 +15,7 @@ from analysis.audit.page import write_page
 from analysis.audit.pictures import Pictures, PictureSource
 from analysis.audit.strangers import relative_distances, strangers
 from analysis.audit.suspects import Rows, find_suspects, rows_of, scored
-from analysis.audit.tables import SUMMARY, write_copies, write_ranking, write_strangers, write_summary
+from analysis.audit.tables import PAGE, SUMMARY, write_copies, write_ranking, write_strangers, write_summary
 from classify.runs import RunResult
 from featurize.cache import CacheInfo
 from featurize.core.errors import DataError
@@ -97,11 +97,9 @@ def audit_cache(
         "strangers": counted(reasons),
         "left_out": left_out,
     }
-    written.append(write_summary(out / SUMMARY, summary))
     said = findings(summary)
-    page = write_page(
-        out / "audit.html", info.path.stem, said, rows, suspects, names, source, with_splits=not info.folds
-    )
+    written.append(write_summary(out / SUMMARY, {**summary, "findings": said}))
+    page = write_page(out / PAGE, info.path.stem, said, rows, suspects, names, source, with_splits=not info.folds)
     return Audit(summary, said, [*written, page])
 
 

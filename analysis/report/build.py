@@ -26,7 +26,7 @@ from analysis.report.captions import FigureFolder, run_name
 from analysis.report.classes import confusion_parts, coverage_tables, recall_table
 from analysis.report.commands import reproduction
 from analysis.report.content import Number, Part, PointMap, Report, Section, Table
-from analysis.report.dataset import dataset_section
+from analysis.report.dataset import audit_sections, dataset_section
 from analysis.report.explore import Exploration, explore
 from analysis.report.html import write_report
 from analysis.report.summary import write_summary
@@ -188,6 +188,7 @@ def build_report(
             *_findings_sections(found_notices),
             _heads_section(shown, runs, folder),
             _pictures_section(best, best_run, explored, folder),
+            *audit_sections(best_run),
             dataset_section(runs, best_run, explored.album, len(skipped_images), folder.folder.parent, files),
         ],
         commands=reproduction(runs),

@@ -1,4 +1,4 @@
-"""The data set's own section: class counts, sizes, examples, where the files are, when and on which machine."""
+"""The data set: class counts, sizes, examples, where the files are, when and on which machine; and its audit."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from analysis.audit import audit_folder, read_summary
+from analysis.audit import PAGE, audit_folder, read_summary
 from analysis.figures import pictures
 from analysis.figures.album import Album
 from analysis.report.classes import CLASSES_AT_FIRST
@@ -59,6 +59,16 @@ def dataset_section(
     train = "" if "train images" not in counts else f"{_total(counts['train images']):,} training images and "
     finding = f"{best.dataset}: {train}{best.test_rows:,} test images of {len(best.class_names):,} classes."
     return Section("Data set", finding, parts, notes=notes)
+
+
+def audit_sections(best: RunResult) -> list[Section]:
+    """What an audit of the best run's vectors found; no section if there was none."""
+    folder = audit_folder(Path(best.cache).stem)
+    summary = read_summary(folder, best.fingerprint)
+    if summary is None or not summary.get("findings"):
+        return []
+    first, *others = summary["findings"]
+    return [Section("Audit", first, [], notes=[*others, f"All of it is in {(folder / PAGE).as_posix()}."])]
 
 
 def _audited(run: RunResult, out: Path) -> dict[str, str | Link]:

@@ -100,3 +100,18 @@ def test_copies_of_image_files(tmp_path: Path, data_folder: Path) -> None:
     strange = rows_in(audit_folder("photos-pixels-8px") / "strangers.csv")
     assert ("train/red/plain.png", "constant") in {(row["path"], row["kind"]) for row in strange}
     assert {path.name for path in folder.rglob("*.csv")} == set()
+
+
+def test_the_report_tells_of_the_audit(planted: Path) -> None:
+    from tiny_runs import make_result
+
+    from analysis.report.dataset import audit_sections
+
+    fingerprint = read_info(planted).spec.fingerprint
+    run = make_result(cache=str(planted), fingerprint=fingerprint)
+    assert audit_sections(run) == []
+    command_here("analysis", "audit", str(planted))
+    [section] = audit_sections(run)
+    assert "labels are suspected" in section.finding
+    assert section.notes[-1].endswith("audits/planted/audit.html.")
+    assert audit_sections(make_result(cache=str(planted), fingerprint="another")) == []
