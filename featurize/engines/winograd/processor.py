@@ -10,7 +10,7 @@ LANES = 16 if AVX512 else 8
 INSTRUCTIONS = {
     "float32": {},
     "bfloat16": {"AVX512_BF16": "+avx512bf16"},
-    "int8": {"AVX512_BF16": "+avx512bf16", "AVX512_VNNI": "+avx512vnni"},
+    "int8": {"AVX512_BW": "+avx512bw", "AVX512_VNNI": "+avx512vnni"},
 }
 """Precision -> the instructions that its kernels need, with LLVM's names of them."""
 

@@ -19,7 +19,8 @@ class Stage:
         bias: (co,); None for a pooling alone.
         relu: whether there is a ReLU.
         pool: whether there is a pooling.
-        scales: float32 (k,), for int8 only: the scales of the quantised inputs; None before the calibration.
+        scales: float32 (17,), for int8 only: the scale of the outputs and the factors of the transformed inputs;
+            None before the calibration and for a pooling alone.
     """
 
     name: str

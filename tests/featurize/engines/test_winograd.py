@@ -1,19 +1,25 @@
 """The Winograd engine gives the numbers of a plain convolution, whatever the sizes, batch and threads."""
 
+import hashlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from featurize.core.environment import import_keras
 from featurize.core.errors import UsageError
-from featurize.engines import tensorflow_engine
+from featurize.engines import Engine, tensorflow_engine
+from featurize.engines.winograd import kernels, passes, processor
 from featurize.engines.winograd import network as winograd
-from featurize.engines.winograd.kernels import matrices
-from featurize.engines.winograd.network import winograd_engine
+from featurize.engines.winograd.network import calibrated, winograd_engine
+from featurize.engines.winograd.processor import INSTRUCTIONS, missing_instruction
+from featurize.engines.winograd.rounding import rounded_weights, to_bfloat16, to_float32
 from featurize.engines.winograd.stages import stages
+from featurize.engines.winograd.transforms import matrices
+from featurize.images.resize import resized
 from featurize.networks.backbone import Backbone, load_backbone
 
 RANDOM = np.random.default_rng(4)
@@ -29,9 +35,25 @@ def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
     return float(np.linalg.norm(ours - reference) / max(np.linalg.norm(reference), 1e-30))
 
 
+def supported(precision: str) -> object:
+    """A parameter that is skipped where the processor lacks an instruction for this precision."""
+    missing = missing_instruction(precision)
+    return pytest.param(precision, marks=pytest.mark.skipif(bool(missing), reason=f"the processor has no {missing}"))
+
+
+PRECISIONS = [supported(precision) for precision in INSTRUCTIONS]
+LOW_PRECISIONS = PRECISIONS[1:]
+
+
+def engine_for(network: Backbone, precision: str, pictures: np.ndarray) -> Engine:
+    """The engine, with scales from these pictures if it needs scales."""
+    return winograd_engine(network, precision, pictures if precision == "int8" else None)
+
+
+@pytest.mark.parametrize("kind", ["float32", "uint16"])
 @pytest.mark.parametrize("m", [2, 4])
-def test_the_transforms_make_a_convolution(m: int) -> None:
-    bt, g, at = matrices(m)
+def test_the_transforms_make_a_convolution(m: int, kind: str) -> None:
+    bt, g, at = matrices(m, kind)
     d, kernel = RANDOM.normal(size=(m + 2, m + 2)), RANDOM.normal(size=(3, 3))
     ours = at @ ((g @ kernel @ g.T) * (bt @ d @ bt.T)) @ at.T
     plain = [[(d[i : i + 3, j : j + 3] * kernel).sum() for j in range(m)] for i in range(m)]
@@ -68,12 +90,11 @@ def plain_pooling(x: np.ndarray) -> np.ndarray:
     return even.reshape(count, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_random_networks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against an independent forward pass in float64."""
+def random_network(seed: int) -> tuple[Backbone, np.ndarray, list[np.ndarray]]:
+    """A network like a VGG, images, and what an independent forward pass in float64 makes of them."""
     random = np.random.default_rng(seed)
     layers = import_keras().layers
-    size, count, threads = int(random.integers(2, 40)), int(random.integers(1, 9)), int(random.integers(1, 5))
+    size, count = int(random.integers(2, 40)), int(random.integers(1, 9))
     pictures = images(count, size)
     x, maps = import_keras().Input((size, size, 3)), pictures.astype(float)
     image, outputs, expected = x, [], []
@@ -100,11 +121,22 @@ def test_random_networks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     unique = {output.name: (output, values) for output, values in zip(outputs, expected, strict=True)}
     model = import_keras().Model(image, [output for output, _ in unique.values()])
     names = tuple(output._keras_history.operation.name for output, _ in unique.values())
-    network = Backbone("random", "random", "", names, size, "none", model)
-    monkeypatch.setattr("joblib.cpu_count", lambda **_: threads)
+    return Backbone("random", "random", "", names, size, "none", model), pictures, [v for _, v in unique.values()]
+
+
+@pytest.mark.parametrize("seed", [*range(25), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(25, 200))])
+def test_random_networks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every precision that the processor has; each may be off by its own share."""
+    network, pictures, expected = random_network(seed)
+    random = np.random.default_rng(seed)
+    monkeypatch.setattr("joblib.cpu_count", lambda **_: int(random.integers(1, 5)))
     monkeypatch.setattr(winograd, "GROUP_BYTES", int(random.choice([1, 1 << 27])))
-    for ours, (_, values) in zip(winograd_engine(network)(pictures), unique.values(), strict=True):
-        assert relative_error(ours, values) < 1e-5
+    for precision, bound in {"float32": 1e-5, "bfloat16": 1e-2, "int8": 5e-2}.items():
+        if not missing_instruction(precision):
+            for ours, values in zip(engine_for(network, precision, pictures)(pictures), expected, strict=True):
+                # The norm of a few numbers that sums have nearly cancelled says nothing about low precision.
+                if precision == "float32" or np.count_nonzero(values) >= 100:
+                    assert relative_error(ours, values) < bound, precision
 
 
 @pytest.fixture(scope="module")
@@ -112,22 +144,25 @@ def network() -> Backbone:
     return load_backbone("vgg16", weights="random", layers=("block2_pool", "block5_pool"), image_size=32)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("batch", [1, 7, 64])
-def test_the_batch_size_does_not_matter_at_all(network: Backbone, batch: int) -> None:
-    engine, pictures = winograd_engine(network), images(64, 32)
+def test_the_batch_size_does_not_matter_at_all(network: Backbone, batch: int, precision: str) -> None:
+    pictures = images(64, 32)
+    engine = engine_for(network, precision, pictures[:8])
     whole = engine(pictures)
     parts = [engine(pictures[start : start + batch]) for start in range(0, 64, batch)]
     for layer, reference in enumerate(whole):
         np.testing.assert_array_equal(np.concatenate([part[layer] for part in parts]), reference)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_number_of_threads_does_not_matter_at_all(
-    network: Backbone, threads: int, monkeypatch: pytest.MonkeyPatch
+    network: Backbone, threads: int, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference = winograd_engine(network)(images(5, 32))[1]
+    reference = engine_for(network, precision, images(8, 32))(images(5, 32))[1]
     monkeypatch.setattr("joblib.cpu_count", lambda **_: threads)
-    np.testing.assert_array_equal(winograd_engine(network)(images(5, 32))[1], reference)
+    np.testing.assert_array_equal(engine_for(network, precision, images(8, 32))(images(5, 32))[1], reference)
 
 
 def test_results_are_not_overwritten_by_the_next_batch(network: Backbone) -> None:
@@ -138,31 +173,161 @@ def test_results_are_not_overwritten_by_the_next_batch(network: Backbone) -> Non
     np.testing.assert_array_equal(first, saved)
 
 
-def test_an_earlier_batch_does_not_matter(network: Backbone) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_earlier_batch_does_not_matter(network: Backbone, precision: str) -> None:
     """The buffers still hold a larger batch; their borders are cleared as far as whole tiles reach."""
-    engine, pictures = winograd_engine(network), images(3, 32)
+    pictures = images(3, 32)
+    engine = engine_for(network, precision, pictures)
     alone = engine(pictures)[1]
     engine(np.full((9, 32, 32, 3), 255, np.uint8))
     np.testing.assert_array_equal(engine(pictures)[1], alone)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("size", [32, 33])
-def test_nothing_is_written_beyond_the_buffers(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_beyond_the_buffers(size: int, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     guards = []
 
-    def guarded(*shape: int) -> np.ndarray:
-        count = int(np.prod(shape))
-        memory = np.full(count + 100_000, 123, np.float32)
-        memory[:count] = 0
-        guards.append(memory[count:])
-        return memory[:count].reshape(shape)
+    def guarded(shape: tuple[int, ...], kind: str = "float32") -> np.ndarray:
+        size = int(np.prod(shape)) * np.dtype(kind).itemsize
+        memory = np.full(size + 400_000, 123, np.uint8)
+        memory[:size] = 0
+        guards.append(memory[size:])
+        return memory[:size].view(kind).reshape(shape)
 
-    monkeypatch.setattr(winograd, "_aligned", guarded)
-    engine = winograd_engine(load_backbone("vgg16", weights="random", layers=VGG16_LAYERS, image_size=size))
+    network = load_backbone("vgg16", weights="random", layers=VGG16_LAYERS, image_size=size)
+    monkeypatch.setattr(winograd, "aligned", guarded)
+    monkeypatch.setattr(passes, "aligned", guarded)
+    engine = engine_for(network, precision, images(2, size))
     for count in (1, 5, 3):
         engine(images(count, size))
     assert guards
     assert all((guard == 123).all() for guard in guards)
+
+
+INACCESSIBLE = """
+import ctypes, mmap, sys
+import numpy as np
+from featurize.engines.winograd import network as winograd, passes
+from featurize.networks.backbone import load_backbone
+
+libc = ctypes.CDLL(None, use_errno=True)
+places = []
+
+def fenced(shape, kind="float32"):
+    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+    pages = -(-size // 4096)
+    place = mmap.mmap(-1, (pages + 2) * 4096)
+    places.append(place)
+    memory = np.frombuffer(place, np.uint8)
+    start = memory.ctypes.data
+    for fence in (start, start + (pages + 1) * 4096):
+        assert libc.mprotect(ctypes.c_void_p(fence), 4096, 0) == 0
+    first = 4096 if sys.argv[1] == "start" else (pages + 1) * 4096 - size
+    return memory[first : first + size].view(kind).reshape(shape)
+
+winograd.aligned = passes.aligned = fenced
+for size in (8, 33):
+    network = load_backbone("vgg16", weights="random", layers=("block1_conv2", "block4_pool"), image_size=size)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
+    engine = winograd.winograd_engine(network, sys.argv[2], pictures)
+    for count in (1, 3):
+        engine(pictures[:count])
+print("done")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect of Linux")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("end", ["start", "end"])
+def test_nothing_is_read_outside_of_the_buffers(end: str, precision: str) -> None:
+    """Each buffer begins or ends at a page that may not be touched; doing so kills the process."""
+    done = subprocess.run([sys.executable, "-c", INACCESSIBLE, end, precision], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["done"]), done.stderr[-500:]
+
+
+@pytest.mark.parametrize("precision", LOW_PRECISIONS)
+@pytest.mark.parametrize("size", [33, 64])
+def test_low_precision_on_a_trained_network(size: int, precision: str) -> None:
+    layers = ("block1_conv1", "block1_conv2", "block2_pool", "block3_pool")
+    network = load_backbone("vgg16", layers=layers, image_size=size)
+    pictures = resized(images(6, 8), size, "bicubic")
+    exact = winograd_engine(network)(pictures)
+    ours = engine_for(network, precision, pictures)(pictures)
+    bound = {"bfloat16": 1e-2, "int8": 5e-2}[precision]
+    assert max(relative_error(*pair) for pair in zip(ours, exact, strict=True)) < bound
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_pooling_alone_of_negative_numbers(precision: str) -> None:
+    layers = import_keras().layers
+    image = import_keras().Input((12, 12, 3))
+    tapped = layers.Conv2D(64, 3, padding="same", name="before")(image)
+    model = import_keras().Model(image, [tapped, layers.MaxPooling2D(name="after")(tapped)])
+    network = Backbone("tiny", "random", "", ("before", "after"), 12, "none", model)
+    before, after = engine_for(network, precision, images(4, 12))(images(4, 12))
+    assert (after < 0).any()
+    np.testing.assert_array_equal(after, plain_pooling(before))
+
+
+def test_scales_depend_on_the_images_only(network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain, pictures = stages(network.model, network.layers), images(7, 32)
+    scales = [stage.scales for stage in calibrated(chain, network, pictures)]
+    monkeypatch.setattr("joblib.cpu_count", lambda **_: 3)
+    for stage, expected in zip(calibrated(chain, network, pictures[::-1]), scales, strict=True):
+        np.testing.assert_array_equal(stage.scales, expected)
+
+
+def test_int8_needs_images(network: Backbone) -> None:
+    with pytest.raises(UsageError, match="^precision int8: no images to take the scales from"):
+        winograd_engine(network, "int8")
+
+
+@pytest.mark.parametrize(
+    ("features", "precision", "missing"),
+    [
+        ("+avx512f,-avx512bf16", "bfloat16", "AVX512_BF16"),
+        ("+avx512bw,+avx512bf16,-avx512vnni", "int8", "AVX512_VNNI"),
+        ("+avx512bw,-avx512bf16,+avx512vnni", "int8", ""),
+        ("+avx2", "float32", ""),
+    ],
+)
+def test_a_processor_without_an_instruction(
+    features: str, precision: str, missing: str, network: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "FEATURES", features)
+    assert missing_instruction(precision) == missing
+    if missing:
+        with pytest.raises(UsageError, match=f"^precision {precision}: this processor has no {missing}; choose "):
+            winograd_engine(network, precision, images(1, 32))
+
+
+def test_bfloat16_is_rounded_to_nearest_even() -> None:
+    values = np.array([1, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-7, 3e38, 0], np.float32)
+    expected = np.array([1, 1, 1 + 2**-6, -1 - 2**-7, 3e38, 0], np.float32)
+    np.testing.assert_allclose(to_float32(to_bfloat16(values)), expected, rtol=2**-9)
+    np.testing.assert_array_equal(to_float32(to_bfloat16(values))[:4], expected[:4])
+
+
+def test_rounding_errors_of_weights_compensate_each_other() -> None:
+    bt, g, at = matrices(4, "uint16")
+    kernel = RANDOM.normal(size=(9, 40, 50))
+    u = (np.kron(g, g) @ kernel.reshape(9, -1)).reshape(36, 40, 50)
+    tiles = np.maximum(RANDOM.normal(size=(36, 20)), 0)
+
+    def error(rounded: np.ndarray) -> float:
+        difference = (rounded - u).reshape(36, 1, -1) * (np.kron(bt, bt) @ tiles)[:, :, None]
+        return float(np.linalg.norm(np.tensordot(np.kron(at, at), difference, 1)))
+
+    assert error(rounded_weights(u, 4)) < 0.75 * error(to_float32(to_bfloat16(u)))
+
+
+def test_numba_sees_every_change_of_the_emitters() -> None:
+    """Its cache compares the source of `kernels` only. So a digest there must follow the modules beside it."""
+    folder = Path(kernels.__file__).parent
+    sources = b"".join((folder / f"{name}.py").read_bytes() for name in ("emit", "product", "transforms"))
+    assert hashlib.sha256(sources).hexdigest()[:16] == kernels.EMITTERS
 
 
 @pytest.mark.slow
@@ -171,7 +336,7 @@ def test_processors_with_shorter_vectors() -> None:
     script = """
 import numpy as np
 from featurize.networks.backbone import load_backbone
-from featurize.engines import tensorflow_engine
+from featurize.engines import Engine, tensorflow_engine
 from featurize.engines.winograd.network import winograd_engine
 from featurize.engines.winograd.processor import LANES
 network = load_backbone("vgg16", layers=("block1_conv1", "block3_pool"), image_size=33)
