@@ -17,10 +17,11 @@ COLUMNS = {"featurize": 0, "classify": 300, "analysis": 600}  # left edge of eac
 PLACES = {
     "featurize.extraction": (150, 110),
     "featurize.engines": (75, 168),
+    "featurize.winograd": (225, 162),
     "featurize.runtimes": (75, 223),
     "featurize.networks": (75, 278),
-    "featurize.images": (225, 265),
-    "featurize.formats": (225, 190),
+    "featurize.images": (225, 272),
+    "featurize.formats": (225, 217),
     "featurize.cache": (150, 330),
     "classify.training": (150, 110),
     "classify.large": (75, 180),

@@ -25,10 +25,13 @@ ROOMS = {
     "featurize.images": "",
     "featurize.networks": "",
     "featurize.runtimes": "featurize.networks",
-    "featurize.engines": "featurize.runtimes featurize.networks",
+    "featurize.winograd": "featurize.networks",
+    "featurize.engines": "featurize.winograd featurize.runtimes featurize.networks",
     "featurize.cache": "",
     "featurize.formats": "featurize.cache featurize.images",
-    "featurize.extraction": "featurize.cache featurize.engines featurize.networks featurize.images",
+    "featurize.extraction": (
+        "featurize.cache featurize.engines featurize.winograd featurize.networks featurize.images"
+    ),
     "classify.estimators": "",
     "classify.heads": "classify.estimators featurize.cache",
     "classify.statistics": "",

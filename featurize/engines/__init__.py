@@ -1,9 +1,8 @@
 """Engines run a frozen network on images: TensorFlow, the reference, and faster ones that agree with it.
 
-`choice` picks one. `winograd` is our own convolution code, `mnn` another library; `keras_graph` and
-`onnx_graph` translate the network for them.
+`choice` picks one. `mnn` is another library; `onnx_graph` translates the network for it.
 
-May import: runtimes, networks, core.
+May import: winograd, runtimes, networks, core.
 """
 
 from featurize.engines.choice import (

@@ -47,7 +47,7 @@ class Choice:
 
 def _winograd(backbone: Backbone, precision: str = "float32", calibration: np.ndarray | None = None) -> Engine:
     try:
-        from featurize.engines.winograd.network import winograd_engine
+        from featurize.winograd.network import winograd_engine
     except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: numba finds no folder for compiled code
         raise _not_available("winograd", error, "numba") from error
     return winograd_engine(backbone, precision, calibration)
@@ -266,7 +266,7 @@ def _low_precision(backbone: Backbone, name: str, why: str, precision: str, cali
         raise UsageError(f"--precision {precision}: the engine {name} has float32 only; use --engine {WINOGRAD}")
 
     try:
-        from featurize.engines.winograd.processor import missing_instruction
+        from featurize.winograd.processor import missing_instruction
     except ImportError as error:
         raise _not_available(WINOGRAD, error, "numba") from error
     if missing := missing_instruction(precision):

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from featurize.engines.keras_graph import Source, calls, image_source, unsupported
+from featurize.networks.keras_graph import Source, calls, image_source, unsupported
 
 INPUT = "images"
 OPSET = 15

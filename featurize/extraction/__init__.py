@@ -4,7 +4,7 @@
 vectors, `certificate` measures what a lower precision costs, `verify` checks a cache, `transformer` is the step of a
 scikit-learn pipeline, and `saved_networks` starts quickly for predictions.
 
-May import: cache, engines, networks, images, core.
+May import: cache, engines, winograd, networks, images, core.
 """
 
 from featurize.extraction.extractor import Extractor, check_not_imported, recorded_backbone, recorded_extractor

@@ -97,8 +97,8 @@ def _identity(spec: ExtractionSpec) -> list[Any]:
 
 def _chain_to_arrays(extractor: Extractor) -> dict[str, np.ndarray]:
     """The stages of a Winograd network as arrays: kernels, biases, scales of int8, and the rest as JSON."""
-    from featurize.engines.winograd.network import calibrated
-    from featurize.engines.winograd.stages import stages
+    from featurize.winograd.network import calibrated
+    from featurize.winograd.stages import stages
 
     backbone, calibration = extractor.backbone, extractor.engine.calibration
     chain = stages(backbone.model, backbone.layers)
@@ -116,8 +116,8 @@ def _chain_to_arrays(extractor: Extractor) -> dict[str, np.ndarray]:
 
 
 def _chain_from_arrays(backbone: Backbone, spec: ExtractionSpec, arrays: Arrays) -> Engine:
-    from featurize.engines.winograd.network import chain_engine
-    from featurize.engines.winograd.stages import Stage
+    from featurize.winograd.network import chain_engine
+    from featurize.winograd.stages import Stage
 
     chain = []
     for index, (name, relu, pool) in enumerate(json.loads(str(arrays["chain"]))):

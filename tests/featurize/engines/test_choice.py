@@ -11,8 +11,8 @@ import pytest
 from featurize.core.errors import BackboneError, UsageError
 from featurize.engines import ENGINES, Engine, agreement, choose_engine, default_batch_size, tensorflow_engine
 from featurize.engines import choice as engine_module
-from featurize.engines.winograd import processor
 from featurize.networks.backbone import Backbone, load_backbone
+from featurize.winograd import processor
 
 IMAGES = np.random.default_rng(2).integers(0, 256, (64, 32, 32, 3), np.uint8)
 
@@ -204,7 +204,7 @@ def test_a_named_engine_must_be_available(network: Backbone, other: Callable) ->
 @pytest.mark.engines
 @pytest.mark.parametrize(("name", "package"), [("winograd", "numba"), ("mnn", "MNN"), ("mnn", "onnx")])
 def test_without_its_packages(name: str, package: str, network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = (package, "featurize.engines.mnn", "featurize.engines.onnx_graph", "featurize.engines.winograd")
+    loaded = (package, "featurize.engines.mnn", "featurize.engines.onnx_graph", "featurize.winograd")
     for module in [module for module in sys.modules if module.startswith(loaded)]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)

@@ -12,15 +12,15 @@ import pytest
 from featurize.core.environment import import_keras
 from featurize.core.errors import UsageError
 from featurize.engines import Engine, tensorflow_engine
-from featurize.engines.winograd import kernels, passes, processor
-from featurize.engines.winograd import network as winograd
-from featurize.engines.winograd.network import calibrated, winograd_engine
-from featurize.engines.winograd.processor import INSTRUCTIONS, missing_instruction
-from featurize.engines.winograd.rounding import rounded_weights, to_bfloat16, to_float32
-from featurize.engines.winograd.stages import stages
-from featurize.engines.winograd.transforms import matrices
 from featurize.images.resize import resized
 from featurize.networks.backbone import Backbone, load_backbone
+from featurize.winograd import kernels, passes, processor
+from featurize.winograd import network as winograd
+from featurize.winograd.network import calibrated, winograd_engine
+from featurize.winograd.processor import INSTRUCTIONS, missing_instruction
+from featurize.winograd.rounding import rounded_weights, to_bfloat16, to_float32
+from featurize.winograd.stages import stages
+from featurize.winograd.transforms import matrices
 
 RANDOM = np.random.default_rng(4)
 VGG16_LAYERS = tuple(f"block{block}_{layer}" for block in range(1, 6) for layer in ("conv1", "conv2", "pool"))
@@ -208,7 +208,7 @@ def test_nothing_is_written_beyond_the_buffers(size: int, precision: str, monkey
 INACCESSIBLE = """
 import ctypes, mmap, sys
 import numpy as np
-from featurize.engines.winograd import network as winograd, passes
+from featurize.winograd import network as winograd, passes
 from featurize.networks.backbone import load_backbone
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -227,8 +227,8 @@ def fenced(shape, kind="float32"):
     return memory[first : first + size].view(kind).reshape(shape)
 
 winograd.aligned = passes.aligned = fenced
-for size in (8, 33):
-    network = load_backbone("vgg16", weights="random", layers=("block1_conv2", "block4_pool"), image_size=size)
+for size in (32, 41):
+    network = load_backbone("vgg16", weights="random", layers=("block1_conv2", "block5_pool"), image_size=size)
     pictures = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     engine = winograd.winograd_engine(network, sys.argv[2], pictures)
     for count in (1, 3):
@@ -337,8 +337,8 @@ def test_processors_with_shorter_vectors() -> None:
 import numpy as np
 from featurize.networks.backbone import load_backbone
 from featurize.engines import Engine, tensorflow_engine
-from featurize.engines.winograd.network import winograd_engine
-from featurize.engines.winograd.processor import LANES
+from featurize.winograd.network import winograd_engine
+from featurize.winograd.processor import LANES
 network = load_backbone("vgg16", layers=("block1_conv1", "block3_pool"), image_size=33)
 images = np.random.default_rng(0).integers(0, 256, (5, 33, 33, 3), np.uint8)
 for ours, reference in zip(winograd_engine(network)(images), tensorflow_engine(network)(images), strict=True):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from featurize.engines.keras_graph import Call, calls, image_source, unsupported
+from featurize.networks.keras_graph import Call, calls, image_source, unsupported
 
 
 @dataclass(frozen=True)

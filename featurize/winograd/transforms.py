@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from featurize.engines.winograd.emit import (
+from featurize.winograd.emit import (
     FUSED,
     INT64,
     VECTOR,

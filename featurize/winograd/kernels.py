@@ -29,12 +29,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import from_dtype, njit, types
 
-from featurize.engines.winograd.emit import LINE
-from featurize.engines.winograd.processor import LANES
-from featurize.engines.winograd.product import COLS, ROWS, sums_in_registers
-from featurize.engines.winograd.transforms import forward, inverse
+from featurize.winograd.emit import LINE
+from featurize.winograd.processor import LANES
+from featurize.winograd.product import COLS, ROWS, sums_in_registers
+from featurize.winograd.transforms import forward, inverse
 
-EMITTERS = "b78ad836c43ee2e9"
+EMITTERS = "5f41997c408cbd64"
 """Digest of `emit`, `product` and `transforms`. Numba's cache of compiled code notices a change of this file only."""
 
 _compiled: Any = functools.partial(njit, nogil=True, cache=True, error_model="numpy")

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurize.engines.winograd.emit import LINE, channels_at_once
-from featurize.engines.winograd.kernels import BESIDE, Layer
-from featurize.engines.winograd.processor import LANES
-from featurize.engines.winograd.product import ROWS, WIDTH
-from featurize.engines.winograd.rounding import rounded_weights, to_bfloat16
-from featurize.engines.winograd.stages import Stage
-from featurize.engines.winograd.transforms import matrices
+from featurize.winograd.emit import LINE, channels_at_once
+from featurize.winograd.kernels import BESIDE, Layer
+from featurize.winograd.processor import LANES
+from featurize.winograd.product import ROWS, WIDTH
+from featurize.winograd.rounding import rounded_weights, to_bfloat16
+from featurize.winograd.stages import Stage
+from featurize.winograd.transforms import matrices
 
 CACHE_BYTES = 600_000
 """A thread's share of the processor's cache for v and p, beside some of the weights (measured)."""

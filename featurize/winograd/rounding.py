@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from featurize.engines.winograd.transforms import matrices
+from featurize.winograd.transforms import matrices
 
 CORRELATION = 0.3
 """Of two pixels of a map: that of independent numbers after a ReLU. The rounding errors depend on it little."""

@@ -7,7 +7,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from featurize.engines.winograd.emit import (
+from featurize.winograd.emit import (
     FLOAT,
     INT32,
     INT64,
@@ -20,7 +20,7 @@ from featurize.engines.winograd.emit import (
     multiply_add,
     store,
 )
-from featurize.engines.winograd.processor import AVX512, LANES
+from featurize.winograd.processor import AVX512, LANES
 
 # The matrix product keeps ROWS x COLS vectors of sums. With COLS vectors of weights and one input, they take all
 # but one of the 32 (AVX-512) or 16 vector registers.

@@ -12,17 +12,18 @@ import joblib
 import numpy as np
 
 from featurize.core.errors import UsageError
-from featurize.engines.tensorflow import Engine
-from featurize.engines.winograd.calibration import Scales
-from featurize.engines.winograd.emit import LINE
-from featurize.engines.winograd.kernels import BESIDE, Layer, convolver
-from featurize.engines.winograd.passes import Pass, aligned, divide_up, prepared, round_up, tiles_at_once
-from featurize.engines.winograd.processor import LANES, missing_instruction
-from featurize.engines.winograd.product import ROWS, WIDTH
-from featurize.engines.winograd.rounding import to_float32
-from featurize.engines.winograd.stages import Stage, stages
 from featurize.networks import Backbone, preprocessed
+from featurize.winograd.calibration import Scales
+from featurize.winograd.emit import LINE
+from featurize.winograd.kernels import BESIDE, Layer, convolver
+from featurize.winograd.passes import Pass, aligned, divide_up, prepared, round_up, tiles_at_once
+from featurize.winograd.processor import LANES, missing_instruction
+from featurize.winograd.product import ROWS, WIDTH
+from featurize.winograd.rounding import to_float32
+from featurize.winograd.stages import Stage, stages
 
+Engine = Callable[[np.ndarray], list[np.ndarray]]
+"""uint8 (n, size, size, 3) RGB -> one float32 activation for each tapped layer, as `engines.Engine`."""
 GROUP_BYTES = 1 << 27
 """Images are processed together up to these many bytes of the first activation. That bounds the memory."""
 CALIBRATED_TOGETHER = 4

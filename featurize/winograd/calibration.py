@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from featurize.engines.winograd.stages import Stage
+from featurize.winograd.stages import Stage
 
 PRODUCTS = 16
 """Products of a tile of 2 x 2 outputs."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from featurize.engines.winograd.processor import LANES
+from featurize.winograd.processor import LANES
 
 LINE = 4 * LANES
 """Bytes of a vector."""
