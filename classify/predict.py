@@ -6,6 +6,7 @@ Each batch of images is read, classified and printed before the next, so any num
 import csv
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from classify.guarantee import ConformalSets, Guarantee
+from classify.guarantee import ConformalSets, Guarantee, is_known
 from classify.heads import imported, types_in
 from classify.runs import AGAIN, GUARANTEE, HEAD, RESULT, RunResult, load_guarantee, load_head
 from featurize.cache import ExtractionSpec
@@ -48,6 +49,8 @@ class Prediction:
         probability: of that class, 0..1.
         top: the most probable classes, best first.
         set: the classes that a chosen coverage asks for, best first; None if none was chosen.
+        known: whether the image may be of a known class; None if the run cannot tell.
+        strangeness: the share of held-out training images that are less strange, 0..1.
         all_classes: whether the set holds every class.
     """
 
@@ -56,6 +59,8 @@ class Prediction:
     probability: float
     top: list[Guess]
     set: list[str] | None = None
+    known: bool | None = None
+    strangeness: float | None = None
     all_classes: bool = field(default=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
@@ -67,11 +72,14 @@ class Prediction:
     def in_words(self) -> str:
         """The line that is printed, without the file."""
         words = ", ".join(f"{guess.label} {100 * guess.probability:.1f}%" for guess in self.top)
-        if self.set is None:
-            return words
         if self.all_classes:
-            return f"{words}; set: any class, none can be excluded"
-        return f"{words}; set: {' or '.join(self.set)}"
+            words += "; set: any class, none can be excluded"
+        elif self.set is not None:
+            words += f"; set: {' or '.join(self.set)}"
+        if self.known is False and self.strangeness is not None:
+            share = math.floor(100 * self.strangeness)
+            words += f"; perhaps none of these: stranger than {share}% of the training images"
+        return words
 
 
 @dataclass(frozen=True)
@@ -133,16 +141,17 @@ def predict_images(
         UsageError: `head` is not that of the run, or the run cannot give sets of this coverage; from the iterator:
             the run's backbone no longer exists.
     """
-    return _Classifier(run_dir, head, coverage).predictions(paths, top)
+    return Classifier(run_dir, head, coverage).predictions(paths, top)
 
 
-class _Classifier:
+class Classifier:
     """The recorded extraction of a run and its saved head."""
 
     def __init__(self, run_dir: Path, head: str, coverage: float | None) -> None:
         self.result = RunResult.read(run_dir)
         self.coverage = coverage
-        self.sets = None if coverage is None else _sets(run_dir, self.result, coverage)
+        self.guarantee = _guarantee(run_dir, self.result)
+        self.sets = None if coverage is None else _sets(run_dir, self.result, self.guarantee, coverage)
         self.spec, self.height, self.width = _recorded(run_dir, self.result)
         self.head_path = run_dir / HEAD
         _check_own_head(run_dir, self.result, head)
@@ -158,9 +167,9 @@ class _Classifier:
         while batch := list(islice(remaining, default_batch_size(self.spec.image_size))):
             images = [self.read(path) for path in batch]
             readable = [image for image in images if not isinstance(image, Skipped)]
-            probabilities = iter(self.probabilities(np.stack(readable)) if readable else ())
+            found = iter(self.seen(np.stack(readable)) if readable else ())
             for path, image in zip(batch, images, strict=True):
-                yield image if isinstance(image, Skipped) else self.prediction(path, next(probabilities), top)
+                yield image if isinstance(image, Skipped) else self.prediction(path, *next(found), top)
 
     def read(self, path: Path) -> np.ndarray | Skipped:
         """An image as those of the training were, uint8 (h, w, 3)."""
@@ -171,9 +180,15 @@ class _Classifier:
         except OSError as error:  # no permission, or a name that is too long
             return Skipped(str(path), str(error.strerror))
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Class probabilities, (n, K), of images uint8 (n, h, w, 3)."""
+    def seen(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, float | None]]:
+        """Class probabilities, (K,), and strangeness of each of the images, uint8 (n, h, w, 3)."""
         vectors = self.vectors(images)
+        novelty = self.guarantee.novelty
+        strangeness = [None] * len(images) if novelty is None else novelty.strangeness(vectors).tolist()
+        yield from zip(self.probabilities(vectors), strangeness, strict=True)
+
+    def probabilities(self, vectors: np.ndarray) -> np.ndarray:
+        """Class probabilities, (n, K), of vectors (n, d)."""
         try:
             probabilities = self.head.predict_proba(vectors)
             self.class_names = [self.result.class_names[label] for label in self.head.classes_]
@@ -194,8 +209,8 @@ class _Classifier:
             raise BackboneError(f"{self.spec.backbone} gave a value that is not finite for one of the images")
         return vectors
 
-    def prediction(self, path: Path, probabilities: np.ndarray, top: int) -> Prediction:
-        """The prediction for a file from its class probabilities, (K,)."""
+    def prediction(self, path: Path, probabilities: np.ndarray, strangeness: float | None, top: int) -> Prediction:
+        """The prediction for a file from its class probabilities, (K,), and its strangeness."""
         order = np.argsort(-probabilities, kind="stable")[:top]
         guesses = [Guess(self.class_names[index], float(probabilities[index])) for index in order]
         chosen = None
@@ -203,8 +218,16 @@ class _Classifier:
             [members] = self.sets.sets(probabilities[None], self.coverage)
             ranked = np.argsort(-probabilities, kind="stable")
             chosen = [self.class_names[index] for index in ranked if members[index]]
-        all_classes = chosen is not None and len(chosen) == len(self.class_names)
-        return Prediction(str(path), guesses[0].label, guesses[0].probability, guesses, chosen, all_classes)
+        return Prediction(
+            str(path),
+            guesses[0].label,
+            guesses[0].probability,
+            guesses,
+            chosen,
+            known=None if strangeness is None else bool(is_known(strangeness)),
+            strangeness=strangeness,
+            all_classes=chosen is not None and len(chosen) == len(self.class_names),
+        )
 
 
 def show(found: Iterable[Prediction | Skipped], *, as_csv: bool = False, as_json: bool = False) -> None:
@@ -257,7 +280,19 @@ def _check_own_head(run_dir: Path, result: RunResult, head: str) -> None:
     )
 
 
-def _sets(run_dir: Path, result: RunResult, coverage: float) -> ConformalSets:
+def _guarantee(run_dir: Path, result: RunResult) -> Guarantee:
+    """What the run promises; nothing if it is from before there were promises.
+
+    Raises:
+        DataError: its file is damaged.
+    """
+    if not result.guarantee_sha256:
+        return Guarantee()
+    found: Guarantee = load_guarantee(run_dir / GUARANTEE, result.guarantee_sha256, Guarantee)
+    return found
+
+
+def _sets(run_dir: Path, result: RunResult, guarantee: Guarantee, coverage: float) -> ConformalSets:
     """The sets of a run.
 
     Raises:
@@ -265,9 +300,6 @@ def _sets(run_dir: Path, result: RunResult, coverage: float) -> ConformalSets:
     """
     if not 0 < coverage < 1:
         raise UsageError(f"--coverage {coverage:g}: expected a share above 0 and below 1, such as 0.9")
-    guarantee = Guarantee()
-    if result.guarantee_sha256:
-        guarantee = load_guarantee(run_dir / GUARANTEE, result.guarantee_sha256, Guarantee)
     if guarantee.sets is None:
         raise UsageError(
             f"--coverage: {run_dir.name} has no sets of classes, because no training image was held out for them; "

@@ -21,6 +21,8 @@ GUARANTEE = "guarantee.skops"
 TRUSTED = (
     "classify.guarantee.conformal.ConformalSets",
     "classify.guarantee.guarantee.Guarantee",
+    "classify.guarantee.novelty.Novelty",
+    "classify.guarantee.novelty.Space",
     "classify.heads.calibration.TemperatureCalibrated",
     "classify.heads.cnn.ConvNet",
     "classify.heads.registry.clipped_log",

@@ -5,7 +5,7 @@ data/runs/<features>/<head>-<hash>/
     result.json            a RunResult: what was run, the metrics, the cost
     predictions.parquet    id, path (of image files), label, predicted, fold, group (where there are), p_<class>
     head.skops             the fitted head
-    guarantee.skops        what sets of classes are made from
+    guarantee.skops        what sets of classes are made from, and what strange images are compared with
     README.md              the model card
 """
 
@@ -65,6 +65,8 @@ class RunResult(ShownAsTable):
         set_size: the mean number of classes in these sets.
         class_coverage: the same for the images of each class, [share, low, high, mean size]; None without images.
         held_out_rows: number of training images that were held out for the sets.
+        unknown: the share of test images that count as images of no known class, 0..1: false alarms; None if the run
+            cannot tell, and for a cross-validation.
         guarantee_sha256: SHA-256 of guarantee.skops; empty if there is none.
         certificate: what a lower precision of the features costs, see `featurize.cache.Certificate`; None for float32.
     """
@@ -124,6 +126,7 @@ class RunResult(ShownAsTable):
     set_size: float | None = None
     class_coverage: dict[str, list[float] | None] = field(default_factory=dict)
     held_out_rows: int = 0
+    unknown: float | None = None
     guarantee_sha256: str = ""
     certificate: dict[str, Any] | None = None
 

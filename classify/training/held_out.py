@@ -1,4 +1,4 @@
-"""Fits that also say what the head thinks of training rows that were held out, from which sets of classes are made."""
+"""What promises about new images rest on: probabilities of held-out training rows, and how strange these rows are."""
 
 import dataclasses
 import logging
@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classify.guarantee import Novelty, fit_novelty
 from classify.training.evaluate import FittedHead, fit_head
+from classify.training.job import Job
+from classify.training.rows import stratified_order
 from featurize.cache import FeatureRows
 from featurize.core.errors import HeadError
 
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("frozenbench")
 TOO_SLOW = ("cnn", "stack")
 """Heads without a temperature whose fit takes too long to repeat."""
+
+ROWS_FOR_NOVELTY = 10_000
+_last_novelty: dict[tuple[Any, ...], Novelty | None] = {}  # all heads of a command share it
 
 
 def fit_and_hold_out(estimator: Any, train: FeatureRows, *, seed: int = 0, **options: Any) -> FittedHead:
@@ -63,3 +69,23 @@ def _from_copies(estimator: Any, train: FeatureRows, seed: int, options: dict[st
             parts.append(copy.predict_proba(x))
         labels.append(train.y[held_out])
     return HeldOut(np.concatenate(parts), np.concatenate(labels)) if parts else None
+
+
+def novelty_of(job: Job, train: FeatureRows) -> Novelty | None:
+    """How strange training rows are; None for pixels, which say little about it, and if no row can be held out.
+
+    It does not depend on the head, so the last one is remembered.
+
+    Args:
+        job: what the rows were chosen by.
+        train: its rows.
+    """
+    if train.image is not None:
+        return None
+    key = (job.info.path, job.info.spec.fingerprint, job.layers, job.rows, job.seed)
+    if key not in _last_novelty:
+        rows = train.select(np.sort(stratified_order(train.y, job.seed)[:ROWS_FOR_NOVELTY]))
+        found = fit_novelty(np.concatenate(list(rows.matrices())), rows.y, job.seed, rows.groups)
+        _last_novelty.clear()
+        _last_novelty[key] = found
+    return _last_novelty[key]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classify.guarantee import Guarantee
+from classify.guarantee import Guarantee, is_known
 from classify.heads import Task, is_own, types_in
 from classify.large import worker_memory
 from classify.runs import (
@@ -32,7 +32,7 @@ from classify.training.checks import check_overlap, check_train, survey
 from classify.training.distributed import check_shared, run_on_workers
 from classify.training.evaluate import Evaluation, FittedHead, evaluate_head
 from classify.training.folds import cross_validate
-from classify.training.held_out import fit_and_hold_out
+from classify.training.held_out import fit_and_hold_out, novelty_of
 from classify.training.job import VERSIONS_OF, Job
 from classify.training.rows import now, open_test_split, rows_in_memory, training_rows
 from classify.training.time_limit import HeadTimeoutError, run_with_limit
@@ -140,18 +140,27 @@ def train_head(
         line = f"{job.title} is left out: {error.with_options}"
         logger.warning(line)
         return line
+    novelty = novelty_of(job, train if crossed is None else crossed.rows)
     test, opened = open_test_split(job, run_dir.parent)
+    tested = None
     if crossed is not None:
         rows, test, evaluation = job.train_rows, crossed.rows, crossed.evaluation
     else:
         rows, evaluation = len(train.y), evaluate_head(fitted, test)
         warnings += check_overlap(train_survey, survey(test, "test", job.threads, client))
+        if novelty is not None:
+            tested = np.concatenate([novelty.distances(x) for x in test.matrices()])
     warnings += [coded("FB005", warning) for warning in fitted.warnings]
     for warning in warnings:
         logger.warning("%s: %s", fitted.name, warning)
     result = _run_result(job, rows, fitted, evaluation, opened, warnings)
     result = dataclasses.replace(result, groups=0 if test.groups is None else len(np.unique(test.groups)))
-    return _save_run(run_dir, result, fitted if keep_heads else None, _predictions_table(job.info, test, evaluation))
+    if novelty is not None and tested is not None:
+        unknown = ~is_known(novelty.strangeness_of(tested))
+        result = dataclasses.replace(result, unknown=float(unknown.mean()))
+    guarantee = Guarantee(fitted.sets, novelty, tested)
+    predictions = _predictions_table(job.info, test, evaluation)
+    return _save_run(run_dir, result, fitted if keep_heads else None, guarantee, predictions)
 
 
 def search_and_fit(job: Job, studies: Path, settings: Settings | None, client: "Client | None" = None) -> FittedHead:
@@ -244,8 +253,10 @@ def _task(job: Job, train: Features) -> Task:
     return Task.of(train, job.seed, job.threads, job.class_weight)
 
 
-def _save_run(run_dir: Path, result: RunResult, fitted: FittedHead | None, predictions: "pd.DataFrame") -> RunResult:
-    """Write the run directory; returns the result with the digest of the saved head, if there is one."""
+def _save_run(
+    run_dir: Path, result: RunResult, fitted: FittedHead | None, guarantee: Guarantee, predictions: "pd.DataFrame"
+) -> RunResult:
+    """Write the run directory; returns the result with the digests of the saved files."""
     with new_run(run_dir) as folder:
         if fitted is not None:
             if result.own_head:
@@ -255,9 +266,7 @@ def _save_run(run_dir: Path, result: RunResult, fitted: FittedHead | None, predi
             if digest:
                 size = (folder / HEAD).stat().st_size
                 result = dataclasses.replace(result, head_sha256=digest, head_bytes=size)
-            if digest and fitted.sets is not None:
-                digest = save_head(Guarantee(fitted.sets), folder / GUARANTEE)
-                result = dataclasses.replace(result, guarantee_sha256=digest)
+                result = dataclasses.replace(result, guarantee_sha256=save_head(guarantee, folder / GUARANTEE))
         (folder / CARD).write_text(model_card(result), "utf-8")
         write_result(folder, result, predictions)
     return result

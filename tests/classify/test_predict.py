@@ -15,7 +15,7 @@ from tiny_data import CLASSES, make_dataset
 from tiny_pictures import picture_folder, save_pictures
 from tiny_runs import RECORD
 
-from classify.guarantee import ConformalSets, Guarantee
+from classify.guarantee import ConformalSets, Guarantee, fit_novelty
 from classify.heads.calibration import HeldOut
 from classify.heads.registry import Task, make_head
 from classify.predict import Guess, Prediction, Skipped, named_files, predict_images, show
@@ -347,6 +347,25 @@ def test_another_guarantee_is_refused(run_with_sets: Path) -> None:
         predict_images(run_with_sets, [], coverage=0.9)
 
 
+# Images of no known class.
+
+
+def test_strange_images(made: Path, run: Path, tmp_path: Path) -> None:
+    train, test = (load_features(made / "tiny.h5", split, ("late",)) for split in ("train", "test"))
+    novelty = fit_novelty(train.x, train.y)
+    assert novelty is not None
+    change(run, guarantee_sha256=save_head(Guarantee(novelty=novelty), run / GUARANTEE))
+    black = np.zeros_like(IMAGES[0])
+    *found, strange = predicted(run, save_pictures(tmp_path, *IMAGES, black))
+    expected = novelty.strangeness(test.x)
+    np.testing.assert_allclose([each.strangeness for each in found], expected, atol=0.05)
+    assert sum(each.known for each in found) >= 10
+    assert strange.strangeness > 0.95
+    assert strange.known is False
+    with pytest.raises(UsageError, match="run has no sets of classes"):
+        predict_images(run, [], coverage=0.9)
+
+
 # Which files are meant.
 
 
@@ -417,6 +436,18 @@ def test_sets_in_words(members: list[str], words: str, capsys: pytest.CaptureFix
     [printed] = json.loads(capsys.readouterr().out)["predictions"]
     assert printed["set"] == members
     assert "all_classes" not in printed
+
+
+def test_strange_images_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    found = Prediction("a.png", "ant", 0.75, [Guess("ant", 0.75)], ["ant"], known=False, strangeness=0.9876)
+    show([found, replace(found, known=True, strangeness=0.5)])
+    line = "a.png: ant 75.0%; set: ant"
+    assert capsys.readouterr().out == (
+        f"{line}; perhaps none of these: stranger than 98% of the training images\n{line}\n"
+    )
+    show([found], as_json=True)
+    [printed] = json.loads(capsys.readouterr().out)["predictions"]
+    assert (printed["known"], printed["strangeness"]) == (False, 0.9876)
 
 
 def test_the_csv(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,9 +6,10 @@ import pytest
 from slow_cases import mark_slow
 from tiny_blocks import set_block_rows
 
+from classify.guarantee import Guarantee, is_known
 from classify.heads.registry import HEADS
 from classify.large.blocks import FeatureBlocks
-from classify.runs import RunResult
+from classify.runs import GUARANTEE, RunResult, load_guarantee
 from classify.training import held_out
 from classify.training.held_out import TOO_SLOW, fit_and_hold_out
 from classify.training.job import Job
@@ -81,3 +82,26 @@ def test_a_run_records_its_coverage(job: Job, tmp_path: Path) -> None:
     card = (run_dir / "README.md").read_text()
     assert "made for a coverage of 90% from 120 held-out training images" in card
     assert f"{100 * result.coverage:.1f}% (" in card
+
+
+def test_a_run_knows_strange_vectors(job: Job, tmp_path: Path) -> None:
+    [(run_dir, result)] = train_heads([job], tmp_path)[0].items()
+    test = load_features(job.info.path, "test")
+    guarantee = load_guarantee(run_dir / GUARANTEE, result.guarantee_sha256, Guarantee)
+    assert result.unknown == (~is_known(guarantee.novelty.strangeness(test.x))).mean() < 0.2
+    np.testing.assert_allclose(guarantee.tested, guarantee.novelty.distances(test.x))
+    assert is_known(guarantee.novelty.strangeness(20 * test.x)).mean() < 0.2
+
+
+def test_heads_of_one_cache_share_what_is_strange(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    fit = held_out.fit_novelty
+    monkeypatch.setattr(held_out, "fit_novelty", lambda *args: calls.append(args) or fit(*args))
+    held_out._last_novelty.clear()
+    other_rows = dataclasses.replace(job, rows=60)
+    train_heads([job, dataclasses.replace(job, model="knn"), other_rows], tmp_path)
+    assert [len(y) for _, y, *_ in calls] == [120, 60]
+
+
+def test_pixels_are_not_told_to_be_strange(job: Job, train_rows: Features) -> None:
+    assert held_out.novelty_of(job, dataclasses.replace(train_rows, image=(2, 2, 4))) is None
