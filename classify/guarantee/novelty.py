@@ -50,32 +50,28 @@ class Space:
 
 @dataclass(frozen=True)
 class Novelty:
-    """How strange images are.
+    """How strange images are, by spaces that were each made without a fold of the training images.
 
     Attributes:
-        space: of all training images, for vectors behind `signed_root`.
-        held_out: the distances of training images in spaces that were made without them, ascending, float64 (m,).
+        spaces: for vectors behind `signed_root`, one for each fold.
+        held_out: the distances of each fold's images in its space, ascending, float64 (m,).
     """
 
-    space: Space
-    held_out: np.ndarray
+    spaces: tuple[Space, ...]
+    held_out: tuple[np.ndarray, ...]
 
     def strangeness(self, x: np.ndarray) -> np.ndarray:
-        """Of each vector of x (n, d), the share of held-out training images that are less strange, 0..1.
+        """Of each vector of x (n, d), the share of training images that are less strange, 0..1.
 
-        It is 1 - p of a conformal test: an image like the training images exceeds s with a probability of 1 - s at
-        most.
+        Each training image is compared in the space of its fold, which knows neither of both. So this is 1 - p of a
+        cross-conformal test (Vovk, Cross-conformal Predictors, 2015): an image like the training images exceeds s
+        with a probability of about 1 - s.
         """
-        return self.strangeness_of(self.distances(x))
-
-    def strangeness_of(self, distances: np.ndarray) -> np.ndarray:
-        """The same from `distances`, (n,)."""
-        less = np.searchsorted(self.held_out, distances, side="left")
-        return np.asarray(less / (len(self.held_out) + 1))
-
-    def distances(self, x: np.ndarray) -> np.ndarray:
-        """The distances behind `strangeness`, float64 (n,)."""
-        return self.space.distances(signed_root(x))
+        x = signed_root(x)
+        less = np.zeros(len(x))
+        for space, held_out in zip(self.spaces, self.held_out, strict=True):
+            less += np.searchsorted(held_out, space.distances(x), side="left")
+        return less / (sum(map(len, self.held_out)) + 1)
 
 
 def is_known(strangeness: np.ndarray | float) -> np.ndarray:
@@ -117,18 +113,17 @@ def fit_novelty(x: np.ndarray, y: np.ndarray, seed: int = 0, groups: np.ndarray 
     shrinkage = float(np.clip(ledoit_wolf_shrinkage(x - means[y], assume_centered=True), 1e-4, 1))
     *without, found = sums.in_folds(shrinkage)
 
-    distances = []
-    for fold, discriminants in enumerate(without):
+    spaces, distances = [], []
+    for fold in range(FOLDS):
         rows = np.flatnonzero(folds == fold)
         others = sums.counts.sum(axis=0) - sums.counts[fold]
-        if len(rows) and others.min() > 0:  # a class may be in one group only
-            distances.append(_space(discriminants).distances(x[rows]))
-    if not distances:
-        return None
-    space = _space(found)
-    axes = (space.axes if basis is None else basis @ space.axes) / scale[:, None]
-    space = Space(axes.astype(np.float32), space.centre + mean @ axes, space.classes, space.spread)
-    return Novelty(space, np.sort(np.concatenate(distances)))
+        if not len(rows) or others.min() == 0:  # a class may be in one group only
+            continue
+        space = _space(sums.discriminants(shrinkage, without=fold))
+        distances.append(np.sort(space.distances(x[rows])))
+        axes = (space.axes if basis is None else basis @ space.axes) / scale[:, None]
+        spaces.append(Space(axes.astype(np.float32), space.centre + mean @ axes, space.classes, space.spread))
+    return Novelty(tuple(spaces), tuple(distances)) if spaces else None
 
 
 def _space(found: "Discriminants") -> Space:
