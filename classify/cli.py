@@ -156,6 +156,29 @@ def predict(
     show(predict_images(run_dir, named_files(images), top, head, coverage), as_csv=as_csv, as_json=as_json)
 
 
+@app.command(epilog=examples("frozenbench classify evaluate svm-1f3a labelled-this-month"))
+def evaluate(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run: its name, a unique beginning of the name, or its directory.")
+    ],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="A folder with one folder of newly labelled pictures for each class."),
+    ],
+    head: Annotated[
+        str, typer.Option(help="The module:Class that the run was trained with, if it was; the module is imported.")
+    ] = "",
+    runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
+) -> None:
+    """Measure a run on newly labelled pictures: accuracy, calibration, coverage, drift, and the worst mistakes."""
+    from classify.evaluation import evaluate_run, show
+    from classify.runs import find_run, runs_folder
+
+    show(evaluate_run(find_run(run, runs or runs_folder()), folder, head), as_json=as_json)
+
+
 @app.command("list", epilog=examples("frozenbench classify list"))
 def list_runs(
     name: Annotated[

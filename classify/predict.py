@@ -147,7 +147,7 @@ def predict_images(
 class Classifier:
     """The recorded extraction of a run and its saved head."""
 
-    def __init__(self, run_dir: Path, head: str, coverage: float | None) -> None:
+    def __init__(self, run_dir: Path, head: str = "", coverage: float | None = None) -> None:
         self.result = RunResult.read(run_dir)
         self.coverage = coverage
         self.guarantee = _guarantee(run_dir, self.result)

@@ -54,6 +54,7 @@ DOORS = {
     "classify.cli": "classify featurize",
     "classify.table": "classify.runs classify.statistics",
     "classify.predict": "classify.guarantee classify.heads classify.runs featurize",
+    "classify.evaluation": "classify.predict classify.guarantee classify.runs classify.statistics featurize",
     "analysis.cli": "analysis classify featurize",
     "analysis.steps": "",
     "analysis.screening": "analysis.experiment analysis.steps classify featurize",

@@ -7,6 +7,16 @@ May import: heads, statistics, featurize.core.
 
 from classify.guarantee.conformal import ConformalSets, Coverage, measured_coverage
 from classify.guarantee.guarantee import Guarantee
-from classify.guarantee.novelty import Novelty, fit_novelty, is_known
+from classify.guarantee.novelty import FALSE_ALARMS, Novelty, drift_p, fit_novelty, is_known
 
-__all__ = ["ConformalSets", "Coverage", "Guarantee", "Novelty", "fit_novelty", "is_known", "measured_coverage"]
+__all__ = [
+    "FALSE_ALARMS",
+    "ConformalSets",
+    "Coverage",
+    "Guarantee",
+    "Novelty",
+    "drift_p",
+    "fit_novelty",
+    "is_known",
+    "measured_coverage",
+]

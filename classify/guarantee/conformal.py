@@ -76,6 +76,32 @@ class ConformalSets:
         """
         return mass_above(probabilities) <= self.thresholds(coverage)
 
+    def p_value(self, holds: np.ndarray, labels: np.ndarray, coverage: float) -> float:
+        """The probability that so few sets, or fewer, hold the true class of images like the training images.
+
+        Of n such images, the number whose set holds their class has a beta-binomial distribution (Vovk, Conditional
+        Validity of Inductive Conformal Predictors, 2013), as if no two scores were equal.
+
+        Args:
+            holds: whether each set holds the true class, bool (n,).
+            labels: the true classes, (n,).
+            coverage: as for `thresholds`.
+        """
+        from scipy.stats import betabinom
+
+        pairs = [(len(self.labels), len(labels))]
+        if self.by_class:
+            held_out = np.bincount(self.labels, minlength=self.classes)
+            pairs = list(zip(held_out, np.bincount(labels, minlength=self.classes), strict=True))
+        chances = np.ones(1)  # of each number of sets that hold the true class, over the classes so far
+        for count, images in pairs:
+            rank = _rank(count, coverage)
+            of_class = np.eye(1, images + 1, images)[0]  # every set holds every class
+            if rank <= count:
+                of_class = betabinom.pmf(np.arange(images + 1), images, rank, count + 1 - rank)
+            chances = np.convolve(chances, of_class)
+        return min(1.0, float(chances[: int(holds.sum()) + 1].sum()))
+
 
 @dataclass(frozen=True)
 class Coverage:
@@ -145,5 +171,9 @@ def mass_above(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _threshold(scores: np.ndarray, coverage: float) -> float:
-    rank = math.ceil(round((len(scores) + 1) * coverage, 9))  # 10 x 0.9 is 9, also in floating point
+    rank = _rank(len(scores), coverage)
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else math.inf
+
+
+def _rank(count: int, coverage: float) -> int:
+    return math.ceil(round((count + 1) * coverage, 9))  # 10 x 0.9 is 9, also in floating point

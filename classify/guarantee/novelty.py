@@ -79,6 +79,17 @@ def is_known(strangeness: np.ndarray | float) -> np.ndarray:
     return np.asarray(strangeness) < 1 - FALSE_ALARMS
 
 
+def drift_p(tested: np.ndarray, new: np.ndarray) -> float:
+    """The p value of the hypothesis that new images are like the test images (Kolmogorov and Smirnov).
+
+    The hypothesis is about their strangeness, (t,) and (n,). None of these images was used to fit anything, so it is
+    rejected by mistake as often as the level says, if all images are independent.
+    """
+    from scipy.stats import ks_2samp
+
+    return float(ks_2samp(tested, new).pvalue)
+
+
 def fit_novelty(x: np.ndarray, y: np.ndarray, seed: int = 0, groups: np.ndarray | None = None) -> Novelty | None:
     """Learn how strange training images are.
 
@@ -111,7 +122,6 @@ def fit_novelty(x: np.ndarray, y: np.ndarray, seed: int = 0, groups: np.ndarray 
     sums = FoldSums.of(x, y, folds, np.ones(len(y)), (FOLDS, classes), len(mean))
     means = sums.sums.sum(axis=0) / sums.counts.sum(axis=0)[:, None]
     shrinkage = float(np.clip(ledoit_wolf_shrinkage(x - means[y], assume_centered=True), 1e-4, 1))
-    *without, found = sums.in_folds(shrinkage)
 
     spaces, distances = [], []
     for fold in range(FOLDS):

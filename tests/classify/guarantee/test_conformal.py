@@ -126,3 +126,25 @@ def _pooled(held_out: HeldOut) -> tuple[np.ndarray, np.ndarray, int]:
     """The parts of `ConformalSets` without classes that have enough images for thresholds of their own."""
     sets = ConformalSets.of(held_out)
     return sets.scores, np.zeros_like(sets.labels), sets.classes
+
+
+@pytest.mark.parametrize("rows", [100, 2_000])
+def test_the_p_value_of_a_coverage_is_uniform(rows: int) -> None:
+    """Of images like the held-out ones; with 2,000 held-out images, each class has its own threshold."""
+    values = []
+    for draw in range(300):
+        sets = ConformalSets.of(drawn(rows, draw, scale=0.7))  # less sure, so that few scores are zero
+        new, labels = drawn(400, 10_000 + draw, scale=0.7)
+        holds = sets.sets(new, 0.9)[np.arange(400), labels]
+        values.append(sets.p_value(holds, labels, 0.9))
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(np.array(values) <= level) == pytest.approx(level, abs=3.5 * np.sqrt(level / 300))
+
+
+def test_a_coverage_that_is_too_low_has_a_small_p_value() -> None:
+    sets = ConformalSets.of(drawn(1_000, 0))
+    labels = np.zeros(100, int)
+    assert sets.p_value(np.arange(100) < 60, labels, 0.9) < 1e-4
+    assert sets.p_value(np.arange(100) < 95, labels, 0.9) > 0.3
+    few = ConformalSets(np.zeros(3), np.zeros(3, int), 4)
+    assert few.p_value(np.ones(100, bool), labels, 0.9) == 1  # every set holds every class

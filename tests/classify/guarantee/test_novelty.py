@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from classify.guarantee import Novelty, fit_novelty, is_known
+from classify.guarantee import Novelty, drift_p, fit_novelty, is_known
 from classify.heads.registry import signed_root
 
 
@@ -92,3 +92,17 @@ def test_constant_columns() -> None:
     x[:, 3] = 1
     assert np.isfinite(fitted(x, y).strangeness(x)).all()
     assert np.isfinite(fitted(np.ones_like(x), y).strangeness(x)).all()
+
+
+def test_drift_is_found_by_mistake_as_often_as_the_level_says() -> None:
+    """With few training images, whose own strangeness would mislead."""
+    values = []
+    for draw in range(200):
+        found = fitted(*vectors(60, 40, seed=draw))
+        tested, new = (found.strangeness(vectors(80, 40, seed=seed + draw)[0]) for seed in (1_000, 2_000))
+        values.append(drift_p(tested, new))
+    # Equal values, such as those of images stranger than all training images, make the test cautious.
+    assert np.mean(np.array(values) <= 0.05) < 0.09
+    assert 0.25 < np.mean(np.array(values) <= 0.5) < 0.62
+    other = found.strangeness(1.5 * vectors(80, 40, seed=1)[0])
+    assert drift_p(tested, other) < 0.01
