@@ -10,7 +10,7 @@ import numpy as np
 
 from classify.guarantee import FALSE_ALARMS, Coverage, drift_p, is_known, measured_coverage
 from classify.predict import Classifier, Skipped, named_files
-from classify.runs import SET_COVERAGE
+from classify.runs import SET_COVERAGE, read_predictions
 from classify.statistics import ALPHA, Metrics, metrics
 from featurize.core.errors import DataError, UsageError
 from featurize.engines import default_batch_size
@@ -43,7 +43,8 @@ class Evaluation:
         coverage: of sets of classes for a coverage of 90%; None if the run has none.
         coverage_p: the probability of a coverage as low as this if the pictures are like the training images.
         strange: the share of pictures that count as images of no known class; None if the run cannot tell.
-        drift_p: see `classify.guarantee.drift_p`; None if the run has no test images to compare with.
+        drift_p: see `classify.guarantee.drift_p`, by the largest probability and the distance of each image; None for a
+            run in folds.
         worst: the most confident mistakes.
         skipped: the files that could not be read.
     """
@@ -127,12 +128,14 @@ def evaluate_run(run_dir: Path, source: Path, head: str = "") -> Evaluation:
         sets = guarantee.sets.sets(seen.probabilities, SET_COVERAGE)
         coverage = measured_coverage(sets, labels, result.class_names)
         coverage_p = guarantee.sets.p_value(sets[np.arange(len(labels)), labels], labels, SET_COVERAGE)
-    strange, drift = None, None
-    if seen.strangeness is not None:
-        strange = float((~is_known(seen.strangeness)).mean())
-        drift = None if guarantee.tested is None else drift_p(guarantee.tested, seen.strangeness)
-
     sureness = seen.probabilities.max(axis=1)
+    pairs = [(read_predictions(run_dir).filter(regex="^p_").max(axis=1).to_numpy(), sureness)]
+    strange = None
+    if guarantee.novelty is not None:
+        strange = float((~is_known(guarantee.novelty.strangeness_of(seen.distances))).mean())
+        if guarantee.tested is not None:
+            pairs.append((guarantee.tested, seen.distances))
+
     wrong = np.flatnonzero(predicted != labels)
     worst = []
     for row in wrong[np.argsort(-sureness[wrong], kind="stable")][:WORST]:
@@ -145,7 +148,8 @@ def evaluate_run(run_dir: Path, source: Path, head: str = "") -> Evaluation:
         coverage=coverage,
         coverage_p=coverage_p,
         strange=strange,
-        drift_p=drift,
+        # In a cross-validation, other heads than this one saw the test images.
+        drift_p=None if result.folds else drift_p(*pairs),
         worst=worst,
         skipped=seen.skipped,
     )
@@ -167,11 +171,11 @@ class _Pictures:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a run says of the pictures that can be read: their rows, probabilities (n, K), strangeness (n,)."""
+    """What a run says of the pictures that can be read: their rows, probabilities (n, K), distances (n,) or NaN."""
 
     rows: list[int]
     probabilities: np.ndarray
-    strangeness: np.ndarray | None
+    distances: np.ndarray
     skipped: list[Skipped]
 
 
@@ -201,7 +205,7 @@ def _labelled(source: Path) -> _Pictures:
 
 
 def _seen(classifier: Classifier, pictures: _Pictures) -> _Seen:
-    rows, probabilities, strangeness, skipped = [], [], [], []
+    rows, probabilities, distances, skipped = [], [], [], []
     step = default_batch_size(classifier.spec.image_size)
     for start in range(0, len(pictures.names), step):
         images = []
@@ -214,11 +218,10 @@ def _seen(classifier: Classifier, pictures: _Pictures) -> _Seen:
                 images.append(image)
                 rows.append(row)
         if images:
-            for found, strange in classifier.seen(np.stack(images)):
+            for found, distance in classifier.seen(np.stack(images)):
                 probabilities.append(found)
-                strangeness.append(strange)
-    known = None if classifier.guarantee.novelty is None else np.array(strangeness, float)
-    return _Seen(rows, np.array(probabilities), known, skipped)
+                distances.append(distance)
+    return _Seen(rows, np.array(probabilities), np.array(distances, float), skipped)
 
 
 def _image(classifier: Classifier, pictures: _Pictures, row: int) -> np.ndarray | Skipped:

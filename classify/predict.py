@@ -181,11 +181,11 @@ class Classifier:
             return Skipped(str(path), str(error.strerror))
 
     def seen(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, float | None]]:
-        """Class probabilities, (K,), and strangeness of each of the images, uint8 (n, h, w, 3)."""
+        """Class probabilities, (K,), of each of the images, uint8 (n, h, w, 3), and its distance, see `Novelty`."""
         vectors = self.vectors(images)
         novelty = self.guarantee.novelty
-        strangeness = [None] * len(images) if novelty is None else novelty.strangeness(vectors).tolist()
-        yield from zip(self.probabilities(vectors), strangeness, strict=True)
+        distances = [None] * len(images) if novelty is None else novelty.distances(vectors).tolist()
+        yield from zip(self.probabilities(vectors), distances, strict=True)
 
     def probabilities(self, vectors: np.ndarray) -> np.ndarray:
         """Class probabilities, (n, K), of vectors (n, d)."""
@@ -209,8 +209,8 @@ class Classifier:
             raise BackboneError(f"{self.spec.backbone} gave a value that is not finite for one of the images")
         return vectors
 
-    def prediction(self, path: Path, probabilities: np.ndarray, strangeness: float | None, top: int) -> Prediction:
-        """The prediction for a file from its class probabilities, (K,), and its strangeness."""
+    def prediction(self, path: Path, probabilities: np.ndarray, distance: float | None, top: int) -> Prediction:
+        """The prediction for a file from its class probabilities, (K,), and its distance."""
         order = np.argsort(-probabilities, kind="stable")[:top]
         guesses = [Guess(self.class_names[index], float(probabilities[index])) for index in order]
         chosen = None
@@ -218,6 +218,9 @@ class Classifier:
             [members] = self.sets.sets(probabilities[None], self.coverage)
             ranked = np.argsort(-probabilities, kind="stable")
             chosen = [self.class_names[index] for index in ranked if members[index]]
+        strangeness = None
+        if self.guarantee.novelty is not None and distance is not None:
+            strangeness = float(self.guarantee.novelty.strangeness_of(np.array(distance)))
         return Prediction(
             str(path),
             guesses[0].label,

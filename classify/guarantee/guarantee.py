@@ -15,7 +15,7 @@ class Guarantee:
     Attributes:
         sets: for sets of classes; None if no training image was held out.
         novelty: for images of no known class; None if no training image was held out, or if features are pixels.
-        tested: the strangeness of the test images, (t,); None without them, and for a cross-validation.
+        tested: the `novelty.distances` of the test images, (t,); None without them, and for a cross-validation.
     """
 
     sets: ConformalSets | None = None

@@ -149,14 +149,14 @@ def train_head(
         rows, evaluation = len(train.y), evaluate_head(fitted, test)
         warnings += check_overlap(train_survey, survey(test, "test", job.threads, client))
         if novelty is not None:
-            tested = np.concatenate([novelty.strangeness(x) for x in test.matrices()])
+            tested = np.concatenate([novelty.distances(x) for x in test.matrices()])
     warnings += [coded("FB005", warning) for warning in fitted.warnings]
     for warning in warnings:
         logger.warning("%s: %s", fitted.name, warning)
     result = _run_result(job, rows, fitted, evaluation, opened, warnings)
     result = dataclasses.replace(result, groups=0 if test.groups is None else len(np.unique(test.groups)))
-    if tested is not None:
-        unknown = ~is_known(tested)
+    if novelty is not None and tested is not None:
+        unknown = ~is_known(novelty.strangeness_of(tested))
         result = dataclasses.replace(result, unknown=float(unknown.mean()))
     guarantee = Guarantee(fitted.sets, novelty, tested)
     predictions = _predictions_table(job.info, test, evaluation)

@@ -130,8 +130,8 @@ def test_a_run_from_before_there_were_promises(run: Path, tmp_path: Path) -> Non
     (old / RESULT).write_text(json.dumps({**values, "guarantee_sha256": ""}))
     found = evaluate_run(old, save(tmp_path / "new", *coloured(30, 3)))
     assert found.as_json()["coverage"] is None
-    assert found.as_json()["drift"] == {"p": None, "strange": None}
-    assert len([line for line in found.in_words() if not line.startswith("  ")]) <= 3
+    assert found.strange is None
+    assert found.drift_p is not None  # by the probabilities alone
 
 
 def test_the_lines(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

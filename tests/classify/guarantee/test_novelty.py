@@ -24,7 +24,7 @@ def fitted(x: np.ndarray, y: np.ndarray, **options: object) -> Novelty:
 def test_the_distance_is_the_difference_of_two_mahalanobis_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     """Computed in all columns, with the covariances themselves."""
     monkeypatch.setattr("sklearn.covariance.ledoit_wolf_shrinkage", lambda *_, **__: 0)
-    x, y = vectors(2_000)
+    x, y = vectors(20_000)
     new = vectors(50, seed=1)[0] * np.linspace(-2, 2, 50, dtype=np.float32)[:, None]
     root, new_root = signed_root(x).astype(np.float64), signed_root(new).astype(np.float64)
     means = np.stack([root[y == label].mean(axis=0) for label in range(4)])
@@ -34,23 +34,19 @@ def test_the_distance_is_the_difference_of_two_mahalanobis_distances(monkeypatch
     to_all = np.einsum("ij,jk,ik->i", centred, np.linalg.inv(np.cov(root.T, bias=True)), centred)
     found = fitted(x, y)
     expected = np.min(to_class, axis=0) - to_all
-    assert len(found.spaces) == 5
-    for space in found.spaces:  # of 1,600 of the images each
-        assert space.axes.shape == (20, 3)
-        np.testing.assert_allclose(space.distances(signed_root(new)), expected, rtol=0.1, atol=3)
-    mean = np.mean([space.distances(signed_root(new)) for space in found.spaces], axis=0)
-    np.testing.assert_allclose(mean, expected, rtol=0.03, atol=0.3)
+    assert found.space.axes.shape == (20, 3)
+    assert len(found.held_out) == 4_000
+    np.testing.assert_allclose(found.space.distances(signed_root(new)), expected, rtol=0.05, atol=1)
 
 
-@pytest.mark.parametrize("rows", [40, 400, 4_000])
-@pytest.mark.parametrize("dim", [20, 60])
+@pytest.mark.parametrize(("rows", "dim"), [(100, 20), (100, 150), (400, 20), (400, 350), (4_000, 60)])
 def test_false_alarms_are_as_frequent_as_promised(rows: int, dim: int) -> None:
     """Mean over draws, also with fewer rows than columns."""
     shares = []
     for draw in range(40):
         found = fitted(*vectors(rows, dim, seed=draw))
         shares.append(1 - is_known(found.strangeness(vectors(1_000, dim, seed=100 + draw)[0])).mean())
-    assert np.mean(shares) == pytest.approx(0.05, abs=0.01 + 2 * np.std(shares) / np.sqrt(40) + 1 / rows)
+    assert np.mean(shares) == pytest.approx(0.05, abs=3 * np.std(shares) / np.sqrt(40) + 1 / rows)
 
 
 def test_an_unknown_class_is_strange() -> None:
@@ -75,10 +71,10 @@ def test_groups_are_held_out_as_a_whole() -> None:
 def test_long_vectors_are_cut_down(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = vectors(500, 60)
     new = vectors(200, 60, seed=1)[0]
-    whole = fitted(x, y).spaces[0].distances(signed_root(new))
+    whole = fitted(x, y).space.distances(signed_root(new))
     monkeypatch.setattr("classify.guarantee.novelty.MOST_COLUMNS", 50)
     monkeypatch.setattr("classify.guarantee.novelty.COMPONENTS", 59)
-    cut = fitted(x, y).spaces[0].distances(signed_root(new))
+    cut = fitted(x, y).space.distances(signed_root(new))
     assert np.corrcoef(cut, whole)[0, 1] > 0.95
 
 
@@ -99,10 +95,11 @@ def test_drift_is_found_by_mistake_as_often_as_the_level_says() -> None:
     values = []
     for draw in range(200):
         found = fitted(*vectors(60, 40, seed=draw))
-        tested, new = (found.strangeness(vectors(80, 40, seed=seed + draw)[0]) for seed in (1_000, 2_000))
-        values.append(drift_p(tested, new))
-    # Equal values, such as those of images stranger than all training images, make the test cautious.
+        tested, new = (found.distances(vectors(80, 40, seed=seed + draw)[0]) for seed in (1_000, 2_000))
+        values.append(drift_p((tested, new)))
     assert np.mean(np.array(values) <= 0.05) < 0.09
-    assert 0.25 < np.mean(np.array(values) <= 0.5) < 0.62
-    other = found.strangeness(1.5 * vectors(80, 40, seed=1)[0])
-    assert drift_p(tested, other) < 0.01
+    assert 0.38 < np.mean(np.array(values) <= 0.5) < 0.62
+    other = found.distances(1.5 * vectors(80, 40, seed=1)[0])
+    assert drift_p((tested, other)) < 0.01
+    assert drift_p((tested, other), (tested, tested)) == 2 * drift_p((tested, other))
+    assert drift_p((tested, tested), (tested, tested)) == 1
