@@ -93,7 +93,7 @@ def ranking(rows: pd.DataFrame, chance: float) -> Table:
     extra = [name for name in text.columns if name not in shown_columns]
     return Table(
         f"Every head, best first, with 95% intervals; dots are chance ({100 * chance:.0f}%). Blue: frozen network. "
-        "Grey: controls. Heads that share a letter do not differ significantly. Training takes features and fit.",
+        "Grey: controls. Heads that share a letter do not differ significantly. Train s includes the features.",
         text[[*shown_columns, *extra]],
         extra=frozenset(extra),
         first=ROWS_AT_FIRST,
