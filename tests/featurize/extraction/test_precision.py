@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from featurize.cache import load_features
-from featurize.engines.winograd.processor import missing_instruction
 from featurize.extraction import extract_features
 from featurize.extraction.saved_networks import saved_extractor
 from featurize.extraction.verify import verify
 from featurize.images import ImageDataset, load_dataset
 from featurize.networks import Backbone, load_backbone
+from featurize.winograd.processor import missing_instruction
 
 pytestmark = pytest.mark.engines
 
