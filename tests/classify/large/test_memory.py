@@ -71,7 +71,7 @@ def test_blocks_of_another_fit_make_room(cache: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(memory, "memory_limit", lambda: 2 * one.read().nbytes)
     for fit, block in (("old", one), ("old", two), ("new", one), ("new", two)):
         np.testing.assert_array_equal(memory.remembered_block(fit, block, Block.read), block.read())
-    assert list(memory._blocks) == [("new", 0)]
+    assert list(memory._blocks) == [("new", "train", 0)]
     memory.forget_blocks("new")
     assert memory._blocks == {}
 
