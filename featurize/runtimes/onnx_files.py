@@ -35,10 +35,25 @@ Run = Callable[[np.ndarray], list[np.ndarray]]
 """uint8 (n, size, size, 3) RGB -> one float32 activation for each tapped layer, as `engines.Engine`."""
 
 
-def openvino_network(content: bytes, image_shape: tuple[int, ...]) -> Network:
-    """Compile a network for images of a shape, in float32."""
+def import_openvino() -> Any:
+    """OpenVINO.
+
+    It brings a copy of TBB that is older than the one that scikit-learn-intelex needs. A process has one TBB, the one
+    that is loaded first, and the newer one serves both. So that package is loaded first.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    with suppress(ImportError):
+        import daal4py  # noqa: F401
     import openvino
 
+    return openvino
+
+
+def openvino_network(content: bytes, image_shape: tuple[int, ...]) -> Network:
+    """Compile a network for images of a shape, in float32."""
+    openvino = import_openvino()
     core = openvino.Core()
     model = core.read_model(content)
     batch = model.inputs[0].get_partial_shape()[0]
@@ -76,7 +91,7 @@ def onnx_engine(backbone: Backbone) -> tuple[Run, str]:
     """
     assert backbone.graph is not None
     try:
-        import openvino  # noqa: F401
+        import_openvino()
     except ImportError as error:
         raise UsageError(
             f"{backbone.name}.onnx needs OpenVINO, which is not available: {error}; pip install 'frozenbench[onnx]'"

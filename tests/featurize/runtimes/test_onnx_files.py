@@ -1,8 +1,10 @@
 """ONNX files as an engine: the numbers, the check against ONNX Runtime, and files that do harm when they run."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,8 @@ from featurize.extraction.verify import verify
 from featurize.networks import Backbone, pooled
 from featurize.runtimes import onnx_files
 
-pytest.importorskip("openvino")
+if find_spec("openvino") is None:  # an import here would come before that of daal4py, see `import_openvino`
+    pytest.skip("openvino is not installed", allow_module_level=True)
 pytest.importorskip("onnxruntime")
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
@@ -266,3 +269,10 @@ def test_the_real_mobilenet_v2(shared: Path, tmp_path: Path) -> None:
     [found] = outputs(theirs, images)
     errors = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
     assert errors.max() < 1e-5
+
+
+def test_openvino_leaves_the_fast_svm_usable() -> None:
+    """In a process of its own: which TBB is loaded first decides."""
+    code = "from featurize.runtimes.onnx_files import import_openvino; import_openvino().Core(); import daal4py"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
