@@ -19,10 +19,6 @@ logger = logging.getLogger("frozenbench")
 HEAD = "head.skops"
 GUARANTEE = "guarantee.skops"
 TRUSTED = (
-    "classify.guarantee.conformal.ConformalSets",
-    "classify.guarantee.guarantee.Guarantee",
-    "classify.guarantee.novelty.Novelty",
-    "classify.guarantee.novelty.Space",
     "classify.heads.calibration.TemperatureCalibrated",
     "classify.heads.cnn.ConvNet",
     "classify.heads.registry.clipped_log",
@@ -38,6 +34,13 @@ TRUSTED = (
     "sklearn.utils._bunch.Bunch",
 )
 """Types that a file may build besides arrays, plain values and scikit-learn's estimators."""
+IN_GUARANTEES = (
+    "classify.guarantee.conformal.ConformalSets",
+    "classify.guarantee.guarantee.Guarantee",
+    "classify.guarantee.novelty.Novelty",
+    "classify.guarantee.novelty.Space",
+)
+"""Further types that the file of a `Guarantee` may build."""
 AGAIN = "train it again with frozenbench classify --force"
 
 
@@ -124,7 +127,7 @@ def load_guarantee(path: Path, sha256: str, kind: type) -> Any:
     Raises:
         DataError: the file is missing, was changed, or holds something else.
     """
-    return _loaded(path, sha256, kind, ())
+    return _loaded(path, sha256, kind, IN_GUARANTEES)
 
 
 def _loaded(path: Path, sha256: str, kind: type, trusted: Sequence[str]) -> Any:
