@@ -10,7 +10,7 @@ from featurize.cache.features import CacheInfo
 from featurize.cache.format import glance
 from featurize.cache.reader import features_folder, read_info
 from featurize.cache.shards import LOCK, PLAN, discard
-from featurize.cache.spec import ExtractionSpec, explain_difference
+from featurize.cache.spec import LATER, ExtractionSpec, explain_difference
 from featurize.core.environment import library_versions
 from featurize.core.errors import CacheError, CacheMismatchError, UsageError
 from featurize.core.files import locked
@@ -61,6 +61,7 @@ def matching_cache(
         if not isinstance(header, dict):
             continue
         found = {part: header.get(part, {}) for part in wanted}
+        found["spec"] = {**LATER, **found["spec"]}
         if all(found[part].get(name) == value for part, facts in wanted.items() for name, value in facts.items()):
             with suppress(CacheError):  # reported when the network is loaded and the cache is used
                 return read_info(path)

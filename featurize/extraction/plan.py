@@ -188,7 +188,7 @@ def finished_before(
         "aspect": options.aspect,
         "flip": options.flip,
         "dtype": options.dtype,
-        **({"precision": options.precision} if options.precision != "float32" else {}),
+        "precision": options.precision,
     }
     if options.engine != "auto":
         spec["engine"] = options.engine

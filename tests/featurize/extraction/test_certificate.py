@@ -10,7 +10,14 @@ import pytest
 from featurize.cache import Certificate, read_info
 from featurize.core.errors import BackboneError
 from featurize.engines import Choice
-from featurize.extraction import Plan, carry_out, plan_extraction, recorded_extractor
+from featurize.extraction import (
+    ExtractionOptions,
+    Plan,
+    carry_out,
+    finished_before,
+    plan_extraction,
+    recorded_extractor,
+)
 from featurize.extraction.certificate import calibration_digest, calibration_images, certified
 from featurize.images import ImageDataset, load_dataset
 from featurize.networks import load_backbone
@@ -111,3 +118,17 @@ def test_the_scales_come_from_training_images_only(images: ImageDataset) -> None
     assert calibration_digest(calibration_images(again, spec)) == calibration_digest(chosen)
     others = images.first(train=200, test=20)
     assert calibration_digest(calibration_images(others, spec)) != calibration_digest(chosen)
+
+
+def test_a_lower_precision_is_not_taken_for_float32(images: ImageDataset, tmp_path: Path) -> None:
+    out = tmp_path / "x.h5"
+    carry_out(low_precision(images, out, slightly_off))
+    arguments = {"backbone": "vgg16", "weights": "imagenet", "layers": ("block2_pool",), "image_size": 32}
+    arguments |= {"preprocess": "auto", "seed": 0}
+
+    def found(precision: str) -> bool:
+        options = ExtractionOptions(precision=precision)
+        return finished_before(images, arguments, options, out=out) is not None
+
+    assert found("bfloat16")
+    assert not found("float32")
