@@ -349,8 +349,5 @@ def _extractor(spec: ExtractionSpec, result: RunResult, images: np.ndarray) -> E
             raise
         logger.warning("the engine %s cannot be used here, using %s instead (%s)", spec.engine, REFERENCE, error)
         return recorded_extractor(backbone, spec, REFERENCE)
-    try:
-        save_extractor(extractor)
-    except OSError as error:
-        logger.warning("the network could not be saved for next time: %s", error)
+    save_extractor(extractor)
     return extractor

@@ -57,8 +57,7 @@ def saved_extractor(spec: ExtractionSpec) -> Extractor | None:
 def save_extractor(extractor: Extractor) -> None:
     """Save the network of an extractor in its engine's form. Does nothing if the engine needs TensorFlow anyway.
 
-    Raises:
-        OSError: the data folder cannot be written to, or the disk is full.
+    A network that cannot be saved is a warning: nothing else depends on it.
     """
     spec = extractor.spec
     backbone = extractor.backbone
@@ -74,7 +73,10 @@ def save_extractor(extractor: Extractor) -> None:
         arrays[f"expected_{index}"] = activation
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, images=images, **arrays)
-    seal(data_root() / "engines", _identity(spec), ".npz", content.getvalue())
+    try:
+        seal(data_root() / "engines", _identity(spec), ".npz", content.getvalue())
+    except OSError as error:
+        logger.warning("the network could not be saved for next time: %s", error)
 
 
 def _identity(spec: ExtractionSpec) -> list[Any]:
