@@ -8,10 +8,10 @@ import numpy as np
 
 from classify.statistics.design import design_effect, wilson_interval
 from featurize.core.errors import HeadError
+from featurize.core.intervals import LEVEL
 
 BINS = 15
 RESAMPLES = 1000
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
