@@ -1,6 +1,7 @@
 """Draws docs/rooms.svg, the picture of the rooms, from the rows in tests/test_structure.py."""
 
 import sys
+import textwrap
 from pathlib import Path
 
 DOCS = Path(__file__).parent
@@ -34,8 +35,10 @@ PLACES = {
     "analysis.findings": (75, 190),
     "analysis.figures": (225, 190),
     "analysis.frame": (225, 330),
-    "analysis.audit": (75, 265),
+    "analysis.audit": (75, 250),
+    "analysis.page": (75, 318),
 }
+DOORS_LINE = 40  # letters in a line of the modules outside of rooms
 CORRIDOR = 372  # height of the way that an arrow takes under the boxes of the package between its ends
 
 
@@ -52,7 +55,8 @@ def picture() -> str:
     for package, left in COLUMNS.items():
         parts.append(f'<rect x="{left + 6}" y="6" width="288" height="380" rx="10" fill="#f2f5f7" stroke="#c5ced4"/>')
         parts.append(f'<text x="{left + 150}" y="30" font-weight="bold">{package}</text>')
-        parts.append(f'<text x="{left + 150}" y="56" fill="#455">{doors_of(package)}</text>')
+        for number, line in enumerate(textwrap.wrap(doors_of(package), DOORS_LINE)):
+            parts.append(f'<text x="{left + 150}" y="{52 + 18 * number}" fill="#455">{line}</text>')
     parts.append(f'<rect x="6" y="400" width="{WIDTH - 12}" height="44" rx="10" fill="#e3edf7" stroke="#9db4c8"/>')
     parts.append(f'<text x="{WIDTH // 2}" y="427">{CORE}: every room may import it</text>')
     parts += [arrow(room, target) for room, target in arrows()]

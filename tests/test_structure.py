@@ -44,8 +44,11 @@ ROOMS = {
     "analysis.frame": "classify.runs classify.statistics",
     "analysis.findings": "analysis.frame classify.runs classify.statistics",
     "analysis.figures": "analysis.frame classify.runs classify.statistics featurize.cache featurize.images",
-    "analysis.audit": "classify.large classify.heads classify.runs featurize.cache featurize.images",
-    "analysis.report": "analysis.audit analysis.findings analysis.figures analysis.frame classify.runs featurize.cache",
+    "analysis.page": "",
+    "analysis.audit": "analysis.page classify.large classify.heads classify.runs featurize.cache featurize.images",
+    "analysis.report": (
+        "analysis.audit analysis.findings analysis.figures analysis.frame analysis.page classify.runs featurize.cache"
+    ),
 }
 # The modules outside of the rooms, and the packages whose rooms they join.
 DOORS = {

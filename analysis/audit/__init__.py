@@ -4,7 +4,7 @@
 the runs `leaks` measures, and for `strangers`; `tables` and `page` write everything, and `build` does it all.
 Exports `audit_folder`, `read_summary` and `PAGE`; `analysis.audit.build` is imported where it is used, as it loads
 scikit-learn.
-May import: classify.large, classify.heads, classify.runs, featurize.cache, featurize.images, featurize.core.
+May import: page, classify.large, classify.heads, classify.runs, featurize.cache, featurize.images, featurize.core.
 """
 
 from analysis.audit.tables import PAGE, audit_folder, read_summary

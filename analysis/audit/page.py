@@ -3,9 +3,6 @@
 Accepted corrections are saved by the browser as a table of all images, which `frozenbench featurize --labels` takes.
 """
 
-import base64
-import hashlib
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 from analysis.audit.pictures import SHOWN_SIZE, PictureSource
 from analysis.audit.suspects import Rows, Suspects
 from analysis.audit.tables import name_of
+from analysis.page import rendered, thumbnail_sheet
 from featurize.core.files import written_whole
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -55,28 +53,19 @@ def write_page(
         DataError: a picture cannot be read any more.
         OSError: the folder cannot be written to, or the disk is full.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    sources = {name: (TEMPLATES / f"audit.{name}").read_text("utf-8") for name in ("css", "js")}
-    page = environment.get_template("audit.html.j2").render(
+    page = rendered(
+        TEMPLATES,
+        "audit.html.j2",
+        {"css": ["audit.css"], "js": ["audit.js"]},
         title=title,
         findings=findings,
         pairs=pairs_of(rows, suspects, class_names, pictures),
         first_shown=FIRST_SHOWN,
         classes=list(class_names),
         table=labels_table(rows, class_names, with_splits=with_splits),
-        sources=sources,
-        digests={name: _digest(source) for name, source in sources.items()},
     )
     with written_whole(path) as temporary:
-        temporary.write_text(page, "utf-8", errors="replace")
+        temporary.write_text(page, "utf-8")
     return path
 
 
@@ -109,22 +98,9 @@ def pairs_of(
 
 
 def sheet(pixels: np.ndarray) -> dict[str, Any]:
-    """Thumbnails (n, height, width, 3) as one picture, and `tile`: the side of each, and their number in a row."""
-    from PIL import Image
-
+    """Thumbnails (n, height, width, 3) as one picture, see `thumbnail_sheet`."""
     side = min(THUMBNAIL, max(pixels.shape[1:3]), SHOWN_SIZE)
-    columns = min(COLUMNS, len(pixels))
-    lines = -(-len(pixels) // columns)
-    drawn = Image.new("RGB", (columns * side, lines * side))
-    for number, each in enumerate(pixels):
-        image = Image.fromarray(each)
-        image.thumbnail((side, side))
-        line, column = divmod(number, columns)
-        drawn.paste(image, (column * side, line * side))
-    buffer = io.BytesIO()
-    drawn.save(buffer, "WEBP", quality=80)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return {"src": f"data:image/webp;base64,{encoded}", "tile": side, "columns": columns, "lines": lines}
+    return thumbnail_sheet(list(pixels), side, min(COLUMNS, len(pixels)), quality=80)
 
 
 def labels_table(rows: Rows, class_names: Sequence[str], *, with_splits: bool) -> str:
@@ -136,8 +112,3 @@ def labels_table(rows: Rows, class_names: Sequence[str], *, with_splits: bool) -
         split = [str(rows.splits[row])] if with_splits else []
         table.append([name_of(rows, row), class_names[label], *split])
     return json.dumps(table)
-
-
-def _digest(source: str) -> str:
-    """The SHA-256 of a style or script as a Content-Security-Policy writes it."""
-    return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()

@@ -2,7 +2,7 @@
 
 Exports `write_comparison`; `analysis.report.build` writes everything and is imported where it is used, as it loads
 matplotlib.
-May import: audit, findings, figures, frame, classify.runs, featurize.core, featurize.cache.
+May import: audit, findings, figures, frame, page, classify.runs, featurize.core, featurize.cache.
 """
 
 from analysis.report.tables import write_comparison

@@ -1,13 +1,9 @@
 """A report as one self-contained HTML file: no network, no other file, no date.
 
 This module knows nothing about transfer learning: a `Report` holds all the text. The page is
-`templates/report.html.j2`. Its Content-Security-Policy allows only its own style and script, by their
-SHA-256, and loads nothing but `data:` images. A name from a data set cannot change that.
+`templates/report.html.j2`.
 """
 
-import base64
-import hashlib
-import io
 import math
 import re
 from collections.abc import Sequence
@@ -17,6 +13,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from analysis.page import rendered, thumbnail_sheet
 from analysis.report.content import Drawing, Interval, Matrix, Part, PointMap, Report, Table
 from featurize.core.errors import DataError
 from featurize.core.files import written_whole
@@ -40,12 +37,6 @@ MARKERS = (
     "M-8-5L-5-8L0-3L5-8L8-5L3 0L8 5L5 8L0 3L-5 8L-8 5L-3 0z",  # cross
 )
 COLOURS = 10  # in report.css; with 7 markers, 70 classes look different
-# HTML forbids most control characters, surrogates (as in paths that are not UTF-8) and noncharacters.
-FORBIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
-    + "".join(chr(plane + last) for plane in range(0, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF))
-    + "]"
-)
 NUMBER = re.compile(r"[≤≥<>~≈]?\s*[+\-\u2212]?[\d.]*\d")  # the start of a numeric cell
 
 
@@ -59,28 +50,17 @@ def write_report(report: Report, path: Path) -> Path:
         DataError: the report would exceed 5 MB.
         OSError: the folder cannot be written to, or the disk is full.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_allowed,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     sections = [(section, [_part(part) for part in section.parts]) for section in report.sections]
-    sources = {kind: "".join((TEMPLATES / name).read_text("utf-8") for name in names) for kind, names in OWN.items()}
-    page = environment.get_template("report.html.j2").render(
+    page = rendered(
+        TEMPLATES,
+        "report.html.j2",
+        OWN,
         report=report,
         numbers=[{"number": number, **_interval(number.scale)} for number in report.numbers],
         ranking=_table(report.ranking),
         sheet=_sheet(report.thumbnails),
         sections=sections,
         markers=MARKERS,
-        sources=sources,
-        digests={name: _digest(source) for name, source in sources.items()},
     )
     content = page.encode()
     if len(content) > MOST_BYTES:
@@ -91,18 +71,6 @@ def write_report(report: Report, path: Path) -> Path:
     with written_whole(path) as temporary:
         temporary.write_bytes(content)
     return path
-
-
-def _digest(source: str) -> str:
-    """The SHA-256 of a style or script as a Content-Security-Policy writes it."""
-    return base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
-
-
-def _allowed(value: Any) -> Any:
-    """Text without the characters that HTML forbids; text that is HTML already stays as it is."""
-    if isinstance(value, str) and not hasattr(value, "__html__"):
-        return FORBIDDEN.sub("\ufffd", value)
-    return value
 
 
 def _part(part: Part) -> dict[str, Any]:
@@ -210,29 +178,9 @@ def _map(drawn: PointMap) -> dict[str, Any]:
 
 
 def _sheet(thumbnails: Sequence[np.ndarray]) -> dict[str, Any] | None:
-    """Images as one picture, row by row, in square tiles: their side, and the number of columns and rows.
-
-    One picture of 2,000 images takes far less space than 2,000 pictures. The more images, the smaller they are.
-    """
-    from PIL import Image
-
+    """The sheet of all thumbnails; None without any. The more images, the smaller they are."""
     if not len(thumbnails):
         return None
     most = next(side for side, count in TILES if len(thumbnails) <= count)
     side = min(most, max(max(pixels.shape[:2]) for pixels in thumbnails))
-    columns = math.ceil(math.sqrt(len(thumbnails)))
-    rows = -(-len(thumbnails) // columns)
-    sheet = Image.new("RGB", (columns * side, rows * side), "gray")
-    for number, pixels in enumerate(thumbnails):
-        image = Image.fromarray(pixels)
-        image.thumbnail((side, side))
-        row, column = divmod(number, columns)
-        left, top = (side - image.width) // 2, (side - image.height) // 2
-        sheet.paste(image, (column * side + left, row * side + top))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "WEBP", quality=75)
-    return {"src": _data_uri("webp", buffer.getvalue()), "side": side, "columns": columns, "rows": rows}
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return thumbnail_sheet(thumbnails, side, math.ceil(math.sqrt(len(thumbnails))), quality=75)

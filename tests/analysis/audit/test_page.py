@@ -46,3 +46,11 @@ def test_the_table_of_corrections_names_every_file(tmp_path: Path) -> None:
     page = write_page(tmp_path / "a.html", "pets", [], rows, suspects, CLASSES, None, with_splits=True)
     [embedded] = re.findall(r'<pre id="labels" hidden>(.*?)</pre>', page.read_text(), re.DOTALL)
     assert json.loads(html.unescape(embedded)) == table
+
+
+def test_characters_that_html_forbids_are_replaced(tmp_path: Path) -> None:
+    rows, suspects = rows_and_suspects(5)
+    page = write_page(tmp_path / "a.html", "pe\x01ts", [], rows, suspects, CLASSES, None, with_splits=True)
+    text = page.read_text("utf-8")
+    assert "\x01" not in text
+    assert "pe\ufffdts" in text
