@@ -20,6 +20,7 @@ logger = logging.getLogger("frozenbench")
 app = typer.Typer(**TYPER_OPTIONS)
 OUT = Path("analysis/output")
 REPORT_SECONDS = 10.0
+Ignore = Annotated[str, typer.Option(help="Codes of findings to leave out, comma-separated, such as FB012.")]
 
 
 @app.callback(invoke_without_command=True, epilog=examples("frozenbench analysis", "frozenbench analysis --out report"))
@@ -27,7 +28,7 @@ def run(
     context: typer.Context,
     runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
     out: Annotated[Path, typer.Option(help="Folder for tables, figures and the report.")] = OUT,
-    ignore: Annotated[str, typer.Option(help="Codes of findings to leave out, comma-separated, such as FB012.")] = "",
+    ignore: Ignore = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     _quiet: Quiet = False,
 ) -> None:
@@ -113,6 +114,7 @@ def experiment(
         Path | None,
         typer.Option(help="Folder for tables, figures and the report.  [default: the folder report in --folder]"),
     ] = None,
+    ignore: Ignore = "",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Threads of the heads.  [default: one per usable physical core]")
     ] = None,
@@ -132,8 +134,10 @@ def experiment(
     from analysis.steps import Step, Steps, steps_display
     from classify.cli import numbers
     from classify.heads import head_names
+    from classify.runs import check_codes
     from featurize.images import class_counts, load_dataset
 
+    ignored = check_codes(comma_separated(ignore))
     study = Study(
         preset=preset,
         backbones=comma_separated(backbone),
@@ -158,7 +162,9 @@ def experiment(
     out = out or folder / "report"
     with steps_display() as display:
         steps = Steps(display)
-        report = Step("report", "report", REPORT_SECONDS, lambda _: write_reports(done.runs, done.left_out, out))
+        report = Step(
+            "report", "report", REPORT_SECONDS, lambda _: write_reports(done.runs, done.left_out, out, ignored)
+        )
         study, left_out = screened(study, dataset, steps, first=screen, folder=folder, later=[report])
         done = run_experiment(study, dataset, steps, folder=folder, threads=jobs or 0, later=[report])
         done.left_out += left_out
