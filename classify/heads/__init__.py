@@ -3,7 +3,7 @@
 May import: estimators, featurize.core, featurize.cache.
 """
 
-from classify.heads.own import code_digest, imported, is_own, own_name, types_in
+from classify.heads.own import code_digest, imported, is_own, types_in
 from classify.heads.registry import (
     ALL,
     COLUMNS_FOR_TREES,
@@ -12,6 +12,7 @@ from classify.heads.registry import (
     HEADS,
     HEADS_IN_BLOCKS,
     Task,
+    head_name,
     head_names,
     make_head,
     signed_root,
@@ -26,11 +27,11 @@ __all__ = [
     "HEADS_IN_BLOCKS",
     "Task",
     "code_digest",
+    "head_name",
     "head_names",
     "imported",
     "is_own",
     "make_head",
-    "own_name",
     "signed_root",
     "types_in",
 ]

@@ -8,12 +8,9 @@ import importlib
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from featurize.core.errors import HeadError, UsageError, first_line, suggestion
-
-if TYPE_CHECKING:
-    from classify.heads.registry import Task
 
 FORM = re.compile(r"[\w.]+:\w+", re.ASCII)
 
@@ -64,22 +61,26 @@ def code_digest(name: str) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
-def own_head(estimator: Any, task: "Task") -> Any:
+def own_head(estimator: Any, seed: int, class_weight: str | None) -> Any:
     """A pipeline of one step: a copy of an unfitted classifier, which gets the vectors as they are.
 
-    Each `random_state` that is None becomes the task's seed, and each `class_weight` the task's, if it has one. A
-    classifier with `decision_function` alone is wrapped in temperature calibration.
+    A classifier with `decision_function` alone is wrapped in temperature calibration.
+
+    Args:
+        estimator: the classifier.
+        seed: becomes each `random_state` that is None.
+        class_weight: becomes each `class_weight`, unless it is None.
 
     Raises:
         UsageError: it is no classifier, or has neither `predict_proba` nor `decision_function`.
-        HeadError: the task has a class weight, and the classifier takes none.
+        HeadError: there is a class weight, and the classifier takes none.
     """
     from sklearn.base import clone
     from sklearn.pipeline import make_pipeline
 
     if isinstance(estimator, type):
         raise UsageError(f"--head {estimator.__name__} is a class, expected an instance, or the name of a head")
-    name = own_name(estimator)
+    name = class_name(estimator)
     if not (hasattr(estimator, "fit") and hasattr(estimator, "get_params")):
         raise UsageError(f"--head {name} is no classifier of scikit-learn: it lacks fit or get_params")
     try:
@@ -90,32 +91,25 @@ def own_head(estimator: Any, task: "Task") -> Any:
     for parameter, value in classifier.get_params().items():
         kind = parameter.rpartition("__")[2]
         if kind == "random_state" and value is None:
-            settings[parameter] = task.seed
-        elif kind == "class_weight" and task.class_weight is not None:
-            settings[parameter] = task.class_weight
-    if task.class_weight is not None and task.class_weight not in settings.values():
-        raise HeadError(f"{name} has no parameter class_weight; use it without --class-weight {task.class_weight}")
+            settings[parameter] = seed
+        elif kind == "class_weight" and class_weight is not None:
+            settings[parameter] = class_weight
+    if class_weight is not None and class_weight not in settings.values():
+        raise HeadError(f"{name} has no parameter class_weight; use it without --class-weight {class_weight}")
     classifier.set_params(**settings)
     if hasattr(classifier, "predict_proba"):
         return make_pipeline(classifier)
     if hasattr(classifier, "decision_function"):
         from classify.heads.calibration import TemperatureCalibrated
 
-        return make_pipeline(TemperatureCalibrated(classifier, random_state=task.seed))
+        return make_pipeline(TemperatureCalibrated(classifier, random_state=seed))
     raise UsageError(f"--head {name} has neither predict_proba nor decision_function, and a head needs one of them")
 
 
-def own_name(estimator: Any) -> str:
-    """What runs and messages call a head: the class, in a pipeline that of the last step; a head's name as it is.
-
-    Of `module:Class` it is the class, or `module.Class` if one of our heads has that name.
-    """
-    if not isinstance(estimator, str):
-        return type(estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator).__name__
-    from classify.heads.registry import HEADS
-
-    module, _, attribute = estimator.rpartition(":")
-    return estimator.replace(":", ".") if module and attribute in HEADS else attribute
+def class_name(estimator: Any) -> str:
+    """The name of a classifier's class; of a pipeline, that of its last step."""
+    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    return type(last).__name__
 
 
 def types_in(estimator: Any) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from classify.heads.own import imported, is_own, own_head
+from classify.heads.own import class_name, imported, is_own, own_head
 from featurize.cache import FeatureRows
 from featurize.core.errors import HeadError, UsageError, suggestion
 
@@ -227,7 +227,19 @@ def make_head(estimator: Any, task: Task) -> Any:
     """
     if isinstance(estimator, str) and not is_own(estimator):
         return HEADS[head_names(estimator)[0]](task)
-    return own_head(imported(estimator) if isinstance(estimator, str) else estimator, task)
+    classifier = imported(estimator) if isinstance(estimator, str) else estimator
+    return own_head(classifier, task.seed, task.class_weight)
+
+
+def head_name(estimator: Any) -> str:
+    """What runs and messages call a head: a key of `HEADS`, or the class of a classifier of the user's.
+
+    Of `module:Class` it is the class, or `module.Class` if one of our heads has that name.
+    """
+    if not isinstance(estimator, str):
+        return class_name(estimator)
+    module, _, attribute = estimator.rpartition(":")
+    return estimator.replace(":", ".") if module and attribute in HEADS else attribute
 
 
 def signed_root(x: np.ndarray) -> np.ndarray:

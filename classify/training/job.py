@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from classify.heads import Task, code_digest, is_own, make_head, own_name
+from classify.heads import Task, code_digest, head_name, is_own, make_head
 from classify.large import memory_limit, memory_needed
 from classify.training.evaluate import plain_parameters
 from featurize.cache import CacheInfo
@@ -71,7 +71,7 @@ class Job:
     @property
     def title(self) -> str:
         """The head and the cache, for messages."""
-        return f"{own_name(self.model)} on {self.info.path.stem}"
+        return f"{head_name(self.model)} on {self.info.path.stem}"
 
     @property
     def name(self) -> str:
@@ -87,7 +87,7 @@ class Job:
         if is_own(self.model):
             content.append(code_digest(self.model))
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return f"{own_name(self.model)}-{digest[:8]}"
+        return f"{head_name(self.model)}-{digest[:8]}"
 
     def run_dir(self, runs: Path) -> Path:
         """The run directory in the folder of all runs."""

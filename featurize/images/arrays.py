@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from featurize.core.errors import DataError, UsageError
-from featurize.images.dataset import ImageDataset, PixelArray, Split
 from featurize.images.decode import as_rgb
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -33,29 +32,63 @@ UNREADABLE = (
 """What a damaged `.npz` file makes the libraries raise."""
 
 
-def load_npz(path: Path) -> ImageDataset:
-    """Images from an `.npz` file with `x_train`, `y_train`, `x_test` and `y_test`, and perhaps `class_names`.
-
-    The arrays are those of `dataset_of`. Ids are row numbers.
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays `x_train`, `y_train`, `x_test` and `y_test` of an `.npz` file, and `class_names` if it has them.
 
     Raises:
-        DataError: an array is missing, holds objects, or has another shape or type.
+        DataError: an array is missing, holds objects, or the file is damaged.
     """
-    return dataset_of(_read_arrays(path), path.stem, f"{path}: ")
+    try:
+        with path.open("rb") as opened, zipfile.ZipFile(opened) as archive:
+            held = [name.removesuffix(".npy") for name in archive.namelist()]
+            for name in ARRAYS:
+                if name not in held:
+                    raise DataError(f"{path} holds no array {name} (it holds: {', '.join(held[:20])})")
+            wanted = [name for name in (*ARRAYS, "class_names") if name in held]
+            return {name: _read_array(archive, archive.getinfo(f"{name}.npy")) for name in wanted}
+    except UNREADABLE as error:
+        raise DataError(
+            f"{path} cannot be read as plain arrays: {error}; write it with np.savez(path, x_train=..., ...)"
+        ) from error
 
 
-def dataset_of(arrays: Mapping[str, np.ndarray], name: str, where: str = "") -> ImageDataset:
-    """The data set in checked arrays, which are not copied; ids are row numbers.
+def read_rows(
+    rows: Mapping[str, Iterable[tuple[Any, Any]]], class_names: Sequence[str] | None
+) -> dict[str, np.ndarray]:
+    """The rows of another library's data set as arrays for `checked`, read one at a time.
+
+    Args:
+        rows: the splits `train` and `test`: pairs of an image, a Pillow image or uint8 (height, width, 3) or
+            (height, width), and a label, an integer or a string. They have a length.
+        class_names: K names, or None.
+
+    Raises:
+        DataError: an image is something else, or has another size than the first one.
+    """
+    arrays = {}
+    for split, pairs in rows.items():
+        arrays[f"x_{split}"], arrays[f"y_{split}"] = _read_rows(split, pairs)
+    if class_names is not None:
+        arrays["class_names"] = np.asarray(class_names)
+    return arrays
+
+
+def checked(
+    arrays: Mapping[str, np.ndarray], where: str = ""
+) -> tuple[tuple[str, ...], dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """The class names, and the images and labels of each split.
 
     Args:
         arrays: `x_train` and `x_test`, uint8 (n, height, width, 3) RGB, or grey (n, height, width) or
             (n, height, width, 1); `y_train` and `y_test`, integers (n,) or (n, 1), 0..K-1, or strings; and perhaps
             `class_names`, K strings. Without them the numbers or the sorted strings are the names.
-        name: of the data set.
         where: the beginning of error messages.
 
+    Returns:
+        K names; and for each split uint8 (n, height, width, 3), copied only if grey, with int64 (n,), 0..K-1.
+
     Raises:
-        DataError: an array has another shape or type.
+        DataError: an array has another shape or type, or `y_train` lacks a class.
     """
     labels = {split: _flat_labels(f"{where}y_{split}", arrays[f"y_{split}"]) for split in ("train", "test")}
     present = np.unique(labels["train"])  # not all up to the largest label: it may be absurd
@@ -67,7 +100,6 @@ def dataset_of(arrays: Mapping[str, np.ndarray], name: str, where: str = "") -> 
         absent = np.setdiff1d(np.arange(len(present)), present)[0]
         raise DataError(f"{where}y_train has no image of class {absent}, expected every class from 0 to {present[-1]}")
     class_names = tuple(map(str, present.tolist()))
-    labels = {split: np.searchsorted(present, found) for split, found in labels.items()}
     if (given := arrays.get("class_names")) is not None:
         if given.dtype.kind != "U" or given.shape != (len(class_names),):
             raise DataError(
@@ -80,30 +112,8 @@ def dataset_of(arrays: Mapping[str, np.ndarray], name: str, where: str = "") -> 
         images = _rgb(f"{where}x_{split}", arrays[f"x_{split}"])
         if len(images) != len(found):
             raise DataError(f"{where}y_{split} has {len(found):,} labels for {len(images):,} images of x_{split}")
-        splits[split] = Split(PixelArray(images), found.astype(np.int64), np.arange(len(found)))
-    return ImageDataset(name, class_names, splits)
-
-
-def dataset_of_rows(
-    rows: Mapping[str, Iterable[tuple[Any, Any]]], class_names: Sequence[str] | None, name: str
-) -> ImageDataset:
-    """The data set in rows of another library, read one at a time.
-
-    Args:
-        rows: the splits `train` and `test`: pairs of an image, a Pillow image or uint8 (height, width, 3) or
-            (height, width), and a label, an integer or a string. They have a length.
-        class_names: K names, or None.
-        name: of the data set.
-
-    Raises:
-        DataError: an image is something else, has another size than the first one, or the labels are no labels.
-    """
-    arrays = {}
-    for split, pairs in rows.items():
-        arrays[f"x_{split}"], arrays[f"y_{split}"] = _read_rows(split, pairs)
-    if class_names is not None:
-        arrays["class_names"] = np.asarray(class_names)
-    return dataset_of(arrays, name)
+        splits[split] = (images, np.searchsorted(present, found).astype(np.int64))
+    return class_names, splits
 
 
 def check_name(name: str) -> None:
@@ -178,21 +188,6 @@ def _flat_labels(what: str, y: np.ndarray) -> np.ndarray:
     if y.dtype.kind != "U" and y.min() < 0:
         raise DataError(f"{what} holds the label {y.min()}, expected labels from 0")
     return y
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as opened, zipfile.ZipFile(opened) as archive:
-            held = [name.removesuffix(".npy") for name in archive.namelist()]
-            for name in ARRAYS:
-                if name not in held:
-                    raise DataError(f"{path} holds no array {name} (it holds: {', '.join(held[:20])})")
-            wanted = [name for name in (*ARRAYS, "class_names") if name in held]
-            return {name: _read_array(archive, archive.getinfo(f"{name}.npy")) for name in wanted}
-    except UNREADABLE as error:
-        raise DataError(
-            f"{path} cannot be read as plain arrays: {error}; write it with np.savez(path, x_train=..., ...)"
-        ) from error
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:

@@ -12,6 +12,7 @@ import numpy as np
 
 from featurize.core.balance import is_imbalanced
 from featurize.core.errors import UsageError, suggestion
+from featurize.images.arrays import check_name, checked, read_npz, read_rows
 from featurize.images.resize import resized
 
 if TYPE_CHECKING:
@@ -182,13 +183,11 @@ class ImageDataset:
             DataError: an array has another shape or type, or `y_train` lacks a class.
             UsageError: the name has slashes.
         """
-        from featurize.images.arrays import check_name, dataset_of
-
         check_name(name)
         arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
         if class_names is not None:
             arrays["class_names"] = class_names
-        return dataset_of({key: np.asarray(array) for key, array in arrays.items()}, name)
+        return cls._from({key: np.asarray(array) for key, array in arrays.items()}, name)
 
     @classmethod
     def from_datasets(
@@ -215,8 +214,6 @@ class ImageDataset:
             UsageError: there is no such split or column, or the name has slashes.
             DataError: an image or a label is not usable, or images have several sizes.
         """
-        from featurize.images.arrays import check_name, dataset_of_rows
-
         check_name(name)
         rows = {}
         for split, key in (("train", train), ("test", test)):
@@ -228,7 +225,7 @@ class ImageDataset:
                 if column not in columns:
                     raise UsageError(f"{parameter} {column}: no such column; {suggestion(column, columns)}")
         features = getattr(dataset_dict[train], "features", None) or {}
-        return dataset_of_rows(rows, getattr(features.get(label), "names", None), name)
+        return cls._from(read_rows(rows, getattr(features.get(label), "names", None)), name)
 
     @classmethod
     def from_torchvision(cls, train: Any, test: Any, *, name: str = "images") -> "ImageDataset":
@@ -244,11 +241,36 @@ class ImageDataset:
             DataError: an image or a label is not usable, such as a tensor, or images have several sizes.
             UsageError: the name has slashes.
         """
-        from featurize.images.arrays import check_name, dataset_of_rows
-
         check_name(name)
         rows = {"train": _Pairs(train, (0, 1)), "test": _Pairs(test, (0, 1))}
-        return dataset_of_rows(rows, getattr(train, "classes", None), name)
+        return cls._from(read_rows(rows, getattr(train, "classes", None)), name)
+
+    @classmethod
+    def from_npz(cls, path: Path) -> "ImageDataset":
+        """Images from an `.npz` file with the arrays of `from_arrays`; it is named after the file.
+
+        Raises:
+            DataError: an array is missing, holds objects, or has another shape or type.
+        """
+        return cls._from(read_npz(path), path.stem, f"{path}: ")
+
+    @classmethod
+    def _from(cls, arrays: Mapping[str, np.ndarray], name: str, where: str = "") -> "ImageDataset":
+        """The data set in arrays as `arrays.checked` takes them; ids are row numbers.
+
+        Args:
+            arrays: images, labels, and perhaps class names.
+            name: of the data set.
+            where: the beginning of error messages.
+
+        Raises:
+            DataError: an array has another shape or type.
+        """
+        class_names, found = checked(arrays, where)
+        splits = {}
+        for split, (images, labels) in found.items():
+            splits[split] = Split(PixelArray(images), labels, np.arange(len(labels)))
+        return cls(name, class_names, splits)
 
     def first(self, **counts: int | None) -> "ImageDataset":
         """The first images of each split: `dataset.first(train=2000, test=None)`."""

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from featurize.core.errors import DataError, UsageError, suggestion
-from featurize.images.arrays import load_npz
 from featurize.images.cifar10 import is_cifar10_folder, load_cifar10, load_cifar10_folder, load_sample
 from featurize.images.dataset import ImageDataset
 from featurize.images.folder import load_image_folder
@@ -63,7 +62,7 @@ def load_dataset(
     if path.is_dir():
         return replace(load_cifar10_folder(path), source=str(path.resolve()))
     if path.suffix == ".npz" and path.is_file():
-        return replace(load_npz(path), source=str(path.resolve()))
+        return replace(ImageDataset.from_npz(path), source=str(path.resolve()))
     raise DataError(f"{path} is neither a folder nor an .npz file")
 
 

@@ -34,8 +34,8 @@ from featurize.cache import load_features
 from featurize.cache.shards import Shards
 from featurize.core.errors import FrozenbenchError
 from featurize.images import cifar10
-from featurize.images.arrays import load_npz
 from featurize.images.cifar10 import load_cifar10_folder, read_cifar10_archive
+from featurize.images.dataset import ImageDataset
 from featurize.images.decode import FORMATS, read_image
 from featurize.networks import load_backbone
 
@@ -155,7 +155,7 @@ def targets(folder: Path) -> dict[str, tuple[bytes, Callable[[bytes, random.Rand
         "onnx": (tiny_model().SerializeToString(), damaged, network),
         "cache": (cache, damaged, both),
         "sealed cache": (cache, resealed, both),
-        "npz": (npz.getvalue(), damaged, load_npz),
+        "npz": (npz.getvalue(), damaged, ImageDataset.from_npz),
         "batch": (batch, damaged, bins),
         "tar": (tar.getvalue(), damaged, read_cifar10_archive),
         "shard": (shard, damaged, rows),

@@ -17,7 +17,7 @@ from featurize.cache import load_features, read_info
 from featurize.cache.format import MAGIC
 from featurize.cache.spec import SCHEMA_VERSION
 from featurize.core.errors import CacheError, DataError
-from featurize.images.arrays import load_npz
+from featurize.images.dataset import ImageDataset
 
 SECRET = b"the content of another file"
 
@@ -121,21 +121,21 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.array([Harm(tmp_path / "mark")], object), allow_pickle=True)
     with pytest.raises(DataError, match="holds objects"):
-        load_npz(npz(tmp_path / "bad.npz", buffer.getvalue()))
+        ImageDataset.from_npz(npz(tmp_path / "bad.npz", buffer.getvalue()))
     (tmp_path / "raw.npz").write_bytes(pickle.dumps(Harm(tmp_path / "mark")))
     with pytest.raises(DataError, match="cannot be read as plain arrays"):
-        load_npz(tmp_path / "raw.npz")
+        ImageDataset.from_npz(tmp_path / "raw.npz")
     assert not (tmp_path / "mark").exists()
 
 
 READ = """
 import resource, sys
 from pathlib import Path
-from featurize.images.arrays import load_npz
+from featurize.images.dataset import ImageDataset
 from featurize.core.errors import DataError
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 try:
-    load_npz(Path(sys.argv[1]))
+    ImageDataset.from_npz(Path(sys.argv[1]))
 except DataError as error:
     print(error)
 """

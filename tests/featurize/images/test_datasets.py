@@ -11,7 +11,6 @@ from tiny_data import make_dataset
 
 from featurize.core.errors import DataError, DownloadError, UsageError
 from featurize.images import ImageDataset, Split, cifar10, class_counts, load_dataset
-from featurize.images.arrays import load_npz
 from featurize.images.cifar10 import BUNDLED, RECORD, load_sample, read_cifar10_archive
 
 
@@ -244,7 +243,7 @@ def test_npz(tmp_path: Path) -> None:
 def test_grey_images(tmp_path: Path, shape: tuple[int, ...]) -> None:
     grey = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     np.savez(tmp_path / "grey.npz", **{**npz_arrays(), "x_train": grey})
-    images = np.asarray(load_npz(tmp_path / "grey.npz").splits["train"].images)
+    images = np.asarray(ImageDataset.from_npz(tmp_path / "grey.npz").splits["train"].images)
     assert images.shape == (6, 8, 8, 3)
     for channel in range(3):
         np.testing.assert_array_equal(images[..., channel], grey.reshape(6, 8, 8))
@@ -255,13 +254,13 @@ def test_named_classes(tmp_path: Path) -> None:
     names = np.array(["cow", "ant", "bee"])
     labels = {key: names[arrays[key].ravel()] for key in ("y_train", "y_test")}
     np.savez(tmp_path / "text.npz", **{**arrays, **labels})
-    dataset = load_npz(tmp_path / "text.npz")
+    dataset = ImageDataset.from_npz(tmp_path / "text.npz")
     assert dataset.class_names == ("ant", "bee", "cow")
     for split in ("train", "test"):
         found = [dataset.class_names[label] for label in dataset.splits[split].labels]
         assert found == labels[f"y_{split}"].tolist()
     np.savez(tmp_path / "named.npz", **arrays, class_names=names)
-    assert load_npz(tmp_path / "named.npz").class_names == ("cow", "ant", "bee")
+    assert ImageDataset.from_npz(tmp_path / "named.npz").class_names == ("cow", "ant", "bee")
 
 
 @pytest.mark.parametrize(
@@ -288,21 +287,21 @@ def test_bad_npz(tmp_path: Path, name: str, value: np.ndarray | None, message: s
     arrays = {**npz_arrays(), name: value}
     np.savez(tmp_path / "bad.npz", **{key: array for key, array in arrays.items() if array is not None})
     with pytest.raises(DataError, match=message):
-        load_npz(tmp_path / "bad.npz")
+        ImageDataset.from_npz(tmp_path / "bad.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04garbage", b"\x93NUMPY\x01\x00"])
 def test_not_an_npz(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(DataError, match="cannot be read as plain arrays"):
-        load_npz(tmp_path / "bad.npz")
+        ImageDataset.from_npz(tmp_path / "bad.npz")
 
 
 def test_a_lone_array_is_not_an_npz(tmp_path: Path) -> None:
     with (tmp_path / "bad.npz").open("wb") as file:
         np.save(file, np.zeros(3))
     with pytest.raises(DataError, match="cannot be read as plain arrays"):
-        load_npz(tmp_path / "bad.npz")
+        ImageDataset.from_npz(tmp_path / "bad.npz")
 
 
 def test_the_digest_sees_every_change() -> None:
