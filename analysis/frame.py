@@ -11,10 +11,11 @@ from classify.runs import LoadedRuns, RunResult, read_predictions
 from classify.statistics import compare
 
 COLUMNS = [
-    "dataset", "test_set", "kind", "features", "cache", "backbone", "weights", "layers", "model", "seed",
-    "class_weight", "tuned", "dim", "train_rows", "test_rows", "accuracy", "accuracy_low", "accuracy_high",
-    "balanced_accuracy", "macro_f1", "macro_f1_low", "macro_f1_high", "log_loss", "brier", "ece", "fit_seconds",
-    "extraction_seconds", "predict_ms_per_image", "iterations", "converged", "head_bytes", "fingerprint", "run_dir",
+    "dataset", "test_set", "kind", "features", "cache", "backbone", "weights", "layers", "model", "seed", "draw",
+    "class_weight", "tuned", "dim", "train_rows", "drawn_from", "test_rows", "accuracy", "accuracy_low",
+    "accuracy_high", "balanced_accuracy", "macro_f1", "macro_f1_low", "macro_f1_high", "log_loss", "brier", "ece",
+    "fit_seconds", "extraction_seconds", "predict_ms_per_image", "iterations", "converged", "head_bytes",
+    "fingerprint", "run_dir",
 ]  # fmt: skip
 HEAD = ["test_set", "features", "layers", "model", "class_weight"]
 NEAR_END = 0.9  # of the last epoch's training accuracy
@@ -30,8 +31,9 @@ def comparison(runs: Mapping[Path, RunResult] | LoadedRuns) -> pd.DataFrame:
     or `scratch` (images, for a network that is trained on them). `cache` is the file name of the
     vectors. `features` is their short name, the backbone and its weights, or the file name if that
     does not begin with them. If one name stands for several kinds of vectors, their layers or the
-    first digits of their fingerprints are added. Accuracies, macro F1, their bounds and the
-    calibration error are in 0..1; `extraction_seconds` is per image.
+    first digits of their fingerprints are added. `draw` numbers the choice of the training images from `drawn_from`: it
+    is the seed, unless a head is trained again on the same images with another seed. Accuracies, macro F1, their bounds
+    and the calibration error are in 0..1; `extraction_seconds` is per image.
     """
     if isinstance(runs, LoadedRuns):
         runs = runs.runs
@@ -126,6 +128,7 @@ def _row(run_dir: Path, result: RunResult) -> dict[str, object]:
         "cache": _cache_name(result),
         "layers": "+".join(result.layers),
         "class_weight": result.class_weight or "none",
+        "draw": result.seed if result.draw is None else result.draw,
         "run_dir": run_dir.as_posix(),
     }
 

@@ -23,6 +23,7 @@ app = typer.Typer(**TYPER_OPTIONS)
         "frozenbench classify",
         "frozenbench classify --model svm --features data/features/photos-pixels-32px.h5",
         "frozenbench classify --model logreg --train-size 100,1000 --seed 0,1,2",
+        "frozenbench classify --model logreg,svm --repeats 5",
     ),
 )
 def run(
@@ -55,6 +56,14 @@ def run(
         float | None, typer.Option(help="Stop a head after this many seconds, including its search.")
     ] = None,
     seed: Annotated[str, typer.Option(help="Random seed; comma-separated for several runs.")] = "0",
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            min=3,
+            help="Also train each head on N draws of the training images, half of them unless --train-size says, with "
+            "two seeds each: the report then shows how far accuracies vary.",
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(min=1, help="Number of threads; ignored with --cluster.  [default: one per physical core]"),
@@ -77,6 +86,7 @@ def run(
     from classify.heads import Task, head_names, imported, make_head
     from classify.runs import runs_folder
     from classify.training import VERSIONS_OF, Job, train_heads
+    from classify.training import repeats as repeated
     from featurize.cache import find_cache, read_info
     from featurize.core.cluster import connected
     from featurize.core.environment import library_versions
@@ -99,16 +109,21 @@ def run(
     threads = jobs or joblib.cpu_count(only_physical_cores=True)
     combinations = itertools.product(infos, sizes or [None], seeds, names)
     todo = [Job(name, info, wanted, rows, number, weight, tune, threads) for info, rows, number, name in combinations]
+    again = [each for job in todo for each in repeated(job, repeats)] if repeats else []
     # Workers need the same versions of what runs depend on and of what is sent to and from them.
     packages = [*VERSIONS_OF, "joblib", "distributed"]
     if tune:
         packages.append("optuna")
     with connected(cluster, functools.partial(library_versions, packages)) if cluster else nullcontext() as client:
-        results, left_out = train_heads(
-            todo, runs or runs_folder(), time_limit=time_limit, force=force, keep_heads=save, client=client
-        )
+        train = functools.partial(train_heads, runs=runs or runs_folder(), time_limit=time_limit, client=client)
+        results, left_out = train(todo, force=force, keep_heads=save)
+        # Those that were asked for anyway are not trained twice.
+        more, more_left_out = train([job for job in again if job not in todo], force=force, keep_heads=False)
+        left_out += more_left_out
     if results:
-        report(results, as_json=as_json)
+        report({**results, **more} if as_json else results, as_json=as_json)
+    if more:
+        logger.info("%s repeats: frozenbench analysis shows how far the accuracies vary", f"{len(more):,}")
     if left_out:
         raise HeadError("; ".join(left_out))
 

@@ -21,6 +21,7 @@ from analysis.frame import epoch_near_end, training_cost
 from classify.runs import RunResult, head_name
 
 RECALL_LINES = 20
+MARKED = 20  # points of a line, at most, for each of them to have a marker
 LABEL_INCHES = 2.4
 HEAD_INCHES = 1.5
 NEAR_END_MARK = "90% of the final training accuracy"
@@ -233,6 +234,38 @@ def cost(rows: pd.DataFrame, ax: Axes, looks: Looks | None = None, chance: Chanc
     ax.set_ylabel("accuracy on the test images, %")
     ax.grid(alpha=0.3)
     style.draw_two_legends(ax, looks, markers, "fillstyle", line, *style.draw_chance(ax, chance))
+    return ax
+
+
+def spread(lines: Sequence[str], series: Mapping[str, Dots], ax: Axes) -> Axes:
+    """Standard deviations with their 95% intervals: a line per head, a colour and fill per cause.
+
+    Args:
+        lines: the heads, from below.
+        series: the dots by their cause.
+        ax: where to draw.
+    """
+    plain = _colours_in_order(series).items()
+    looks = {cause: {**look, "fillstyle": fill} for (cause, look), fill in zip(plain, style.FILLS, strict=False)}
+    handles = _dot_plot(ax, names.fitted(lines, LABEL_INCHES), series, looks)
+    ax.set_xlim(0, 1.05 * ax.get_xlim()[1])
+    ax.set_xlabel("standard deviation of the accuracy, points (with 95% interval)")
+    style.legend_above(ax, None, handles)
+    return ax
+
+
+def optimism(by_number: Sequence[float], ax: Axes) -> Axes:
+    """By how much the best of N heads looks better than it is, 0..1, for N = 1, 2, ...; the last point is larger."""
+    numbers = np.arange(1, len(by_number) + 1)
+    points = 100 * np.asarray(by_number)
+    ax.plot(numbers, points, color="C0", marker="o" if len(numbers) <= MARKED else None)
+    ax.plot(numbers[-1:], points[-1:], color="C0", marker="o", markersize=9, linestyle="none")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlim(0.5, numbers[-1] + 0.5)
+    ax.set_ylim(0, 1.15 * max(points.max(), 0.1))
+    ax.set_xlabel("number of heads to choose from")
+    ax.set_ylabel("points too high")
+    ax.grid(alpha=0.3)
     return ax
 
 

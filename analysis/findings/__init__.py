@@ -1,16 +1,18 @@
 """What the runs say about transfer learning.
 
 `transfer`, `learning` and `speed` compute the numbers, `evidence` and `text` write them, `measures` holds the four that
-matter most, `claims` makes sentences, `answer` gives the sentence that comes first, `notices` what to look at.
-Exports `answer`, `best_pretrained`, `Claim`, `claims`, `correction`, `learning_curves`, `Measure`, `Notice`, `notices`,
-`TRANSFER`; and `text`, which writes numbers.
+matter most, `claims` makes sentences, `answer` gives the sentence that comes first, `notices` what to look at, `ledger`
+how far accuracies vary.
+Exports `answer`, `best_pretrained`, `Claim`, `claims`, `Correction`, `correction`, `learning_curves`, `Ledger`,
+`ledger`, `Measure`, `Notice`, `notices`, `TRANSFER`; and `text`, which writes numbers.
 May import: frame, classify.runs, classify.statistics, featurize.core.
 """
 
 from analysis.findings import text
-from analysis.findings.answer import Answer, answer, best_pretrained, correction
+from analysis.findings.answer import Answer, Correction, answer, best_pretrained, correction
 from analysis.findings.claims import Claim, claims
 from analysis.findings.learning import learning_curves
+from analysis.findings.ledger import Ledger, ledger
 from analysis.findings.measures import Measure
 from analysis.findings.notices import Notice, notices
 from analysis.findings.transfer import TRANSFER
@@ -19,6 +21,8 @@ __all__ = [
     "TRANSFER",
     "Answer",
     "Claim",
+    "Correction",
+    "Ledger",
     "Measure",
     "Notice",
     "answer",
@@ -26,6 +30,7 @@ __all__ = [
     "claims",
     "correction",
     "learning_curves",
+    "ledger",
     "notices",
     "text",
 ]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -9,7 +10,7 @@ from analysis.findings import text
 from analysis.findings.transfer import TRANSFER, best_gain, gains
 from analysis.frame import headline
 from classify.runs import head_name, read_predictions
-from classify.statistics import ALPHA, best_of_many
+from classify.statistics import ALPHA, Selection, best_of_many
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,30 @@ def answer(table: pd.DataFrame) -> Answer:
     return Answer(best_pretrained(headline(table)), None if found.empty else best_gain(found))
 
 
-def correction(shown: pd.DataFrame) -> str:
-    """What the most accurate head's accuracy is, corrected for the choice of that head on the test images.
+class Correction(NamedTuple):
+    """The best head, and its accuracy corrected for having been picked on the test images."""
+
+    name: str
+    selection: Selection
+
+    @property
+    def sentence(self) -> str:
+        """How much the choice flatters the head, and its corrected accuracy."""
+        found = self.selection
+        return (
+            f"{self.name} is the best of {found.runs:,} heads, which flatters it by about "
+            f"{100 * found.optimism:.1f} points; corrected, it has {self.corrected}."
+        )
+
+    @property
+    def corrected(self) -> str:
+        """The corrected accuracy with its interval."""
+        found = self.selection
+        return text.accuracy(found.corrected, found.low, found.high)
+
+
+def correction(shown: pd.DataFrame) -> Correction:
+    """The most accurate head, corrected for the choice of that head on the test images.
 
     Args:
         shown: from `analysis.frame.headline`, of one test set.
@@ -79,11 +102,8 @@ def correction(shown: pd.DataFrame) -> str:
     """
     found = best_of_many({run_dir: read_predictions(Path(run_dir)) for run_dir in shown["run_dir"]})
     row = shown[shown["run_dir"] == found.run].iloc[0]
-    accuracy = text.accuracy(found.corrected, found.low, found.high)
-    return (
-        f"{head_name(row)} on {row['features']} is the best of {found.runs:,} heads on these test images; corrected "
-        f"for that choice, it has {accuracy}."
-    )
+    trained = " from scratch" if row["kind"] == "scratch" else ""
+    return Correction(f"{head_name(row)}{trained} on {row['features']}", found)
 
 
 def best_pretrained(shown: pd.DataFrame) -> pd.Series:

@@ -45,6 +45,11 @@ def points(gain: float, low: float, high: float) -> list[str]:
     return [f"{round(100 * share, digits) + 0.0:+.{digits}f}" for share in (gain, low, high)]  # + 0.0: no -0
 
 
+def deviation(value: float, low: float, high: float) -> str:
+    """A standard deviation of shares and its bounds in points, such as `1.4 (1.3 to 1.5)`."""
+    return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
 def p_value(p: float) -> str:
     """A p value to three decimals, or `below 0.001`."""
     return "below 0.001" if p < 0.001 else f"{p:.3f}"

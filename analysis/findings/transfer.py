@@ -24,11 +24,10 @@ GAINS = [
 ]  # fmt: skip
 
 
-def approaches(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs to compare, with the columns `head` and `approach`: one run per approach, size and seed.
+def named(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs with the columns `head` and `approach`, without the baseline that ignores the features.
 
-    An approach is a head on features, such as `svm on pixels`. The baseline that ignores the features
-    is left out. Of several searches the longest is kept.
+    An approach is a head on features, such as `svm on pixels`.
     """
     rows = table[table["model"] != BASELINE]
     networks_from_scratch = rows.loc[rows["kind"] == "scratch", "features"].nunique()
@@ -43,7 +42,16 @@ def approaches(table: pd.DataFrame) -> pd.DataFrame:
             name = f"{head} from scratch"
         heads.append(head)
         names.append(name)
-    rows = rows.assign(head=heads, approach=names)
+    return rows.assign(head=heads, approach=names)
+
+
+def approaches(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs to compare, as from `named`: one per approach, size and draw of the training images.
+
+    Further seeds on the same draw are left out. Of several searches the longest is kept.
+    """
+    rows = named(table)
+    rows = rows[rows["seed"] == rows["draw"]]
     longest_first = rows.sort_values(["tuned", "run_dir"], ascending=[False, True])
     return rows.loc[sorted(longest_first.drop_duplicates(["approach", "train_rows", "seed"]).index)]
 

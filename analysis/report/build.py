@@ -18,33 +18,44 @@ from analysis.findings import (
     best_pretrained,
     claims,
     correction,
+    ledger,
     notices,
 )
 from analysis.frame import comparison, headline, with_groups
 from analysis.report import captions
 from analysis.report.captions import FigureFolder, run_name
 from analysis.report.classes import confusion_parts, coverage_tables, recall_table
-from analysis.report.commands import reproduction
+from analysis.report.commands import repeat_commands, reproduction, versions
 from analysis.report.content import Number, Part, PointMap, Report, Section, Table
-from analysis.report.dataset import audit_sections, dataset_section
+from analysis.report.dataset import audit_sections, dataset_section, skipped_images
 from analysis.report.explore import Exploration, explore
 from analysis.report.html import write_report
 from analysis.report.summary import write_summary
-from analysis.report.tables import ROWS_AT_FIRST, ranked_networks, ranking, write_comparison, write_mistakes
-from classify.runs import CODES, RunResult, head_name, read_predictions
-from featurize.cache import read_info
-from featurize.core.errors import DataError, FrozenbenchError, first_line
+from analysis.report.tables import (
+    ROWS_AT_FIRST,
+    SPREAD_CAPTION,
+    SPREAD_NOTES,
+    SPREAD_ON_DEMAND,
+    corrected,
+    notices_table,
+    ranked_networks,
+    ranking,
+    spread_table,
+    write_comparison,
+    write_mistakes,
+)
+from classify.runs import RunResult, head_name, read_predictions
+from featurize.core.errors import DataError, first_line
 
 logger = logging.getLogger("frozenbench")
 EARLIER = "earlier"
 MISTAKES_NAMED = 3
-LISTED = 50  # skipped image files; if there are more, only their number is given
 LIMITS = (
     "One data set and one test split: other images may give another result.",
     "The measurements include neither the cost of pretraining nor how much ImageNet resembles the images.",
     "Seconds are wall-clock times of single runs on the machine named with them.",
-    "An interval covers either the choice of the test images or, over several seeds, that of the training images; "
-    "never both.",
+    "Except under Spread, an interval covers either the choice of the test images or, over several seeds, that of the "
+    "training images.",
 )
 TESTS = (
     "Letters: McNemar's exact tests on the same test images, with Holm's correction over all pairs, at 5%.",
@@ -172,10 +183,10 @@ def build_report(
     caches = rows.drop_duplicates("features").sort_values("features")
     best = best_pretrained(shown)
     answered = answer(rows)
-    skipped_images = _skipped_images(runs)
+    unreadable = skipped_images(runs)
     explored = explore(shown, runs, best)
     best_run = runs[Path(best["run_dir"])]
-    found_notices = notices(shown, runs, answered, len(skipped), len(skipped_images), ignored)
+    found_notices = notices(shown, runs, answered, len(skipped), len(unreadable), ignored)
     return Report(
         title="What is a frozen network worth on these images?",
         subtitle=f"{first.dataset}: {first.test_rows:,} test images of {len(first.class_names):,} classes, "
@@ -185,17 +196,19 @@ def build_report(
         ranking=ranking(shown, folder.chance.share),
         sections=[
             *_claim_sections(found, rows, shown, runs, folder),
+            *_spread_sections(rows, shown, runs, folder),
+            *_choice_sections(shown, folder),
             *_findings_sections(found_notices),
             _heads_section(shown, runs, folder),
             _pictures_section(best, best_run, explored, folder),
             *audit_sections(best_run),
-            dataset_section(runs, best_run, explored.album, len(skipped_images), folder.folder.parent, files),
+            dataset_section(runs, best_run, explored.album, len(unreadable), folder.folder.parent, files),
         ],
         commands=reproduction(runs),
-        versions=_versions(runs),
+        versions=versions(runs),
         fingerprints={f"{row.features}, in {row.cache}.h5": row.fingerprint for row in caches.itertuples()},
         limits=_limits(shown, runs),
-        skipped=[*((path.as_posix(), reason) for path, reason in skipped), *skipped_images],
+        skipped=[*((path.as_posix(), reason) for path, reason in skipped), *unreadable],
         thumbnails=explored.thumbnails,
         data=explored.data,
     )
@@ -300,25 +313,49 @@ def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: 
     )
 
 
+def _spread_sections(
+    rows: pd.DataFrame, shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: FigureFolder
+) -> list[Section]:
+    """How far accuracies vary, or the commands that measure it; no section for a cross-validation."""
+    best = best_pretrained(shown)
+    if runs[Path(best["run_dir"])].folds:
+        return []
+    found = ledger(rows, runs)
+    if found is None:
+        controls = shown[shown["kind"] != TRANSFER].head(1)
+        repeated = {Path(run_dir): runs[Path(run_dir)] for run_dir in [best["run_dir"], *controls["run_dir"]]}
+        finding = "Not measured: how far accuracies vary with the training images and the seed."
+        return [Section("Spread", finding, [], commands=repeat_commands(repeated))]
+    drawing, notes = _drawn("spread", captions.spread_figure, found, folder)
+    table = Table(SPREAD_CAPTION, spread_table(found), extra=SPREAD_ON_DEMAND, first=ROWS_AT_FIRST)
+    details = [found.comparison] if found.comparison else []
+    return [Section("Spread", found.finding, [*drawing, table], details, [*notes, *SPREAD_NOTES])]
+
+
+def _choice_sections(shown: pd.DataFrame, folder: FigureFolder) -> list[Section]:
+    """What the best head owes to having been picked on the test images; no section if there is only one head."""
+    if len(shown) < 2:
+        return []
+    found = correction(shown)
+    drawing, notes = _drawn("best of n", captions.choice_figure, found.selection.by_number, folder)
+    winner = shown[shown["run_dir"] == found.selection.run].iloc[0]
+    table = Table(
+        "The best head, as tested and corrected for the choice, with 95% intervals.", corrected(winner, found)
+    )
+    notes = [
+        *notes,
+        "The test images are drawn a thousand times with replacement; each time, the best head on the draw is picked.",
+        "It is better on the draw than on all images, on average by so many points (Efron, 1983).",
+    ]
+    return [Section("Best of many", found.sentence, [table, *drawing], notes=notes)]
+
+
 def _findings_sections(found: Sequence[Notice]) -> list[Section]:
     """What to look at, each with its code; no section if there is nothing."""
     if not found:
         return []
-    rows = []
-    for notice in found:
-        code = CODES[notice.code]
-        rows.append(
-            {
-                "code": notice.code,
-                "what": code.title,
-                "found here": notice.found,
-                "why it matters": code.matters,
-                "what to do": code.action,
-                "how it is found": code.found,
-            }
-        )
     codes = ", ".join(dict.fromkeys(notice.code for notice in found))
-    table = Table("docs/findings.md explains each code.", pd.DataFrame(rows), extra=frozenset({"how it is found"}))
+    table = Table("docs/findings.md explains each code.", notices_table(found), extra=frozenset({"how it is found"}))
     return [Section("Findings", f"Look at {codes}.", [table])]
 
 
@@ -339,28 +376,10 @@ def _pictures_section(best: pd.Series, result: RunResult, explored: Exploration,
     )
 
 
-def _skipped_images(runs: Mapping[Path, RunResult]) -> list[tuple[str, str]]:
-    """The image files that extraction skipped, each once with the reason; only of caches that still exist."""
-    found: dict[str, str] = {}
-    for cache in dict.fromkeys(run.cache for run in runs.values()):
-        try:
-            skipped = read_info(Path(cache)).skipped
-        except FrozenbenchError:
-            continue
-        for split, files in skipped.items():
-            if len(files) > LISTED:
-                found[f"{len(files):,} {split} images"] = f"to list them: frozenbench featurize info {cache}"
-            else:
-                found |= {f"{path} ({split} image)": reason for path, reason in files}
-    return list(found.items())
-
-
 def _limits(shown: pd.DataFrame, runs: Mapping[Path, RunResult]) -> list[str]:
     """What the report does not show."""
     limits = list(LIMITS)
     result = runs[Path(best_pretrained(shown)["run_dir"])]
-    if len(shown) > 1:
-        limits.append(correction(shown))
     if (shown["kind"] == "scratch").any():
         limits.append("The network from scratch has fixed settings; a longer training may make it more accurate.")
     limits.append(f"The best head was evaluation number {result.test_opened:,} on this test split.")
@@ -376,12 +395,3 @@ def _limits(shown: pd.DataFrame, runs: Mapping[Path, RunResult]) -> list[str]:
             "differences between groups."
         )
     return limits
-
-
-def _versions(runs: Mapping[Path, RunResult]) -> dict[str, str]:
-    """The libraries and machines of the runs."""
-    found: dict[str, set[str]] = {"machine": {result.machine for result in runs.values()}}
-    for result in runs.values():
-        for name, version in result.versions.items():
-            found.setdefault(name, set()).add(version)
-    return {name: ", ".join(sorted(versions)) for name, versions in sorted(found.items())}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from analysis.figures import charts, gallery, names, pictures, style
 from analysis.figures.confusion import NAME_INCHES, WORST_PAIRS, class_order, confusion, worst_pairs
 from analysis.figures.vector import inline_svg
-from analysis.findings import learning_curves, text
+from analysis.findings import Ledger, learning_curves, text
 from analysis.frame import headline
 from analysis.report.content import Drawing
 from classify.runs import RunResult, head_name, read_predictions
@@ -24,6 +24,8 @@ NEIGHBOUR_ROWS = 6
 CHANCE = "Chance is the accuracy of always naming the most frequent class."
 CURVES_PER_KIND = 1
 CURVES = 6
+CAUSES = {"test": "other test images", "draw": "other training images", "seed": "another seed"}
+SPREADS = 12  # heads in the figure
 BIN_IMAGES = 10  # of a reliability diagram
 
 
@@ -126,6 +128,45 @@ def cost_figures(shown: pd.DataFrame, folder: FigureFolder) -> list[Drawing]:
             "accuracy against the time to train",
             "Accuracy against the seconds for features and fit. The line joins the runs that no cheaper run beats.",
             "Scatter plot of accuracy against training time, with the Pareto front.",
+        )
+    return [picture]
+
+
+def spread_figure(found: Ledger, folder: FigureFolder) -> list[Drawing]:
+    """How far accuracies vary with the test images, the training images and the seed."""
+    entries = found.entries[:SPREADS]
+    series: dict[str, charts.Dots] = {}
+    for cause in CAUSES:
+        dots = []
+        for line, entry in enumerate(reversed(entries)):
+            estimate = getattr(entry.accuracy, cause)
+            if estimate is not None:
+                dots.append((line, estimate, entry.model))
+        if dots:
+            series[CAUSES[cause]] = dots
+    with style.figure(7, 1.6 + 0.45 * len(entries)) as (drawn, ax):
+        charts.spread([entry.approach for entry in reversed(entries)], series, ax)
+        picture = folder.save(
+            drawn,
+            "spread",
+            "how far accuracies vary, by cause",
+            f"How far the accuracy varies, by cause, with {found.train_rows:,} training images.",
+            "Standard deviations of " + ", ".join(entry.approach for entry in entries) + ".",
+        )
+    return [picture]
+
+
+def choice_figure(by_number: Sequence[float], folder: FigureFolder) -> list[Drawing]:
+    """By how much the best of N heads looks better than it is."""
+    with style.figure(6, 3) as (drawn, ax):
+        charts.optimism(by_number, ax)
+        picture = folder.save(
+            drawn,
+            "best-of-n",
+            "what picking the best head on the test images adds to its accuracy",
+            "By how much the accuracy of the best of N heads is too high, for N of these heads at random. Where one of "
+            "them is clearly the best, there is little to choose, and the curve falls again.",
+            f"A curve that ends at {100 * by_number[-1]:.1f} points for {len(by_number):,} heads.",
         )
     return [picture]
 

@@ -1,4 +1,4 @@
-"""The commands that make a report's runs again, from what the runs record about themselves."""
+"""How to make a report's runs again, from what the runs record about themselves: commands and versions."""
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +10,7 @@ from featurize.cache import IMPORTED
 
 ALL_IMAGES = {"cifar10": {"train": 50_000, "test": 10_000}, "sample": {"train": 2_000, "test": 1_000}}
 SPLIT_OPTIONS = ("test_fraction", "folds", "groups", "labels", "max_pixels")
+REPEATS = 5  # draws, for the ledger of variance
 DEFAULTS = {"resize": "bicubic", "aspect": "crop", "dtype": "float32"}
 
 
@@ -27,6 +28,15 @@ def reproduction(runs: Mapping[Path, RunResult]) -> list[str]:
         commands += classify_commands(own)
     folders = dict.fromkeys(run_dir.parent.parent for run_dir in runs)
     return [*commands, *(_command("analysis", _runs_option(folder)) for folder in folders)]
+
+
+def versions(runs: Mapping[Path, RunResult]) -> dict[str, str]:
+    """The libraries and machines of the runs."""
+    found: dict[str, set[str]] = {"machine": {result.machine for result in runs.values()}}
+    for result in runs.values():
+        for name, version in result.versions.items():
+            found.setdefault(name, set()).add(version)
+    return {name: ", ".join(sorted(several)) for name, several in sorted(found.items())}
 
 
 def featurize_command(result: RunResult) -> str:
@@ -67,31 +77,66 @@ def featurize_command(result: RunResult) -> str:
 def classify_commands(runs: Mapping[Path, RunResult]) -> list[str]:
     """The fewest commands, of those with lists of heads, sizes and seeds, that train runs on one cache."""
     settings: dict[tuple[Any, ...], dict[tuple[int | None, int], list[str]]] = {}
+    repeated: dict[tuple[Any, ...], dict[int | None, list[RunResult]]] = {}
     for run_dir, result in runs.items():
         layers = () if list(result.layers) == list(result.spec["layers"]) else tuple(result.layers)
         key = (result.cache, run_dir.parent.parent, layers, result.tuned, result.class_weight)
-        settings.setdefault(key, {}).setdefault((result.train_size, result.seed), []).append(
-            result.own_head or result.model
-        )
+        if result.draw is not None:
+            repeated.setdefault(key, {}).setdefault(result.train_size, []).append(result)
+            continue
+        settings.setdefault(key, {}).setdefault((result.train_size, result.seed), []).append(_named(result))
     commands = []
-    for (cache, folder, layers, trials, weight), trained in settings.items():
+    for key, trained in settings.items():
         for models, sizes, seeds in _products(trained):
-            words: list[Any] = ["--features", cache]
-            for option, own in (("--model", False), ("--head", True)):
-                if chosen := [model for model in models if (":" in model) == own]:
-                    words += [option, ",".join(chosen)]
-            if layers:
-                words += ["--layers", ",".join(layers)]
-            if sizes != (None,):
-                words += ["--train-size", _joined(sizes)]
-            if seeds != (0,):
-                words += ["--seed", _joined(seeds)]
-            if trials:
-                words += ["--tune", trials]
-            if weight:
-                words += ["--class-weight", weight]
-            commands.append(_command("classify", [*words, *_runs_option(folder)]))
+            commands.append(_classify_command(key, models, sizes, seeds, []))
+    for key, by_size in repeated.items():
+        for size, again in by_size.items():
+            draws = [result.draw for result in again if result.draw is not None]
+            heads = sorted({_named(result) for result in again})
+            number = max(draws) - min(draws) + 1
+            commands.append(_classify_command(key, heads, (size,), (min(draws),), ["--repeats", number]))
     return commands
+
+
+def repeat_commands(runs: Mapping[Path, RunResult]) -> list[str]:
+    """The commands that train these runs again on other draws of the training images, for the ledger of variance."""
+    by_cache: dict[tuple[Any, ...], list[str]] = {}
+    for run_dir, result in runs.items():
+        layers = () if list(result.layers) == list(result.spec["layers"]) else tuple(result.layers)
+        key = (result.cache, run_dir.parent.parent, layers, 0, result.class_weight)
+        by_cache.setdefault(key, []).append(_named(result))
+    return [_classify_command(key, models, (None,), (0,), ["--repeats", REPEATS]) for key, models in by_cache.items()]
+
+
+def _named(result: RunResult) -> str:
+    """What `--model` or `--head` calls a head."""
+    return result.own_head or result.model
+
+
+def _classify_command(
+    key: tuple[Any, ...],
+    models: Sequence[str],
+    sizes: Sequence[int | None],
+    seeds: Sequence[int],
+    more: Sequence[Any],
+) -> str:
+    """A command that trains heads with these sizes and seeds; the key holds what all its runs have in common."""
+    cache, folder, layers, trials, weight = key
+    words: list[Any] = ["--features", cache]
+    for option, own in (("--model", False), ("--head", True)):
+        if chosen := [model for model in models if (":" in model) == own]:
+            words += [option, ",".join(chosen)]
+    if layers:
+        words += ["--layers", ",".join(layers)]
+    if tuple(sizes) != (None,):
+        words += ["--train-size", _joined(sizes)]
+    if tuple(seeds) != (0,):
+        words += ["--seed", _joined(seeds)]
+    if trials:
+        words += ["--tune", trials]
+    if weight:
+        words += ["--class-weight", weight]
+    return _command("classify", [*words, *more, *_runs_option(folder)])
 
 
 def _products(

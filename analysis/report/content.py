@@ -146,6 +146,7 @@ class Section:
         parts: the evidence.
         details: further sentences.
         notes: how it was measured.
+        commands: measure it; empty if it was measured.
     """
 
     title: str
@@ -153,6 +154,7 @@ class Section:
     parts: list[Part]
     details: Sequence[str] = ()
     notes: Sequence[str] = ()
+    commands: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

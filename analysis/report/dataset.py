@@ -14,8 +14,10 @@ from analysis.figures.album import Album
 from analysis.report.classes import CLASSES_AT_FIRST
 from analysis.report.content import Facts, Link, Part, Section, Table, Tiles
 from classify.runs import RunResult
-from featurize.cache import read_labels
+from featurize.cache import read_info, read_labels
 from featurize.core.errors import DataError, FrozenbenchError
+
+LISTED = 50  # skipped image files; if there are more, only their number is given
 
 
 def dataset_section(
@@ -59,6 +61,22 @@ def dataset_section(
     train = "" if "train images" not in counts else f"{_total(counts['train images']):,} training images and "
     finding = f"{best.dataset}: {train}{best.test_rows:,} test images of {len(best.class_names):,} classes."
     return Section("Data set", finding, parts, notes=notes)
+
+
+def skipped_images(runs: Mapping[Path, RunResult]) -> list[tuple[str, str]]:
+    """The image files that extraction skipped, each once with the reason; only of caches that still exist."""
+    found: dict[str, str] = {}
+    for cache in dict.fromkeys(run.cache for run in runs.values()):
+        try:
+            skipped = read_info(Path(cache)).skipped
+        except FrozenbenchError:
+            continue
+        for split, files in skipped.items():
+            if len(files) > LISTED:
+                found[f"{len(files):,} {split} images"] = f"to list them: frozenbench featurize info {cache}"
+            else:
+                found |= {f"{path} ({split} image)": reason for path, reason in files}
+    return list(found.items())
 
 
 def audit_sections(best: RunResult) -> list[Section]:

@@ -1,19 +1,33 @@
 """Tables of runs: comparison.csv with every number, comparison.md and comparison.tex for readers."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analysis.findings import TRANSFER
-from analysis.findings.text import seconds, with_interval
+from analysis.findings import TRANSFER, Correction, Ledger, Notice
+from analysis.findings.text import deviation, points, seconds, with_interval
 from analysis.frame import headline, training_cost, with_groups
 from analysis.report.content import Interval, Table
-from classify.runs import RunResult, head_name, markdown_table, read_predictions
+from classify.runs import CODES, RunResult, head_name, markdown_table, read_predictions
 from featurize.core.files import written_whole
 
 TIED = "†"
+SPREAD_CAPTION = (
+    "Standard deviations in points, with 95% intervals. Those of the accuracies and of what a head is behind the best "
+    "cover test images, training images and seed."
+)
+SPREAD_NOTES = (
+    "Each head was trained on the same draws of the training images, and tested on the same images.",
+    "The draws share images, so they vary less than independent ones; that is corrected (Nadeau and Bengio, 2003).",
+    "The squares of a head's three standard deviations add up to the variance of one run.",
+    "Spreads are those of the number of images in the draws; with more images they are smaller.",
+)
+SPREAD_ON_DEMAND = frozenset(
+    {"that by test images", "that by training images", "that by seed", "draws", "seeds a draw"}
+)
 ACCURACY = "accuracy % (95% interval)"
 LEGEND = (
     f"Bold: the highest accuracy. {TIED}: not significantly less accurate than the best. Heads that share a letter do "
@@ -110,6 +124,64 @@ def ranked_networks(rows: pd.DataFrame) -> pd.DataFrame:
     """The best head of each network, best first: some columns of `readable`."""
     best = rows.drop_duplicates("features")
     return readable(best)[["features", "head", ACCURACY, "group", "extract ms/image", "vector"]]
+
+
+def spread_table(found: Ledger) -> pd.DataFrame:
+    """How far each head's accuracy varies, and the difference from the best one."""
+    rows = []
+    for entry in found.entries:
+        accuracy = entry.accuracy
+        row = {
+            "head": entry.approach,
+            "accuracy %": with_interval(*accuracy.mean),
+            "by test images": deviation(*accuracy.test),
+            "by training images": deviation(*accuracy.draw),
+            "by seed": "in the column before" if accuracy.seed is None else deviation(*accuracy.seed),
+            "behind the best, points": "-",
+            "that by test images": "-",
+            "that by training images": "-",
+            "that by seed": "-",
+            "draws": f"{accuracy.draws}",
+            "seeds a draw": f"{accuracy.seeds}",
+        }
+        if entry.behind is not None:
+            value, low, high = points(*entry.behind.mean)
+            row["behind the best, points"] = f"{value} ({low} to {high})"
+            row["that by test images"] = deviation(*entry.behind.test)
+            row["that by training images"] = deviation(*entry.behind.draw)
+            row["that by seed"] = "-" if entry.behind.seed is None else deviation(*entry.behind.seed)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def notices_table(found: Sequence[Notice]) -> pd.DataFrame:
+    """What to look at, each with its code."""
+    rows = []
+    for notice in found:
+        code = CODES[notice.code]
+        rows.append(
+            {
+                "code": notice.code,
+                "what": code.title,
+                "found here": notice.found,
+                "why it matters": code.matters,
+                "what to do": code.action,
+                "how it is found": code.found,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def corrected(winner: pd.Series, correction: Correction) -> pd.DataFrame:
+    """The accuracy of the best head as tested, and corrected for the choice of that head."""
+    look = "transfer" if winner["kind"] == TRANSFER else "control"
+    found = correction.selection
+    rows = {
+        f"{correction.name}, as tested": (found.accuracy, winner["accuracy_low"], winner["accuracy_high"]),
+        f"corrected for the choice among {found.runs:,}": (found.corrected, found.low, found.high),
+    }
+    bars = [Interval(with_interval(*bounds), *bounds, look) for bounds in rows.values()]
+    return pd.DataFrame({"head": list(rows), ACCURACY: bars})
 
 
 def write_mistakes(run_dir: Path, result: RunResult, path: Path) -> Path:

@@ -68,6 +68,8 @@ class RunResult(ShownAsTable):
         unknown: the share of test images that count as images of no known class, 0..1: false alarms; None if the run
             cannot tell, and for a cross-validation.
         guarantee_sha256: SHA-256 of guarantee.skops; empty if there is none.
+        draw: the seed that chose the training images, if it is not `seed`; else None.
+        drawn_from: the number of training images that they were chosen from; 0 if it is not known.
         certificate: what a lower precision of the features costs, see `featurize.cache.Certificate`; None for float32.
     """
 
@@ -129,6 +131,8 @@ class RunResult(ShownAsTable):
     unknown: float | None = None
     guarantee_sha256: str = ""
     certificate: dict[str, Any] | None = None
+    draw: int | None = None
+    drawn_from: int = 0
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:

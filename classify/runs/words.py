@@ -11,7 +11,8 @@ def head_name(run: Any, details: bool = False) -> str:
 
     Args:
         run: a `RunResult`, or a row of the analysis' table of runs.
-        details: add a seed other than 0, and whether the fit stopped before it converged.
+        details: add a seed other than 0, the draw of the training images if another seed made it, and whether the fit
+            stopped before it converged.
     """
     marks = []
     if run.tuned:
@@ -20,6 +21,8 @@ def head_name(run: Any, details: bool = False) -> str:
         marks.append("balanced")
     if details and run.seed:
         marks.append(f"seed {run.seed}")
+    if details and run.draw not in (None, run.seed):
+        marks.append(f"draw {run.draw}")
     if details and run.converged is not None and not run.converged:
         marks.append("not converged")
     return f"{run.model} ({', '.join(marks)})" if marks else str(run.model)

@@ -6,7 +6,7 @@ May import: large, guarantee, heads, statistics, runs, featurize.core, featurize
 """
 
 from classify.training.evaluate import fit_and_evaluate
-from classify.training.job import VERSIONS_OF, Job
+from classify.training.job import VERSIONS_OF, Job, repeats
 from classify.training.train import train_heads
 
-__all__ = ["VERSIONS_OF", "Job", "fit_and_evaluate", "train_heads"]
+__all__ = ["VERSIONS_OF", "Job", "fit_and_evaluate", "repeats", "train_heads"]

@@ -86,5 +86,5 @@ def _fit(job: Job, train: Features) -> FittedHead:
                 f"--train-size {job.rows:,}: {job.info.folds} folds of {job.info.path} leave {len(train.y):,} training "
                 "images; use fewer"
             )
-        train = stratified_subset(train, job.rows, job.seed)
+        train = stratified_subset(train, job.rows, job.seed_of_rows)
     return fit_and_hold_out(job.model, train, seed=job.seed, jobs=job.threads, class_weight=job.class_weight)

@@ -2,14 +2,16 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from classify.heads import Task, code_digest, head_name, is_own, make_head
 from classify.large import memory_limit, memory_needed
 from classify.training.evaluate import plain_parameters
 from featurize.cache import CacheInfo
+from featurize.core.errors import UsageError
 
+OTHER_SEEDS = 1000  # seeds from here on are the second ones of `repeats`
 VERSIONS_OF = ("frozenbench", "scikit-learn", "scikit-learn-intelex", "xgboost", "keras", "tensorflow", "numpy")
 
 
@@ -29,6 +31,7 @@ class Job:
         wave: trials of the search that run side by side.
         memory: bytes that a fit may take; None for what this process may use.
         workers: processes with this memory each, which together fit a head that exceeds the memory of one.
+        draw: the seed of the subset of rows; None for `seed`.
     """
 
     model: str
@@ -42,6 +45,7 @@ class Job:
     wave: int = 1
     memory: int | None = None
     workers: int = 1
+    draw: int | None = None
 
     @property
     def train_rows(self) -> int:
@@ -52,6 +56,11 @@ class Job:
             rows = sum(self.info.rows.values())
             return rows - round(rows / folds)
         return self.info.rows["train"]
+
+    @property
+    def seed_of_rows(self) -> int:
+        """The seed of the subset of rows."""
+        return self.seed if self.draw is None else self.draw
 
     @property
     def dim(self) -> int:
@@ -84,6 +93,8 @@ class Job:
         search = [self.trials, self.wave] if self.wave > 1 else self.trials
         content: list[object] = [info.spec.fingerprint, layers, self.model, self.rows, self.seed, search, steps]
         content.append(self.class_weight)
+        if self.draw is not None:
+            content.append({"draw": self.draw})
         if is_own(self.model):
             content.append(code_digest(self.model))
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -92,3 +103,32 @@ class Job:
     def run_dir(self, runs: Path) -> Path:
         """The run directory in the folder of all runs."""
         return runs / self.info.path.stem / self.name
+
+
+def repeats(job: Job, draws: int) -> list[Job]:
+    """A job on several draws of the training images, each with two seeds: what the ledger of variance is made from.
+
+    A job on all images becomes one on half of them, so that the draws differ. The first run of a draw is the one that
+    `--train-size` and `--seed` make, so a learning curve's runs are used.
+
+    Args:
+        job: what to repeat; its seed is the first draw.
+        draws: number of draws.
+
+    Raises:
+        UsageError: the job takes as many images as there are, or the cache is for cross-validation.
+    """
+    info = job.info
+    if info.folds:
+        raise UsageError(f"--repeats: {info.path} is for cross-validation, whose folds are draws; leave out --repeats")
+    available = info.rows["train"]
+    rows = job.rows or available // 2
+    if rows >= available:
+        raise UsageError(
+            f"--repeats: draws of {rows:,} of {available:,} training images are all alike; use a smaller --train-size"
+        )
+    found = []
+    for draw in range(job.seed, job.seed + draws):
+        found.append(replace(job, rows=rows, seed=draw))
+        found.append(replace(job, rows=rows, seed=draw + OTHER_SEEDS, draw=draw))
+    return found

@@ -45,7 +45,7 @@ def rows_in_memory(job: Job) -> Features:
         # The whole split does not fit, or not with the columns of all layers: load the chosen rows block by block.
         return FeatureBlocks.of(info, "train", job.layers, _chosen_rows(job)).load()
     train = _split(info.path, info.spec.fingerprint, "train", job.layers)
-    return train if job.rows is None else stratified_subset(train, job.rows, job.seed)
+    return train if job.rows is None else stratified_subset(train, job.rows, job.seed_of_rows)
 
 
 def stratified_subset(features: Features, rows: int, seed: int) -> Features:
@@ -105,7 +105,7 @@ def _chosen_rows(job: Job) -> np.ndarray | None:
     if job.train_rows == job.info.rows["train"]:
         return None
     labels, _, _ = read_labels(job.info.path, "train")
-    return np.sort(stratified_order(labels, job.seed)[: job.rows])
+    return np.sort(stratified_order(labels, job.seed_of_rows)[: job.rows])
 
 
 def _check_size(job: Job) -> None:

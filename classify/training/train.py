@@ -297,6 +297,8 @@ def _run_result(
         folds=info.folds,
         groups=0,
         seed=job.seed,
+        draw=job.draw,
+        drawn_from=info.rows["train"],
         class_weight=job.class_weight,
         parameters=fitted.parameters,
         tuned=job.trials,

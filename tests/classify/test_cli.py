@@ -9,6 +9,8 @@ from cache_bytes import change_value
 from command_line import assert_failed, command_here
 from tiny_data import make_dataset, write_tiny_cache
 
+from classify.runs import RunResult
+
 
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
@@ -24,6 +26,7 @@ from tiny_data import make_dataset, write_tiny_cache
         (["--train-size", "10%"], 2, ["--train-size 10%"]),
         (["--seed", "a"], 2, ["--seed a: expected whole numbers from 0 on"]),
         (["--seed", ","], 2, ["--seed names no seed"]),
+        (["--repeats", "2"], 2, ["--repeats"]),
         (["predict", "absent", "x.png"], 2, ["absent: no such run; there are no runs in"]),
     ],
 )
@@ -48,6 +51,26 @@ def test_a_learning_curve(cache: Path) -> None:
     assert len(json.loads(command_here("classify", "list", "tiny", "--json").stdout)["runs"]) == 4
     assert_failed(command_here("classify", "list", "svm"), 2, "svm: no such run in", "known: logreg-")
     assert "share a letter do not differ significantly" in table
+
+
+def test_repeats(cache: Path) -> None:
+    words = ["classify", "--model", "logreg,knn", "--repeats", "3"]
+    done = command_here(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    runs = [RunResult.read(Path(run["run_dir"])) for run in json.loads(done.stdout)["runs"]]
+    whole = [run for run in runs if run.train_size is None]
+    assert [run.model for run in whole] in (["logreg", "knn"], ["knn", "logreg"])
+    repeated = [run for run in runs if run.train_size is not None]
+    for model in ("logreg", "knn"):
+        own = sorted((run.seed, run.draw, run.train_rows, run.drawn_from) for run in repeated if run.model == model)
+        expected = [(0, None), (1, None), (2, None), (1000, 0), (1001, 1), (1002, 2)]
+        assert own == [(seed, draw, 60, 120) for seed, draw in expected]
+    assert not any(run.head_sha256 for run in repeated)
+    again = command_here(*words)
+    assert again.stderr.count("already there") == 14
+    assert "12 repeats: frozenbench analysis shows" in again.stderr
+    assert again.stdout.count("logreg") == 2  # its name, and its run: the table shows no repeats
+    assert_failed(command_here("classify", "--train-size", "120", "--repeats", "3"), 2, "draws of 120 of 120")
 
 
 def test_a_head_that_is_stopped(cache: Path, data_folder: Path) -> None:

@@ -26,7 +26,7 @@ from analysis.audit import audit_folder
 from analysis.audit.tables import SUMMARY, write_summary
 from analysis.figures import pictures
 from analysis.findings import Measure
-from analysis.report import build
+from analysis.report import dataset as dataset_part
 from analysis.report.build import large_number, with_predictions, write_reports
 from classify.runs import CODES, load_runs
 from classify.runs.results import PREDICTIONS as PREDICTIONS_FILE
@@ -37,7 +37,7 @@ from featurize.extraction import extract_features
 from featurize.images import load_dataset
 from featurize.networks.backbone import load_backbone
 
-FIGURES = {"accuracy", "learning-curves", "cost", "convergence", "confusion", "recall", "reliability"}
+FIGURES = {"accuracy", "learning-curves", "cost", "convergence", "best-of-n", "confusion", "recall", "reliability"}
 WITH_IMAGES = {"mistakes", "map", "neighbours"}
 
 
@@ -73,6 +73,9 @@ def test_tables_figures_and_the_report(world: World, tmp_path: Path) -> None:
     assert all(f": {sentence}\n" in markdown for sentence in summary[1:])
     assert re.search(r"\| points of accuracy gained +\| \+15 +\| \+13 to \+17 +\| over cnn from scratch +\|", markdown)
     assert "| mlp    | vgg16-imagenet | 70 (67 to 73)" in markdown
+    assert "mlp on vgg16-imagenet, as tested" in page
+    assert "corrected for the choice among 6</" in page
+    assert page.count("is the best of 6 heads") == 1
 
 
 def test_every_sentence_is_short_and_said_once(world: World, tmp_path: Path) -> None:
@@ -100,7 +103,7 @@ def test_a_single_run_is_enough(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.add(0.7)
     summaries, written = write_reports(world.runs, [], tmp_path / "out")
-    assert names(written) == FIGURES - {"convergence", "cost", "learning-curves"}
+    assert names(written) == FIGURES - {"convergence", "cost", "learning-curves", "best-of-n"}
     (sentences,) = summaries.values()
     assert sentences[0].startswith("The frozen network is not compared with a control; its best head, logreg on ")
     assert sentences[1] == "There is no run of a control."
@@ -162,8 +165,10 @@ def test_images_that_could_not_be_read_are_listed(tmp_path: Path, monkeypatch: p
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     for name in ("train/cats/004.png (train image)", "test/d\u00f6gs/003.png (test image)"):
         assert f"<bdi>{name}</bdi>: <bdi>cannot be read (" in page
-    monkeypatch.setattr(build, "LISTED", 0)
-    assert ("1 train images", f"to list them: frozenbench featurize info {info.path}") in build._skipped_images(runs)
+    monkeypatch.setattr(dataset_part, "LISTED", 0)
+    assert ("1 train images", f"to list them: frozenbench featurize info {info.path}") in dataset_part.skipped_images(
+        runs
+    )
 
 
 def test_with_images_and_vectors(tmp_path: Path) -> None:
@@ -224,6 +229,21 @@ def test_the_data_set_has_a_section(tmp_path: Path) -> None:
     links = [link.get("href") for link in fold.iter("a")]
     assert links == ["mistakes.csv", "comparison.csv", "comparison.md", "comparison.tex", "../runs/"]
     assert all((tmp_path / "out" / link).exists() for link in links)
+
+
+def test_how_far_accuracies_vary(world: World, tmp_path: Path) -> None:
+    write_reports(world.runs, [], tmp_path / "one")
+    page = (tmp_path / "one" / "report.html").read_text("utf-8")
+    assert '<span class="finding unmeasured">Not measured: how far accuracies vary' in page
+    assert re.search(r"<code>frozenbench classify --features \S+ --model mlp,cnn --repeats 5 --runs ", page)
+    # Three seeds of a learning curve are as many draws, once it is known what they were drawn from.
+    runs = {path: make_result(**{**vars(run), "drawn_from": 2000}) for path, run in world.runs.items()}
+    _, written = write_reports(runs, [], tmp_path / "two")
+    assert names(written) == FIGURES | {"spread"}
+    page = (tmp_path / "two" / "report.html").read_text("utf-8")
+    assert "The accuracy of mlp on vgg16-imagenet varies by " in page
+    assert "It exceeds mlp on vgg16-random-0 by 25 points" in page
+    assert "Not measured: how far" not in page
 
 
 def test_findings_have_codes_and_can_be_ignored(world: World, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from tiny_data import make_dataset, save_npz
 from tiny_pictures import write_picture
 from tiny_runs import make_result
 
-from analysis.report.commands import classify_commands, featurize_command, reproduction
+from analysis.report.commands import classify_commands, featurize_command, repeat_commands, reproduction
 from classify.runs import load_runs
 
 
@@ -78,6 +78,29 @@ def test_sizes_and_seeds_are_joined_where_all_were_combined() -> None:
         "frozenbench classify --features c.h5 --model logreg,svm --runs r",
         "frozenbench classify --features c.h5 --model logreg,svm --train-size 10,20 --seed 0,1 --runs r",
         "frozenbench classify --features c.h5 --model mlp --train-size 10 --seed 5 --runs r",
+    ]
+
+
+def test_repeats_are_one_command(cache: Path, data_folder: Path) -> None:
+    words = ["classify", "--model", "logreg,knn", "--train-size", "30", "--repeats", "3"]
+    assert command_here(*words).returncode == 0
+    runs, _ = load_runs(data_folder / "runs")
+    commands = classify_commands(runs)
+    output = "".join(in_this_process(line) for line in commands)
+    assert len(load_runs(data_folder / "runs").runs) == len(runs) == 12
+    assert len(commands) == 2
+    assert commands[1].endswith("--model knn,logreg --train-size 30 --repeats 3")
+    assert output.count(": already there") == 6 + 12
+
+
+def test_the_commands_that_repeat_runs() -> None:
+    runs = {
+        Path("r/f/a"): make_result(cache="c.h5"),
+        Path("r/g/b"): make_result(model="cnn", cache="p.h5", train_size=10, seed=2),
+    }
+    assert repeat_commands(runs) == [
+        "frozenbench classify --features c.h5 --model logreg --repeats 5 --runs r",
+        "frozenbench classify --features p.h5 --model cnn --repeats 5 --runs r",
     ]
 
 

@@ -15,6 +15,7 @@ from classify.runs import head_name, markdown_table
         ({"tuned": 20, "class_weight": "balanced"}, "logreg (tuned, balanced)", "logreg (tuned, balanced)"),
         ({"seed": 3, "converged": False}, "logreg", "logreg (seed 3, not converged)"),
         ({"class_weight": "balanced", "seed": 3}, "logreg (balanced)", "logreg (balanced, seed 3)"),
+        ({"seed": 1003, "draw": 3}, "logreg", "logreg (seed 1003, draw 3)"),
         ({"converged": None}, "logreg", "logreg"),
     ],
 )

@@ -21,8 +21,8 @@ def test_a_single_run_needs_no_correction() -> None:
     found = best_of_many(predictions(np.arange(100)[np.newaxis] < 70))
     assert found.run == "r0"
     assert found.accuracy == 0.7
-    # The mean of a thousand draws, each of which has a standard deviation of 0.046.
-    assert found.optimism == pytest.approx(0, abs=0.005)
+    assert found.optimism == pytest.approx(0, abs=1e-12)
+    assert found.by_number == pytest.approx((0,), abs=1e-12)
 
 
 def test_a_run_that_is_far_ahead_needs_no_correction() -> None:
@@ -43,6 +43,24 @@ def test_the_best_of_many_equal_runs_is_corrected_to_what_it_is_worth() -> None:
     assert np.mean(raw) > 0.75  # each of these runs is right in 70%
     assert np.mean(corrected) < 0.73
     assert np.mean(covered) > 0.85
+
+
+def test_the_best_of_more_runs_is_flattered_more() -> None:
+    """Against the plain way: draw rows, choose N of the runs at random, pick the best of them."""
+    random = np.random.default_rng(0)
+    correct = random.random((6, 100)) < np.linspace(0.6, 0.7, 6)[:, np.newaxis]
+    found = best_of_many(predictions(correct))
+    assert found.by_number[0] == pytest.approx(0, abs=1e-12)
+    assert list(found.by_number) == sorted(found.by_number)
+    assert found.by_number[-1] == found.optimism
+    for number in (2, 4, 6):
+        excess = []
+        for _ in range(4_000):
+            chosen = random.permutation(6)[:number]
+            drawn = correct[np.ix_(chosen, random.integers(100, size=100))].mean(axis=1)
+            best = drawn.argmax()
+            excess.append(drawn[best] - correct[chosen[best]].mean())
+        assert found.by_number[number - 1] == pytest.approx(np.mean(excess), abs=0.003)
 
 
 def test_rows_of_one_group_are_drawn_together() -> None:

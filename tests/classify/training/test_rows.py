@@ -53,6 +53,17 @@ def test_subsets_are_stratified_and_nested(job: Job) -> None:
     )
 
 
+def test_a_draw_has_the_same_rows_whatever_the_seed(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = dataclasses.replace(job, rows=30, seed=1)
+    again = dataclasses.replace(first, seed=1001, draw=1)
+    ids = set(training_rows(first).ids.tolist())
+    assert set(training_rows(again).ids.tolist()) == ids
+    assert set(training_rows(dataclasses.replace(again, draw=2)).ids.tolist()) != ids
+    set_block_rows(monkeypatch, 7)
+    blocks = training_rows(dataclasses.replace(again, memory=1000))
+    assert set(blocks.ids.tolist()) == ids
+
+
 def test_a_stratified_order_keeps_unequal_proportions() -> None:
     labels = np.repeat([0, 1, 2], [700, 200, 100])
     order = stratified_order(labels, seed=0)
