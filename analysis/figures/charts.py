@@ -248,7 +248,8 @@ def spread(lines: Sequence[str], series: Mapping[str, Dots], ax: Axes) -> Axes:
     plain = _colours_in_order(series).items()
     looks = {cause: {**look, "fillstyle": fill} for (cause, look), fill in zip(plain, style.FILLS, strict=False)}
     handles = _dot_plot(ax, names.fitted(lines, LABEL_INCHES), series, looks)
-    ax.set_xlim(0, 1.05 * ax.get_xlim()[1])
+    right = ax.get_xlim()[1]
+    ax.set_xlim(-0.02 * right, right)  # room for the marks at zero
     ax.set_xlabel("standard deviation of the accuracy, points (with 95% interval)")
     style.legend_above(ax, None, handles)
     return ax

@@ -58,12 +58,12 @@ class Ledger:
         """What moves the accuracy of the best head, and how far."""
         best = self.entries[0]
         found = best.accuracy
-        parts = f"{points(found.test)} points with the test images"
+        parts = f"{points(found.test)} points with test images"
         if found.seed is None:
             parts += f" and {points(found.draw)} with training images and seed"
         else:
-            parts += f", {points(found.draw)} with the training images and {points(found.seed)} with the seed"
-        return f"The accuracy of {best.approach} varies by {parts}."
+            parts += f", {points(found.draw)} with training images and {points(found.seed)} with the seed"
+        return f"{best.approach} varies by {parts}."
 
     @property
     def comparison(self) -> str:
@@ -126,7 +126,9 @@ def ledger(table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> Ledger | None
 
 
 def points(estimate: Estimate) -> str:
-    """A standard deviation of accuracies, 0..1, in points with one decimal."""
+    """A standard deviation of accuracies, 0..1, in points: `1.4`, or `up to 1.4` if it may be zero."""
+    if estimate.low == 0 < estimate.high:
+        return f"up to {100 * estimate.high:.1f}"
     return f"{100 * estimate.value:.1f}"
 
 

@@ -46,7 +46,9 @@ def points(gain: float, low: float, high: float) -> list[str]:
 
 
 def deviation(value: float, low: float, high: float) -> str:
-    """A standard deviation of shares and its bounds in points, such as `1.4 (1.3 to 1.5)`."""
+    """A standard deviation of shares and its bounds in points, such as `1.4 (1.3 to 1.5)`; or that there is none."""
+    if high == 0:
+        return "0 (no effect)"
     return f"{100 * value:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 

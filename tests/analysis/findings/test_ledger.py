@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from tiny_runs import CNN, PIXELS, VGG, World, check_sentences
 
-from analysis.findings import Ledger, ledger
+from analysis.findings import Ledger, ledger, text
 from analysis.findings.learning import learning_curves
+from analysis.findings.ledger import points
+from classify.statistics import Estimate
 
 SIZE = 1000
 POOL = 2000
@@ -47,9 +49,16 @@ def test_what_moves_an_accuracy(world: World) -> None:
     assert control.behind is not None
     assert control.behind.mean.value == pytest.approx(0.1)
     assert control.behind.draw.value == 0  # the same draws move both
-    assert found.finding.startswith(f"The accuracy of logreg on {VGG} varies by 1.4 points with the test images, ")
+    assert found.finding.startswith(f"logreg on {VGG} varies by 1.4 points with test images, ")
     assert found.finding.endswith(" with the seed.")
     assert found.comparison.startswith("It exceeds svm on pixels by 10 points (8 to 12)")
+
+
+def test_a_spread_that_may_be_zero() -> None:
+    zero, open_to_zero = Estimate(0.0, 0.0, 0.0), Estimate(0.001, 0.0, 0.0123)
+    assert [points(each) for each in (zero, open_to_zero, Estimate(0.014, 0.01, 0.02))] == ["0.0", "up to 1.2", "1.4"]
+    assert text.deviation(*zero) == "0 (no effect)"
+    assert text.deviation(*open_to_zero) == "0.1 (0.0 to 1.2)"
 
 
 def test_a_difference_that_may_be_chance(world: World) -> None:

@@ -241,7 +241,7 @@ def test_how_far_accuracies_vary(world: World, tmp_path: Path) -> None:
     _, written = write_reports(runs, [], tmp_path / "two")
     assert names(written) == FIGURES | {"spread"}
     page = (tmp_path / "two" / "report.html").read_text("utf-8")
-    assert "The accuracy of mlp on vgg16-imagenet varies by " in page
+    assert "mlp on vgg16-imagenet varies by " in page
     assert "It exceeds mlp on vgg16-random-0 by 25 points" in page
     assert "Not measured: how far" not in page
 
