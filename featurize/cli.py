@@ -60,9 +60,7 @@ def run(
     std: Annotated[str, typer.Option(help="R,G,B for values 0..1, with --mean.")] = "",
     engine: Annotated[
         str,
-        typer.Option(
-            help="auto (the fastest that gives TensorFlow's numbers), tensorflow, winograd or mnn; ONNX: openvino."
-        ),
+        typer.Option(help="auto (the fastest that gives TensorFlow's numbers), tensorflow, winograd or openvino."),
     ] = "auto",
     precision: Annotated[
         str,

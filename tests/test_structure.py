@@ -68,7 +68,7 @@ DOORS = {
 }
 HEAVY = {
     "tensorflow", "keras", "xgboost", "sklearn", "sklearnex", "pandas", "matplotlib", "pooch", "requests", "PIL",
-    "onnx", "onnxruntime", "openvino", "MNN", "_mnncengine", "dask", "distributed",
+    "onnx", "onnxruntime", "openvino", "dask", "distributed",
 }  # fmt: skip
 
 

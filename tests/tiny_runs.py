@@ -137,8 +137,8 @@ SPEC = {
     "aspect": "pad",
     "preprocess": "caffe",
     "flip": False,
-    "engine": "mnn",
-    "engine_version": "3.6.1",
+    "engine": "openvino",
+    "engine_version": "2026.4.1",
 }
 
 

@@ -32,7 +32,7 @@ from featurize.core.errors import CacheError, CacheMismatchError
 from featurize.core.files import locked, write_whole, written_whole
 
 logger = logging.getLogger("frozenbench")
-VERSIONS_OF = ("frozenbench", "tensorflow", "keras", "mnn", "numba", "numpy", "h5py", "pillow")
+VERSIONS_OF = ("frozenbench", "tensorflow", "keras", "numba", "numpy", "h5py", "openvino", "pillow")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Engines run a frozen network on images: TensorFlow, the reference, and faster ones that agree with it.
 
-`choice` picks one. `mnn` is another library; `onnx_graph` translates the network for it.
+`choice` picks one. `tensorflow` is the reference, `openvino` another library.
 
 May import: winograd, runtimes, networks, core.
 """

@@ -1,6 +1,7 @@
 """TensorFlow, the reference that every other engine must agree with."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -16,23 +17,39 @@ def tensorflow_engine(backbone: Backbone) -> Engine:
 
     `Model.predict` would retrace and leak memory in a loop, and XLA is slow on CPUs.
     """
+    tf, traced = _traced(backbone)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        return [output.numpy() for output in traced(tf.constant(images))]
+
+    return run
+
+
+def frozen_graph(backbone: Backbone) -> tuple[bytes, list[str]]:
+    """Preprocessing and network as a TensorFlow graph whose weights are constants, for other libraries to read.
+
+    Returns:
+        A serialised `GraphDef`, and the names of its outputs, one for each tapped layer.
+    """
+    _, traced = _traced(backbone)
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
+    return frozen.graph.as_graph_def().SerializeToString(), [output.name for output in frozen.outputs]
+
+
+def _traced(backbone: Backbone) -> tuple[Any, Any]:
+    """TensorFlow, and a function of it: uint8 (n, size, size, 3) -> a list of activations."""
     import_keras()
     import tensorflow as tf
 
     size = backbone.image_size
 
     def forward(images: tf.Tensor) -> list[tf.Tensor]:
-        return backbone.model(preprocessed(tf.cast(images, tf.float32), backbone.preprocess), training=False)
+        outputs = backbone.model(preprocessed(tf.cast(images, tf.float32), backbone.preprocess), training=False)
+        return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
-    traced = tf.function(forward, [tf.TensorSpec((None, size, size, 3), tf.uint8)], autograph=False)
-
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        outputs = traced(tf.constant(images))
-        if not isinstance(outputs, (list, tuple)):
-            outputs = [outputs]
-        return [output.numpy() for output in outputs]
-
-    return run
+    return tf, tf.function(forward, [tf.TensorSpec((None, size, size, 3), tf.uint8)], autograph=False)
 
 
 def gpu() -> str:

@@ -5,7 +5,6 @@ vectors in the lower precision; the other half is held out and compares them.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 from contextlib import suppress
@@ -40,11 +39,6 @@ def calibration_images(dataset: ImageDataset, spec: ExtractionSpec) -> np.ndarra
     rows = _evenly_spaced(len(split), CALIBRATION_IMAGES)
     pixels, skipped = split.images[rows].read(spec.image_size, spec.resize, spec.aspect)
     return np.delete(pixels, list(skipped), axis=0)
-
-
-def calibration_digest(images: np.ndarray) -> str:
-    """SHA-256 (hexadecimal) over the calibration images."""
-    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
 def certified(extractor: Extractor, dataset: ImageDataset, *, accept_loss: bool = False) -> Certificate:

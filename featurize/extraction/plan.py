@@ -14,10 +14,11 @@ from typing import Any
 from featurize.cache import CacheInfo, ExtractionSpec, features_folder, matching_cache, recorded_spec
 from featurize.core.errors import UsageError
 from featurize.engines import ENGINES, check_precision, choose_engine, default_batch_size
-from featurize.extraction.certificate import calibration_digest, calibration_images
+from featurize.extraction.certificate import calibration_images
 from featurize.extraction.extractor import Extractor
 from featurize.images import ImageDataset, check_aspect, check_kernel
 from featurize.networks import Backbone, check_pool, request
+from featurize.winograd.calibration import calibration_digest
 
 LONGEST_LAYERS = 80  # letters of a file name
 

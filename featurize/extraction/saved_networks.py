@@ -129,18 +129,18 @@ def _chain_from_arrays(backbone: Backbone, spec: ExtractionSpec, arrays: Arrays)
 
 
 def _no_arrays(_: Extractor) -> dict[str, np.ndarray]:
-    """MNN saves its network in a file of its own."""
+    """OpenVINO's engine keeps its network in files of its own."""
     return {}
 
 
-def _mnn_from_file(backbone: Backbone, _: ExtractionSpec, __: Arrays) -> Engine:
-    from featurize.engines.mnn import mnn_engine
+def _openvino_from_files(backbone: Backbone, spec: ExtractionSpec, _: Arrays) -> Engine:
+    from featurize.engines.openvino import openvino_engine
 
-    return mnn_engine(backbone)
+    return openvino_engine(backbone, spec.precision, digest=spec.calibration)
 
 
 FORMS: dict[str, tuple[ToArrays, FromArrays]] = {
     "winograd": (_chain_to_arrays, _chain_from_arrays),
-    "mnn": (_no_arrays, _mnn_from_file),
+    "openvino": (_no_arrays, _openvino_from_files),
 }
 """Engine -> what turns its network into arrays, and what makes the engine from them."""

@@ -22,7 +22,7 @@ from featurize.extraction.extractor import (
 from featurize.extraction.plan import Plan
 from featurize.images import Split
 
-PACKAGES = ("frozenbench", "tensorflow", "keras", "mnn", "numba", "numpy", "pillow", "distributed")
+PACKAGES = ("frozenbench", "tensorflow", "keras", "numba", "numpy", "openvino", "pillow", "distributed")
 """Packages whose versions must agree on all machines: they determine the vectors, or the messages of the cluster."""
 
 

@@ -21,6 +21,7 @@ from featurize.core.environment import library_versions, processor_name
 from featurize.core.errors import BackboneError, UsageError
 from featurize.core.files import data_root, seal, sealed
 from featurize.networks import Backbone, preprocessed
+from featurize.runtimes.openvino import Network, compiled, import_openvino
 
 logger = logging.getLogger("frozenbench")
 TOLERANCE = 1e-4  # largest relative error of an output, in the Euclidean norm
@@ -29,43 +30,17 @@ TRIAL_MEMORY = 16 << 30  # bytes of address space, and `TRIAL_COPIES` times the 
 TRIAL_COPIES = 8
 TRIAL_IMAGES = 2
 TRIAL = "featurize.runtimes.trial"
-Network = Callable[[np.ndarray], list[np.ndarray]]
-"""Prepared images (n, ...) -> the outputs of the graph."""
 Run = Callable[[np.ndarray], list[np.ndarray]]
 """uint8 (n, size, size, 3) RGB -> one float32 activation for each tapped layer, as `engines.Engine`."""
-
-
-def import_openvino() -> Any:
-    """OpenVINO.
-
-    It brings a copy of TBB that is older than the one that scikit-learn-intelex needs. A process has one TBB, the one
-    that is loaded first, and the newer one serves both. So that package is loaded first.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    with suppress(ImportError):
-        import daal4py  # noqa: F401
-    import openvino
-
-    return openvino
 
 
 def openvino_network(content: bytes, image_shape: tuple[int, ...]) -> Network:
     """Compile a network for images of a shape, in float32."""
     openvino = import_openvino()
-    core = openvino.Core()
-    model = core.read_model(content)
+    model = openvino.Core().read_model(content)
     batch = model.inputs[0].get_partial_shape()[0]
     model.reshape(openvino.PartialShape([batch, *image_shape]))
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    request = compiled.create_infer_request()
-
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        request.infer([images])
-        return [request.get_output_tensor(number).data.copy() for number in range(len(compiled.outputs))]
-
-    return run
+    return compiled(model)
 
 
 def onnx_runtime_outputs(content: bytes, images: np.ndarray) -> list[np.ndarray]:

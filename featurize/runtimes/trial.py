@@ -10,20 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from featurize.core.errors import first_line
 from featurize.runtimes.onnx_files import onnx_runtime_outputs, openvino_network
-
-PLACES = (
-    "Exception from",
-    "Check '",
-    "While ",
-    "FrontEnd API failed",
-    "Model wasn't fully converted",
-    "-- ",
-    "[ERROR]",
-)
-"""The beginnings of lines in OpenVINO's messages that do not say what is wrong."""
-NO_RULE = "No conversion rule found"
+from featurize.runtimes.openvino import reason
 
 
 def main(folder: Path) -> None:
@@ -33,14 +21,14 @@ def main(folder: Path) -> None:
     try:
         outputs = openvino_network(content, images.shape[1:])(images)
     except Exception as error:  # a network that cannot be run raises anything
-        sys.exit(f"OpenVINO: {_reason(error)}")
+        sys.exit(f"OpenVINO: {reason(error)}")
     answer = {"shapes": [output.shape for output in outputs], "types": [str(output.dtype) for output in outputs]}
     try:
         expected = onnx_runtime_outputs(content, images)
     except ImportError:
         expected = None
     except Exception as error:
-        sys.exit(f"ONNX Runtime: {_reason(error)}")
+        sys.exit(f"ONNX Runtime: {reason(error)}")
     answer["errors"] = None
     if expected is not None:
         answer["errors"] = [_error(ours, theirs) for ours, theirs in zip(outputs, expected, strict=True)]
@@ -53,14 +41,6 @@ def _error(ours: np.ndarray, theirs: np.ndarray) -> float:
         return float("inf")
     norm = max(float(np.linalg.norm(theirs.astype(np.float64))), 1e-30)
     return float(np.linalg.norm(ours.astype(np.float64) - theirs)) / norm
-
-
-def _reason(error: Exception) -> str:
-    """What a library says, in one line: OpenVINO's messages begin with places in its own source."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    unknown = [line for line in lines if NO_RULE in line]
-    said = [line for line in lines if not line.startswith(PLACES)]
-    return (unknown or said or [first_line(error)])[0].removeprefix("-- ")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,18 @@
 """The scales of int8, from the activations of some images in float32."""
 
+import hashlib
+
 import numpy as np
 
 from featurize.winograd.stages import Stage
 
 PRODUCTS = 16
 """Products of a tile of 2 x 2 outputs."""
+
+
+def calibration_digest(images: np.ndarray) -> str:
+    """SHA-256 (hexadecimal) over the calibration images."""
+    return hashlib.sha256(np.ascontiguousarray(images).tobytes()).hexdigest()
 
 
 class Scales:

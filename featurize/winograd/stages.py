@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from featurize.core.errors import UsageError
 from featurize.networks.keras_graph import Call, calls, image_source, unsupported
 
 
@@ -57,6 +58,15 @@ def stages(model: Any, layers: Sequence[str]) -> list[Stage]:
         else:
             raise unsupported(call.layer, f"a {call.kind} with these settings here is not")
     return chain
+
+
+def is_vgg(model: Any, layers: Sequence[str]) -> bool:
+    """Whether a network is of the VGG kind."""
+    try:
+        stages(model, layers)
+    except UsageError:
+        return False
+    return True
 
 
 def _convolution(call: Call) -> Stage:

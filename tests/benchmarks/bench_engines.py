@@ -60,7 +60,7 @@ def keras_predict(network: Backbone) -> Forward:
 
 
 def onnx_file(network: Backbone, folder: Path) -> Path:
-    from featurize.engines.onnx_graph import to_onnx
+    from keras_to_onnx import to_onnx
 
     path = folder / "network.onnx"
     path.write_bytes(to_onnx(network.model, network.layers).SerializeToString())

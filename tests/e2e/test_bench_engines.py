@@ -26,7 +26,9 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_a_comparison(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     result = bench.compare(32, 1, tmp_path)
     rows = {row["name"]: row for row in result["rows"]}
-    assert {"TensorFlow, tf.function", "Keras predict", "engine winograd", "engine mnn", bench.END_TO_END} <= set(rows)
+    assert {"TensorFlow, tf.function", "Keras predict", "engine winograd", "engine openvino", bench.END_TO_END} <= set(
+        rows
+    )
     assert rows["TensorFlow, tf.function"]["ratio_to_tensorflow"] == 1
     assert result["gflop_per_image"] == pytest.approx(0.6264, rel=1e-3)
     for row in rows.values():

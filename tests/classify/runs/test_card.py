@@ -24,7 +24,7 @@ def test_the_whole_card() -> None:
         "| classes | ant, bee, cow |",
         f"| SHA-256 of the weights | {'ab' * 32} |",
         "| images | resized to 64 x 64 pixels, bicubic |",
-        "| engine | mnn 3.6.1 |",
+        "| engine | openvino 2026.4.1 |",
         "| C | 0.01 |",
         "| tuned | no: default settings |",
         "| class weight | none |",

@@ -202,10 +202,10 @@ def test_a_named_engine_must_be_available(network: Backbone, other: Callable) ->
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize(("name", "package"), [("winograd", "numba"), ("mnn", "MNN"), ("mnn", "onnx")])
+@pytest.mark.parametrize(("name", "package"), [("winograd", "numba"), ("openvino", "openvino")])
 def test_without_its_packages(name: str, package: str, network: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = (package, "featurize.engines.mnn", "featurize.engines.onnx_graph", "featurize.winograd")
-    for module in [module for module in sys.modules if module.startswith(loaded)]:
+    loaded = (f"{package}.", "featurize.winograd.")
+    for module in [module for module in sys.modules if f"{module}.".startswith(loaded)]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)
     for other in set(ENGINES) - {name, "tensorflow"}:
@@ -218,18 +218,22 @@ def test_without_its_packages(name: str, package: str, network: Backbone, monkey
 
 
 @pytest.mark.engines
-@pytest.mark.parametrize("name", ["winograd", "mnn"])
-def test_an_unknown_layer_is_named(name: str) -> None:
+def test_an_unknown_layer_is_named() -> None:
     network = load_backbone("efficientnetb0", weights="random", image_size=32)
     with pytest.raises(UsageError, match="^layer (rescaling|normalization).*: .* supported by this engine; use engine"):
-        choose_engine(network, name, IMAGES).run(IMAGES[:2])
+        choose_engine(network, "winograd", IMAGES).run(IMAGES[:2])
+
+
+def test_an_engine_that_is_gone(network: Backbone) -> None:
+    with pytest.raises(UsageError, match="^engine mnn: openvino has replaced this engine; .* --overwrite$"):
+        choose_engine(network, "mnn", IMAGES)
 
 
 def test_lower_precision_is_for_networks_of_the_vgg_kind(network: Backbone) -> None:
     pixels = load_backbone("pixels", image_size=8)
     with pytest.raises(UsageError, match="precision bfloat16: pixels is computed in float32 only"):
         choose_engine(pixels, "auto", IMAGES, precision="bfloat16")
-    with pytest.raises(UsageError, match="the engine tensorflow has float32 only; use engine winograd"):
+    with pytest.raises(UsageError, match="the engine tensorflow has float32 only; leave out engine"):
         choose_engine(network, "tensorflow", IMAGES, precision="int8")
     with pytest.raises(UsageError, match=r"precision float8: did you mean float32"):
         choose_engine(network, "auto", IMAGES, precision="float8")

@@ -18,9 +18,10 @@ from featurize.extraction import (
     plan_extraction,
     recorded_extractor,
 )
-from featurize.extraction.certificate import calibration_digest, calibration_images, certified
+from featurize.extraction.certificate import calibration_images, certified
 from featurize.images import ImageDataset, load_dataset
 from featurize.networks import load_backbone
+from featurize.winograd.calibration import calibration_digest
 
 Change = Callable[[np.ndarray], np.ndarray]
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from featurize.cache import load_features
+from featurize.core.errors import UsageError
 from featurize.extraction import extract_features
-from featurize.extraction.saved_networks import saved_extractor
+from featurize.extraction.extractor import recorded_extractor
+from featurize.extraction.saved_networks import save_extractor, saved_extractor
 from featurize.extraction.verify import verify
 from featurize.images import ImageDataset, load_dataset
 from featurize.networks import Backbone, load_backbone
@@ -79,3 +81,39 @@ def test_int8_predicts_without_the_training_images(
     np.testing.assert_array_equal(again, load_features(info.path, "test").x)
     # Other scales are another network.
     assert saved_extractor(dataclasses.replace(info.spec, calibration="0" * 64)) is None
+
+
+def test_a_network_unlike_vgg(
+    precision: str, tiny_network: Path, images: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO computes it, from the plan to the prediction without TensorFlow."""
+    pytest.importorskip("nncf" if precision == "int8" else "numba")
+    backbone = load_backbone(str(tiny_network), layers=("early", "late"), image_size=32)
+    info = extract_features(images, backbone, precision=precision).info
+    assert info.spec.engine == "openvino"
+    assert ("nncf" in info.spec.engine_version) == (precision == "int8")
+    assert info.certificate is not None
+    assert info.certificate.held_out > 90
+    assert all(1e-4 < error < 0.1 for error in info.certificate.relative_error.values())
+    assert verify(info.path, recompute=10) == []
+    if precision == "bfloat16":
+        save_extractor(recorded_extractor(backbone, info.spec))
+    for module in ("networks.backbone", "engines.tensorflow"):
+        monkeypatch.setattr(f"featurize.{module}.import_keras", lambda: pytest.fail("Keras was loaded"))
+    saved = saved_extractor(info.spec)
+    assert saved is not None
+    pixels, _ = saved.read(images.splits["test"].images)
+    again = np.concatenate(saved.vectors(pixels), axis=1)
+    np.testing.assert_array_equal(again, load_features(info.path, "test").x)
+
+
+def test_int8_of_a_network_unlike_vgg_needs_a_package(
+    tiny_network: Path, images: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load_backbone(str(tiny_network), layers=("late",), image_size=32)
+    monkeypatch.setattr("featurize.engines.choice.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"^precision int8: this network needs the package nncf for it; pip install"):
+        extract_features(images, backbone, precision="int8")
+    monkeypatch.setattr("featurize.engines.choice.has_bfloat16", lambda: False)
+    with pytest.raises(UsageError, match=r"^precision bfloat16: this processor has no AVX512_BF16 or AMX; leave out"):
+        extract_features(images, backbone, precision="bfloat16")

@@ -49,7 +49,7 @@ def made(data_folder: Path) -> Extractor:
     return made
 
 
-@pytest.mark.parametrize("engine", ["winograd", "mnn"])
+@pytest.mark.parametrize("engine", ["winograd", "openvino"])
 def test_the_same_vectors_without_a_framework(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = extractor(engine)
     expected = made.vectors(IMAGES)
@@ -71,7 +71,7 @@ def test_the_same_vectors_without_a_framework(engine: str, monkeypatch: pytest.M
         {"layers": LAYERS[:1]},
         {"image_size": 33},
         {"preprocess": "tf"},
-        {"engine": "mnn"},
+        {"engine": "openvino"},
         {"engine_version": "2"},
     ],
 )
@@ -127,14 +127,14 @@ def test_other_numbers_are_noticed(
     assert re.search(r"\.npz cannot be used here \(.*" + message, record.getMessage())
 
 
-def test_without_its_own_file_mnn_is_not_used(data_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    made = extractor("mnn")
+def test_without_its_own_file_openvino_is_not_used(data_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = extractor("openvino")
     made.vectors(IMAGES)
     save_extractor(made)
-    (own,) = (data_folder / "engines").glob("*.mnn")
+    (own,) = (data_folder / "engines").glob("*.openvino.npz")
     own.unlink()
     assert saved_extractor(made.spec) is None
-    assert "holds no vgg16 in MNN's format" in caplog.text
+    assert "holds no vgg16 in OpenVINO's format" in caplog.text
 
 
 def test_tensorflow_is_not_kept(data_folder: Path) -> None:

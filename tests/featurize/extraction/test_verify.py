@@ -10,7 +10,8 @@ from cache_bytes import change_value, header_of
 from tiny_data import make_dataset, save_npz
 from tiny_pictures import picture_folder, write_picture
 
-from featurize.core.errors import FrozenbenchError
+from featurize.core.errors import FrozenbenchError, UsageError
+from featurize.engines import ENGINES, tensorflow_engine
 from featurize.extraction import extract_features
 from featurize.extraction.verify import verify
 from featurize.images import load_dataset
@@ -48,6 +49,20 @@ def test_a_subset_of_the_images_and_random_weights(images: Path) -> None:
 def test_pixels(images: Path) -> None:
     path = extract_features(load_dataset(str(images)), load_backbone("pixels", image_size=8)).info.path
     assert verify(path, recompute=5) == []
+
+
+def test_a_cache_of_an_engine_that_is_gone(images: Path, network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = load_backbone(str(network), layers=("late",), image_size=12)
+    with monkeypatch.context() as patch:
+        patch.setitem(ENGINES, "mnn", (tensorflow_engine, lambda: "3.6.1"))
+        made = extract_features(load_dataset(str(images)), backbone, engine="mnn").info
+    assert verify(made.path) == []
+    assert extract_features(load_dataset(str(images)), backbone, engine="tensorflow", overwrite=True).info != made
+    with monkeypatch.context() as patch:
+        patch.setitem(ENGINES, "mnn", (tensorflow_engine, lambda: "3.6.1"))
+        extract_features(load_dataset(str(images)), backbone, engine="mnn", overwrite=True)
+    with pytest.raises(UsageError, match="engine mnn: openvino has replaced this engine; its features can still be"):
+        verify(made.path, recompute=1)
 
 
 def test_damage(cache: Path) -> None:

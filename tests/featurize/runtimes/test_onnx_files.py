@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from command_line import assert_failed, command_here
+from keras_to_onnx import to_onnx
 from onnx import TensorProto, helper, numpy_helper
 from tiny_data import make_dataset, make_spec, save_npz
 from tiny_networks import save_tiny_network
@@ -20,7 +21,6 @@ from tiny_pictures import write_picture
 from featurize import extract_features, load_backbone, load_dataset, load_features
 from featurize.core.errors import BackboneError, UsageError
 from featurize.engines import choose_engine
-from featurize.engines.onnx_graph import to_onnx
 from featurize.extraction import default_name
 from featurize.extraction.verify import verify
 from featurize.networks import Backbone, pooled
@@ -29,6 +29,7 @@ from featurize.runtimes import onnx_files
 if find_spec("openvino") is None:  # an import here would come before that of daal4py, see `import_openvino`
     pytest.skip("openvino is not installed", allow_module_level=True)
 pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.engines
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
 
@@ -273,6 +274,6 @@ def test_the_real_mobilenet_v2(shared: Path, tmp_path: Path) -> None:
 
 def test_openvino_leaves_the_fast_svm_usable() -> None:
     """In a process of its own: which TBB is loaded first decides."""
-    code = "from featurize.runtimes.onnx_files import import_openvino; import_openvino().Core(); import daal4py"
+    code = "from featurize.runtimes import import_openvino; import_openvino().Core(); import daal4py"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
