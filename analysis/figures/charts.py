@@ -193,26 +193,28 @@ def learning_curves(curves: pd.DataFrame, ax: Axes, looks: Looks | None = None, 
     return ax
 
 
-def pareto(costs: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The Pareto front, bool (n,): items that no other item beats by a higher value for no more cost, or as high for
-    less. Costs and values are float (n,).
+def cost(
+    rows: pd.DataFrame,
+    ax: Axes,
+    looks: Looks | None = None,
+    chance: Chance | None = None,
+    best: Mapping[str, pd.DataFrame] | None = None,
+) -> Axes:
+    """Accuracy against `training_cost`; a line for each side shows the best accuracy within as many seconds.
+
+    `best` holds the `best_by_seconds` of the sides, by their names in the legend.
     """
-    as_good = (costs <= costs[:, None]) & (values >= values[:, None])  # [i, j]: j is as good as i
-    better = (costs < costs[:, None]) | (values > values[:, None])
-    return np.logical_not((as_good & better).any(axis=1))
-
-
-def cost(rows: pd.DataFrame, ax: Axes, looks: Looks | None = None, chance: Chance | None = None) -> Axes:
-    """Accuracy against `training_cost`; a line joins the Pareto front."""
     own = style.looks_of(rows)
     looks, markers = {name: (looks or own)[name] for name in own}, style.markers_of(rows)
     seconds = training_cost(rows)["seconds"].to_numpy(float)
     percent = 100 * rows[INTERVAL].to_numpy(float)
-    front = np.flatnonzero(pareto(seconds, percent[:, 0]))
-    front = front[np.argsort(seconds[front], kind="stable")]
-    (line,) = ax.plot(
-        seconds[front], percent[front, 0], color="0.6", drawstyle="steps-post", zorder=1, label="Pareto front"
-    )
+    lines = []
+    for (label, side), dashes in zip((best or {}).items(), style.LINES, strict=False):
+        reached = [*side["seconds"], max(seconds.max(), side["seconds"].max())]
+        accuracies = 100 * np.array([*side["accuracy"], side["accuracy"].iloc[-1]])
+        lines += ax.plot(
+            reached, accuracies, color="0.55", linestyle=dashes, drawstyle="steps-post", zorder=1, label=label
+        )
     for number, (name, model) in enumerate(zip(style.series_of(rows), rows["model"], strict=True)):
         value, low, high = percent[number]
         drawn = ax.errorbar(
@@ -233,7 +235,7 @@ def cost(rows: pd.DataFrame, ax: Axes, looks: Looks | None = None, chance: Chanc
     ax.set_xlabel("seconds to fit, and to extract the training images' features")
     ax.set_ylabel("accuracy on the test images, %")
     ax.grid(alpha=0.3)
-    style.draw_two_legends(ax, looks, markers, "fillstyle", line, *style.draw_chance(ax, chance))
+    style.draw_two_legends(ax, looks, markers, "fillstyle", *lines, *style.draw_chance(ax, chance))
     return ax
 
 

@@ -18,7 +18,7 @@ from analysis.findings.measures import (
     times_as_fast,
     unmeasured,
 )
-from analysis.findings.speed import Ratio, convergence, paired_ratio, seconds_to_reach, timed
+from analysis.findings.speed import at_equal_time, convergence, paired_ratio, seconds_to_reach, timed
 from analysis.findings.transfer import BASELINE, TRANSFER, approaches, best_gain, difference, gains
 from classify.runs import RunResult
 from classify.statistics import ALPHA
@@ -194,9 +194,18 @@ def _training_time(table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> Claim
     if ours["heads"] > 1:
         shared = text.seconds(ours["shared_seconds"])
         details.append(f"If {ours['heads']:.0f} heads share the extraction, each takes {shared} s in all.")
-    ratio = paired_ratio(timed(table), "seconds", ours["approach"], control["approach"])
+    both = timed(table)
+    ratio = paired_ratio(both, "seconds", ours["approach"], control["approach"])
     if ratio is not None:
-        details.append(_ratio_sentence(ratio, "as long"))
+        details.append(evidence.ratio_sentence(ratio, "as long"))
+    equal = at_equal_time(table)
+    if equal is not None and (equal.low > 0 or equal.high < 0):
+        within = f"In as much time, {equal.approach}"
+        details.append(_gain_sentence(within, equal.control, equal.gain, equal.low, equal.high, certain=True))
+        details.append(f"Each has {text.seconds(equal.seconds)} s, extraction included, on any number of images.")
+    per_answer = paired_ratio(both, "ms_per_answer", ours["approach"], control["approach"])
+    if per_answer is not None and (per_answer.low > 1 or per_answer.high < 1):
+        details.append(evidence.answer_sentence(per_answer))
     shown = evidence.time_table(found[found["cost"] < math.inf])
     notes = _time_notes(found, target, several_machines=_machines(untuned, runs) > 1, tuned=len(untuned) < len(table))
     measure = times_as_fast(ours, control, target, ratio, experiment_command(table, runs, *MORE_SIZES))
@@ -291,12 +300,10 @@ def _convergence(table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> Claim:
     )
     details = []
     for row, each in zip(pair, numbers, strict=True):
-        seen = round(each["epochs_to_90"] * row["train_rows"])
-        details.append(
-            f"Until then, {row['approach']} sees {seen:,} images in {text.seconds(each['seconds_to_90'])} s."
-        )
+        seen, seconds = f"{each['images_to_90']:,.0f}", text.seconds(each["seconds_to_90"])
+        details.append(f"Until then, {row['approach']} sees {seen} images in {seconds} s.")
     if ratio is not None:
-        details.append(_ratio_sentence(ratio, "as many epochs"))
+        details.append(evidence.ratio_sentence(ratio, "as many epochs"))
     return _claim(
         "convergence", finding, epochs_saved(epochs[0], epochs[1], ratio), [*details, *iterations], shown, notes
     )
@@ -326,7 +333,7 @@ def _sides(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
 def _mean_numbers(found: pd.DataFrame, row: pd.Series) -> pd.Series:
     """The means over the runs of a row's approach and size."""
     runs = found[(found["approach"] == row["approach"]) & (found["train_rows"] == row["train_rows"])]
-    return runs[["epochs", "epochs_to_90", "seconds_to_90", "iterations"]].astype(float).mean()
+    return runs[["epochs", "epochs_to_90", "seconds_to_90", "images_to_90", "iterations"]].astype(float).mean()
 
 
 def _claim(
@@ -371,11 +378,6 @@ def _gain_sentence(ours: str, control: str, gain: float, low: float, high: float
     if gains_points:
         return f"{ours} gains {value} points ({lower} to {upper}) over {control}."
     return f"{ours} loses {value} points ({lower} to {upper}) against {control}."
-
-
-def _ratio_sentence(ratio: Ratio, what: str) -> str:
-    times, low, high = (text.two_digits(value) for value in (ratio.value, ratio.low, ratio.high))
-    return f"On the same images, the control takes {times} times {what} ({low} to {high})."
 
 
 def _per_class(size: int, table: pd.DataFrame, runs: Mapping[Path, RunResult]) -> str:

@@ -1,10 +1,12 @@
-"""The tables beside the claims: numbers as text under headings."""
+"""The tables beside the claims, numbers as text under headings, and sentences that go with them."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
 from analysis.findings import text
+from analysis.findings.speed import Ratio
 
 
 def gains_table(found: pd.DataFrame, intervals: dict[str, tuple[float, float, float]]) -> pd.DataFrame:
@@ -57,6 +59,7 @@ def time_table(found: pd.DataFrame) -> pd.DataFrame:
             "heads": f"{row.heads:.0f}",
             "s, extraction shared": text.seconds(row.shared_seconds),
             "s by validation": text.seconds(row.history_seconds),
+            "ms per correct answer": "-" if math.isnan(row.ms_per_answer) else text.two_digits(row.ms_per_answer),
         }
         for row in found.itertuples()
     ]
@@ -81,3 +84,33 @@ def convergence_table(found: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def class_sentences(found: pd.DataFrame, class_names: Sequence[str], control: str) -> list[str]:
+    """Which classes a head recognises better than a control, from `class_gains`; empty if no interval shows any."""
+    gaining, losing = int((found["low"] > 0).sum()), int((found["high"] < 0).sum())
+    if not gaining and not losing:
+        return []
+    sentences = [f"Against {control}, {gaining:,} of {len(found):,} classes gain beyond chance, and {losing:,} lose."]
+    most = found["gain"].idxmax()
+    if found.loc[most, "low"] > 0:
+        gain, low, high = (number.removeprefix("+") for number in text.points(*found.loc[most]))
+        sentences.append(f"The largest gain is that of {class_names[int(str(most))]}: {gain} points ({low} to {high}).")
+    return sentences
+
+
+def ratio_sentence(ratio: Ratio, what: str) -> str:
+    """How many times as much a control takes of something."""
+    times, low, high = (text.two_digits(value) for value in (ratio.value, ratio.low, ratio.high))
+    return f"On the same images, the control takes {times} times {what} ({low} to {high})."
+
+
+def answer_sentence(ratio: Ratio) -> str:
+    """Which side takes longer for a correct answer, from a ratio whose interval lies on one side of 1."""
+    values = (ratio.value, ratio.low, ratio.high)
+    who, other = "the control", "the frozen network"
+    if ratio.value < 1:
+        who, other = other, who
+        values = (1 / ratio.value, 1 / ratio.high, 1 / ratio.low)
+    times, low, high = map(text.two_digits, values)
+    return f"A correct answer takes {who} {times} times as long as {other} ({low} to {high}), extraction included."

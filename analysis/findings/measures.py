@@ -131,7 +131,7 @@ def epochs_saved(ours: float, control: float, ratio: Ratio | None) -> Measure:
     """How many times as many epochs a control takes, from means over seeds or a ratio with its interval."""
     if ratio is not None:
         return _of_ratio(EPOCHS, ratio)
-    return Measure(EPOCHS, "to 90% of the final training accuracy", control / ours)
+    return Measure(EPOCHS, "each to 90% of its own final training accuracy", control / ours)
 
 
 def _of_ratio(label: str, ratio: Ratio) -> Measure:

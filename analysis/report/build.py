@@ -2,13 +2,11 @@
 
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from analysis.figures.confusion import counts_of, most_confused
 from analysis.findings import (
     TRANSFER,
     Claim,
@@ -23,8 +21,8 @@ from analysis.findings import (
 )
 from analysis.frame import comparison, headline, with_groups
 from analysis.report import captions
-from analysis.report.captions import FigureFolder, run_name
-from analysis.report.classes import confusion_parts, coverage_tables, recall_table
+from analysis.report.captions import FigureFolder, drawn_parts
+from analysis.report.classes import classes_section
 from analysis.report.commands import repeat_commands, reproduction, versions
 from analysis.report.content import Number, Part, PointMap, Report, Section, Table
 from analysis.report.dataset import audit_sections, dataset_section, skipped_images
@@ -44,12 +42,11 @@ from analysis.report.tables import (
     write_comparison,
     write_mistakes,
 )
-from classify.runs import RunResult, head_name, read_predictions
-from featurize.core.errors import DataError, first_line
+from classify.runs import RunResult, read_predictions
+from featurize.core.errors import DataError
 
 logger = logging.getLogger("frozenbench")
 EARLIER = "earlier"
-MISTAKES_NAMED = 3
 LIMITS = (
     "One data set and one test split: other images may give another result.",
     "The measurements include neither the cost of pretraining nor how much ImageNet resembles the images.",
@@ -70,7 +67,7 @@ TABLES = {
 ON_DEMAND = frozenset(
     {
         "accuracy (95% interval)", "control's accuracy (95% interval)", "both wrong %", "error overlap %", "seeds",
-        "heads", "s, extraction shared", "s by validation", "train images",
+        "heads", "s, extraction shared", "s by validation", "train images", "ms per correct answer",
     }
 )  # fmt: skip
 
@@ -199,7 +196,7 @@ def build_report(
             *_spread_sections(rows, shown, runs, folder),
             *_choice_sections(shown, folder),
             *_findings_sections(found_notices),
-            _heads_section(shown, runs, folder),
+            classes_section(shown, runs, folder),
             _pictures_section(best, best_run, explored, folder),
             *audit_sections(best_run),
             dataset_section(runs, best_run, explored.album, len(unreadable), folder.folder.parent, files),
@@ -236,12 +233,12 @@ def _claim_sections(
     folder: FigureFolder,
 ) -> list[Section]:
     """A section per claim: its figure and its table. The figure of all accuracies is for papers only."""
-    _, accuracy_notes = _drawn("accuracy", captions.accuracy_figure, shown, folder)
+    _, accuracy_notes = drawn_parts("accuracy", captions.accuracy_figure, shown, folder)
     drawn: dict[str, tuple[list[Part], list[str]]] = {
         "accuracy": ([], [*accuracy_notes, *TESTS]),
-        "little-data": _drawn("learning curves", captions.curves_figures, rows, folder),
-        "training-time": _drawn("cost", captions.cost_figures, shown, folder),
-        "convergence": _drawn("convergence", captions.convergence_figures, rows, runs, folder),
+        "little-data": drawn_parts("learning curves", captions.curves_figures, rows, folder),
+        "training-time": drawn_parts("cost", captions.cost_figures, shown, rows, folder),
+        "convergence": drawn_parts("convergence", captions.convergence_figures, rows, runs, folder),
     }
     networks = shown[shown["kind"] == TRANSFER]
     sections = []
@@ -254,63 +251,6 @@ def _claim_sections(
             parts.append(Table(TABLES[claim.key], claim.table, extra=ON_DEMAND, first=ROWS_AT_FIRST))
         sections.append(Section(claim.title, claim.finding, parts, claim.details, [*notes, *claim.notes]))
     return sections
-
-
-def _drawn(what: str, make: Callable[..., Any], *arguments: Any) -> tuple[list[Part], list[str]]:
-    """The parts that a figure makes, and the reason if there are none: a figure never costs the report."""
-    try:
-        made = make(*arguments)
-    except Exception as error:  # the libraries that draw raise anything
-        reason = f"Some figures are missing: {what}: {first_line(error)}"
-        logger.log(logging.INFO if isinstance(error, DataError) else logging.WARNING, reason)
-        return [], [reason]
-    return made or [], []
-
-
-def _heads_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: FigureFolder) -> Section:
-    """The mistakes and probabilities of the best head on a pretrained network, beside the best control."""
-    best = best_pretrained(shown)
-    controls = shown[shown["kind"] != TRANSFER]
-    pair = [best]
-    if len(controls) and best["kind"] == TRANSFER:
-        pair.append(controls.iloc[0])
-    class_names = runs[Path(best["run_dir"])].class_names
-    compared, confusions, named = {}, {}, {}
-    for row in pair:
-        run_dir = Path(row["run_dir"])
-        named[run_name(row)] = row
-        compared[run_name(row)] = runs[run_dir]
-        confusions[run_name(row)] = counts_of(read_predictions(run_dir), len(class_names))
-    same_features = shown[shown["features"] == best["features"]]
-    heads = {head_name(row): runs[Path(row.run_dir)] for row in same_features.itertuples()}
-    mistakes = [
-        f"{true} taken for {predicted} ({count:,})"
-        for true, predicted, count in most_confused(confusions[run_name(best)], class_names, MISTAKES_NAMED)
-    ]
-    _, confusion_notes = _drawn("confusion", captions.confusion_figure, confusions, class_names, folder)
-    _, recall_notes = _drawn("recall", captions.recall_figure, named, compared, folder)
-    reliability, reliability_notes = _drawn(
-        "reliability", captions.reliability_figures, heads, best["features"], folder
-    )
-    finding = f"{run_name(best)} makes no mistake."
-    if mistakes:
-        finding = f"The most frequent mistakes: {'; '.join(mistakes)}."
-    return Section(
-        title="Mistakes",
-        finding=finding,
-        parts=[
-            *confusion_parts(confusions, class_names),
-            recall_table(compared),
-            *reliability,
-            *coverage_tables(*next(iter(compared.items()))),
-        ],
-        notes=[
-            *confusion_notes,
-            *recall_notes,
-            *reliability_notes,
-            f"mistakes.csv lists the wrong predictions of {run_name(best)} with their files.",
-        ],
-    )
 
 
 def _spread_sections(
@@ -326,7 +266,7 @@ def _spread_sections(
         repeated = {Path(run_dir): runs[Path(run_dir)] for run_dir in [best["run_dir"], *controls["run_dir"]]}
         finding = "Not measured: how far accuracies vary with the training images and the seed."
         return [Section("Spread", finding, [], commands=repeat_commands(repeated))]
-    drawing, notes = _drawn("spread", captions.spread_figure, found, folder)
+    drawing, notes = drawn_parts("spread", captions.spread_figure, found, folder)
     table = Table(SPREAD_CAPTION, spread_table(found), extra=SPREAD_ON_DEMAND, first=ROWS_AT_FIRST)
     details = [found.comparison] if found.comparison else []
     return [Section("Spread", found.finding, [*drawing, table], details, [*notes, *SPREAD_NOTES])]
@@ -337,7 +277,7 @@ def _choice_sections(shown: pd.DataFrame, folder: FigureFolder) -> list[Section]
     if len(shown) < 2:
         return []
     found = correction(shown)
-    drawing, notes = _drawn("best of n", captions.choice_figure, found.selection.by_number, folder)
+    drawing, notes = drawn_parts("best of n", captions.choice_figure, found.selection.by_number, folder)
     winner = shown[shown["run_dir"] == found.selection.run].iloc[0]
     table = Table(
         "The best head, as tested and corrected for the choice, with 95% intervals.", corrected(winner, found)
@@ -361,11 +301,11 @@ def _findings_sections(found: Sequence[Notice]) -> list[Section]:
 
 def _pictures_section(best: pd.Series, result: RunResult, explored: Exploration, folder: FigureFolder) -> Section:
     """The images behind the figures; the figures of them are for papers only."""
-    _, notes = _drawn("mistakes", captions.mistakes_figure, best, result, folder)
-    _, more = _drawn("neighbours", captions.neighbours_figure, result, folder)
+    _, notes = drawn_parts("mistakes", captions.mistakes_figure, best, result, folder)
+    _, more = drawn_parts("neighbours", captions.neighbours_figure, result, folder)
     for part in explored.parts:
         if isinstance(part, PointMap):
-            _, of_map = _drawn("map", captions.map_figure, part.points, part.labels, part.class_names, folder)
+            _, of_map = drawn_parts("map", captions.map_figure, part.points, part.labels, part.class_names, folder)
             more += of_map
     finding = "Which images are mistaken, which are alike, and where two heads differ."
     return Section(

@@ -1,6 +1,7 @@
 """The figures of a report: those of the page with their captions, and those that are for papers only."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from matplotlib.figure import Figure
 from analysis.figures import charts, gallery, names, pictures, style
 from analysis.figures.confusion import NAME_INCHES, WORST_PAIRS, class_order, confusion, worst_pairs
 from analysis.figures.vector import inline_svg
-from analysis.findings import Ledger, learning_curves, text
+from analysis.findings import Ledger, best_by_seconds, learning_curves, text
 from analysis.frame import headline
-from analysis.report.content import Drawing
+from analysis.report.content import Drawing, Part
 from classify.runs import RunResult, head_name, read_predictions
+from featurize.core.errors import DataError, first_line
 
+logger = logging.getLogger("frozenbench")
 MISTAKES = 18
 BESIDE = 10  # classes at most of confusion matrices that stand side by side
 IN_TITLE = 3.0  # inches of a name in a title
@@ -25,6 +28,7 @@ CHANCE = "Chance is the accuracy of always naming the most frequent class."
 CURVES_PER_KIND = 1
 CURVES = 6
 CAUSES = {"test": "other test images", "draw": "other training images", "seed": "another seed"}
+SIDES = {"best on a frozen network": True, "best control": False}
 SPREADS = 12  # heads in the figure
 BIN_IMAGES = 10  # of a reliability diagram
 
@@ -68,6 +72,17 @@ class FigureFolder:
         style.title(drawn, f"{self.dataset}: {title}")
         paths = style.save(drawn, self.folder / f"{name}-{self.test_set}")
         self.written += paths
+
+
+def drawn_parts(what: str, make: Callable[..., Any], *arguments: Any) -> tuple[list[Part], list[str]]:
+    """The parts that a figure makes, and the reason if there are none: a figure never costs the report."""
+    try:
+        made = make(*arguments)
+    except Exception as error:  # the libraries that draw raise anything
+        reason = f"Some figures are missing: {what}: {first_line(error)}"
+        logger.log(logging.INFO if isinstance(error, DataError) else logging.WARNING, reason)
+        return [], [reason]
+    return made or [], []
 
 
 def run_name(row: pd.Series) -> str:
@@ -116,18 +131,21 @@ def curves_figures(rows: pd.DataFrame, folder: FigureFolder) -> list[Drawing]:
     return [picture]
 
 
-def cost_figures(shown: pd.DataFrame, folder: FigureFolder) -> list[Drawing]:
-    """Accuracy against seconds; empty for a single run."""
+def cost_figures(shown: pd.DataFrame, rows: pd.DataFrame, folder: FigureFolder) -> list[Drawing]:
+    """Accuracy against seconds, of the shown runs and the best of all rows within a time; empty for a single run."""
     if len(shown) < 2:
         return []
+    sides = {name: best_by_seconds(rows, transfer=transfer) for name, transfer in SIDES.items()}
+    best = {name: side for name, side in sides.items() if len(side)}
     with style.figure(8, 5.4) as (drawn, ax):
-        charts.cost(shown, ax, folder.looks, folder.chance)
+        charts.cost(shown, ax, folder.looks, folder.chance, best)
         picture = folder.save(
             drawn,
             "cost",
             "accuracy against the time to train",
-            "Accuracy against the seconds for features and fit. The line joins the runs that no cheaper run beats.",
-            "Scatter plot of accuracy against training time, with the Pareto front.",
+            "Accuracy against the seconds for features and fit. The lines show the best accuracy within as many "
+            "seconds, on any number of images.",
+            "Scatter plot of accuracy against training time, with the best accuracy within a time.",
         )
     return [picture]
 

@@ -1,19 +1,76 @@
 """What the page says about the classes: confusion matrices, frequent mistakes, recall."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.figures.confusion import WORST_PAIRS, class_order, most_confused
+from analysis.figures.confusion import WORST_PAIRS, class_order, counts_of, most_confused
 from analysis.figures.style import MANY_CLASSES
-from analysis.findings.text import with_interval
-from analysis.report.content import Interval, Matrix, Part, Table
-from classify.runs import SET_COVERAGE, RunResult
+from analysis.findings import TRANSFER, best_pretrained, class_gains, class_sentences
+from analysis.findings.text import points, with_interval
+from analysis.report import captions
+from analysis.report.captions import FigureFolder, drawn_parts, run_name
+from analysis.report.content import Interval, Matrix, Part, Section, Table
+from classify.runs import SET_COVERAGE, RunResult, head_name, read_predictions
 
 CLASSES_AT_FIRST = 20
+MISTAKES_NAMED = 3
 LOOKS = ("transfer", "control")
+
+
+def classes_section(shown: pd.DataFrame, runs: Mapping[Path, RunResult], folder: FigureFolder) -> Section:
+    """The mistakes and probabilities of the best head on a pretrained network, beside the best control."""
+    best = best_pretrained(shown)
+    controls = shown[shown["kind"] != TRANSFER]
+    pair = [best]
+    if len(controls) and best["kind"] == TRANSFER:
+        pair.append(controls.iloc[0])
+    class_names = runs[Path(best["run_dir"])].class_names
+    compared, confusions, named = {}, {}, {}
+    for row in pair:
+        run_dir = Path(row["run_dir"])
+        named[run_name(row)] = row
+        compared[run_name(row)] = runs[run_dir]
+        confusions[run_name(row)] = counts_of(read_predictions(run_dir), len(class_names))
+    same_features = shown[shown["features"] == best["features"]]
+    heads = {head_name(row): runs[Path(row.run_dir)] for row in same_features.itertuples()}
+    mistakes = [
+        f"{true} taken for {predicted} ({count:,})"
+        for true, predicted, count in most_confused(confusions[run_name(best)], class_names, MISTAKES_NAMED)
+    ]
+    _, confusion_notes = drawn_parts("confusion", captions.confusion_figure, confusions, class_names, folder)
+    _, recall_notes = drawn_parts("recall", captions.recall_figure, named, compared, folder)
+    reliability, reliability_notes = drawn_parts(
+        "reliability", captions.reliability_figures, heads, best["features"], folder
+    )
+    gains, sentences = None, []
+    if len(pair) == 2:
+        gains = class_gains(*(row["run_dir"] for row in pair))
+        sentences = class_sentences(gains, class_names, run_name(pair[1]))
+    finding = f"{run_name(best)} makes no mistake."
+    if mistakes:
+        finding = f"The most frequent mistakes: {'; '.join(mistakes)}."
+    return Section(
+        title="Mistakes",
+        finding=finding,
+        parts=[
+            *confusion_parts(confusions, class_names),
+            recall_table(compared, gains),
+            *reliability,
+            *coverage_tables(*next(iter(compared.items()))),
+        ],
+        details=sentences,
+        notes=[
+            *confusion_notes,
+            *recall_notes,
+            *reliability_notes,
+            "Gains of classes are paired; with 95%, all their intervals hold at once (Bonferroni).",
+            f"mistakes.csv lists the wrong predictions of {run_name(best)} with their files.",
+        ],
+    )
 
 
 def confusion_parts(confusions: Mapping[str, np.ndarray], class_names: Sequence[str]) -> list[Part]:
@@ -51,8 +108,20 @@ def _recall(values: Sequence[float], look: str) -> Interval:
     return Interval(with_interval(value, low, high), value, low, high, look)
 
 
-def recall_table(runs: Mapping[str, RunResult]) -> Table:
-    """The recall of each class, the lowest first: of the best head, and of the control if there is one."""
+def _gain(gains: pd.DataFrame, label: int) -> str:
+    if label not in gains.index:
+        return "-"
+    gain, low, high = points(*gains.loc[label])
+    return f"{gain} ({low} to {high})"
+
+
+def recall_table(runs: Mapping[str, RunResult], gains: pd.DataFrame | None = None) -> Table:
+    """The recall of each class, the lowest first: of the best head, and of the control if there is one.
+
+    Args:
+        runs: of both, by their names.
+        gains: of the head over the control, from `class_gains`.
+    """
     best = next(iter(runs.values()))
     shown = [name for name, values in best.recall.items() if values]
     shown.sort(key=lambda name: best.recall[name] or [])
@@ -62,6 +131,8 @@ def recall_table(runs: Mapping[str, RunResult]) -> Table:
         for look, (run, result) in zip(LOOKS, runs.items(), strict=False):
             values = result.recall.get(name)
             row[f"recall % of {run}"] = _recall(values, look) if values else "-"
+        if gains is not None:
+            row["gain, points"] = _gain(gains, best.class_names.index(name))
         rows.append(row)
     numbers = {name: str(number) for number, name in enumerate(best.class_names)}
     return Table(

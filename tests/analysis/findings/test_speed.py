@@ -3,7 +3,14 @@ import math
 import pytest
 from tiny_runs import CNN, PIXELS, VGG, World, make_history, make_result
 
-from analysis.findings.speed import convergence, paired_ratio, seconds_to_reach, timed
+from analysis.findings.speed import (
+    at_equal_time,
+    best_by_seconds,
+    convergence,
+    paired_ratio,
+    seconds_to_reach,
+    timed,
+)
 
 
 def test_seconds_to_reach(world: World) -> None:
@@ -16,7 +23,7 @@ def test_seconds_to_reach(world: World) -> None:
     found = seconds_to_reach(world.table(), world.runs, 0.55).set_index("approach")
     assert list(found.columns) == [
         "kind", "model", "features", "train_rows", "at_most", "accuracy", "fit_seconds", "extraction_seconds",
-        "seconds", "heads", "shared_seconds", "history_seconds",
+        "seconds", "heads", "shared_seconds", "ms_per_answer", "history_seconds",
     ]  # fmt: skip
     assert list(found.index) == [f"logreg on {VGG}", f"svm on {VGG}", "logreg on pixels"]
     figures = ["train_rows", "accuracy", "fit_seconds", "extraction_seconds", "seconds", "heads", "shared_seconds"]
@@ -49,9 +56,9 @@ def test_convergence(world: World) -> None:
     world.add(0.5, model="svm")
     found = convergence(world.table(), world.runs).set_index("approach")
     assert list(found.index) == ["cnn from scratch", f"logreg on {VGG}", f"mlp on {VGG}"]
-    figures = ["epochs", "epochs_to_90", "seconds_per_epoch", "seconds_to_90"]
-    assert found.loc[f"mlp on {VGG}", figures].tolist() == [4, 3, 2, 6]  # 0.9 * 0.8 is above 0.71
-    assert found.loc["cnn from scratch", figures].tolist() == [1, 1, 7, 7]
+    figures = ["epochs", "epochs_to_90", "seconds_per_epoch", "seconds_to_90", "images_to_90"]
+    assert found.loc[f"mlp on {VGG}", figures].tolist() == [4, 3, 2, 6, 6000]  # 0.9 * 0.8 is above 0.71
+    assert found.loc["cnn from scratch", figures].tolist() == [1, 1, 7, 7, 2000]
     assert found.loc[f"logreg on {VGG}", figures].isna().all()
     assert found["iterations"][f"logreg on {VGG}"] == 80
 
@@ -70,3 +77,43 @@ def test_a_paired_ratio_is_of_the_largest_size_with_several_seeds(world: World) 
     assert ratio.low == pytest.approx(4 / ratio.high)
     assert ratio.low < 1
     assert paired_ratio(found[found["seed"] == 0], "seconds", f"logreg on {VGG}", "logreg on pixels") is None
+
+
+def test_images_that_were_held_out_are_not_seen(world: World) -> None:
+    parameters = {"validation_fraction": 0.1}
+    world.add(0.6, **CNN, parameters=parameters, history=make_history([0.5, 0.6, 0.6], [0.4, 0.5, 0.5]))
+    assert convergence(world.table(), world.runs)["images_to_90"].tolist() == [2 * 1800]
+    world = World(world.folder / "few")  # too few images to hold some out
+    world.add(0.6, **CNN, parameters=parameters, history=make_history([0.5, 0.6, 0.6], []))
+    assert convergence(world.table(), world.runs)["images_to_90"].tolist() == [2 * 2000]
+
+
+def test_a_correct_answer_takes_the_extraction_too(world: World) -> None:
+    world.add(0.5, extraction_seconds=0.002, predict_ms_per_image=0.5)
+    assert timed(world.table())["ms_per_answer"].tolist() == [5.0]
+
+
+def test_the_best_within_a_time(world: World) -> None:
+    free = {"extraction_seconds": 0.0}
+    for accuracy, seconds in ((0.4, 1.0), (0.6, 3.0), (0.5, 4.0), (0.7, 5.0)):
+        world.add(accuracy, fit_seconds=seconds, model=f"own-{seconds}", **free)
+    world.add(0.9, tuned=5, fit_seconds=0.1, **free)
+    world.add(0.3, start=700, **{**PIXELS, "fit_seconds": 0.5, **free})
+    world.add(0.65, start=100, **{**CNN, "fit_seconds": 3.5, **free})
+    ours = best_by_seconds(world.table(), transfer=True)
+    assert ours[["seconds", "accuracy"]].to_numpy().tolist() == [[1, 0.4], [3, 0.6], [5, 0.7]]
+    controls = best_by_seconds(world.table(), transfer=False)
+    assert controls[["seconds", "accuracy"]].to_numpy().tolist() == [[0.5, 0.3], [3.5, 0.65]]
+    found = at_equal_time(world.table())
+    assert found is not None
+    # The most accurate control takes less time than the most accurate head on the network.
+    assert (found.seconds, found.approach, found.control) == (3.5, f"own-3.0 on {VGG}", "cnn from scratch")
+    assert found.gain == pytest.approx(-0.05)
+    assert found.low < found.gain < found.high < 0
+
+
+def test_no_time_in_which_both_sides_have_a_run(world: World) -> None:
+    world.add(0.7, fit_seconds=5.0)
+    assert at_equal_time(world.table()) is None
+    world.add(0.3, **{**PIXELS, "fit_seconds": 0.5, "extraction_seconds": 0.0})
+    assert at_equal_time(world.table()) is None

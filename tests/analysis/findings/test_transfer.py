@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
-from tiny_runs import CNN, PIXELS, RANDOM, SPEC_OF_A_NETWORK, World, make_predictions, write_run
+from tiny_runs import CNN, PIXELS, RANDOM, SPEC_OF_A_NETWORK, World, check_sentences, make_predictions, write_run
 
+from analysis.findings import class_gains, class_sentences
 from analysis.findings.transfer import GAINS, gains, paired_interval
 from featurize.core.errors import DataError
 
@@ -110,3 +111,37 @@ def test_gains_refuse_other_test_images(world: World) -> None:
     write_run(path, world.runs[path], make_predictions(np.ones(999, bool)))
     with pytest.raises(DataError, match="different images"):
         gains(world.table())
+
+
+def test_gains_of_classes_hold_at_once(world: World) -> None:
+    """Image i has the class i % 3; the head is right for 0..700, the control for 600..1000."""
+    head, control = world.add(0.7), world.add(0.4, start=600, **PIXELS)
+    found = class_gains(head, control)
+    assert list(found.index) == [0, 1, 2]
+    assert found.loc[0, "gain"] == pytest.approx((200 - 100) / 334)
+    bounds = paired_interval(200, 100, 334, 1 - 0.05 / 3)
+    assert tuple(found.loc[0, ["low", "high"]]) == pytest.approx(bounds)
+    alone = paired_interval(200, 100, 334)
+    assert bounds[0] < alone[0] < alone[1] < bounds[1]
+    sentences = class_sentences(found, ["ant", "bee", "cow"], "svm on pixels")
+    for sentence in sentences:
+        check_sentences(sentence)
+    assert sentences[0] == "Against svm on pixels, 3 of 3 classes gain beyond chance, and 0 lose."
+    assert sentences[1].startswith("The largest gain is that of ")
+    assert class_sentences(class_gains(control, head), ["ant", "bee", "cow"], "it") == [
+        "Against it, 0 of 3 classes gain beyond chance, and 3 lose."
+    ]
+    same = world.add(0.7, **RANDOM)
+    assert class_sentences(class_gains(head, same), ["ant", "bee", "cow"], "it") == []
+
+
+def test_simultaneous_intervals_cover_all_classes() -> None:
+    random = np.random.default_rng(3)
+    shares = np.array([[0.2, 0.1], [0.1, 0.1], [0.05, 0.15], [0.3, 0.2], [0.12, 0.1]])  # right in one head only
+    true = shares[:, 0] - shares[:, 1]
+    held = []
+    for _ in range(500):
+        draws = [random.multinomial(100, [a, b, 1 - a - b]) for a, b in shares]
+        bounds = [paired_interval(int(a), int(b), 100, 1 - 0.05 / 5) for a, b, _ in draws]
+        held.append(all(low <= gain <= high for (low, high), gain in zip(bounds, true, strict=True)))
+    assert np.mean(held) > 0.93

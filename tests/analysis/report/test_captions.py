@@ -57,7 +57,7 @@ def test_every_figure_has_a_title_with_the_data_set(world: World, drawn: dict[st
     write_reports(runs_with_controls(world).runs, [], world.folder / "out")
     titles = {name: figure.get_suptitle() for name, figure in drawn.items()}
     assert set(titles) == {
-        "accuracy", "learning-curves", "cost", "convergence", "confusion", "recall", "reliability",
+        "accuracy", "learning-curves", "cost", "convergence", "best-of-n", "confusion", "recall", "reliability",
     }  # fmt: skip
     assert len(set(titles.values())) == len(titles)
     assert all(title.startswith("tiny: ") for title in titles.values())
