@@ -91,7 +91,8 @@ def class_sentences(found: pd.DataFrame, class_names: Sequence[str], control: st
     gaining, losing = int((found["low"] > 0).sum()), int((found["high"] < 0).sum())
     if not gaining and not losing:
         return []
-    sentences = [f"Against {control}, {gaining:,} of {len(found):,} classes gain beyond chance, and {losing:,} lose."]
+    lose = f", and {losing:,} lose" if losing else ""
+    sentences = [f"Against {control}, {gaining:,} of {len(found):,} classes gain beyond chance{lose}."]
     most = found["gain"].idxmax()
     if found.loc[most, "low"] > 0:
         gain, low, high = (number.removeprefix("+") for number in text.points(*found.loc[most]))

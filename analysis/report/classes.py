@@ -125,6 +125,7 @@ def recall_table(runs: Mapping[str, RunResult], gains: pd.DataFrame | None = Non
     best = next(iter(runs.values()))
     shown = [name for name, values in best.recall.items() if values]
     shown.sort(key=lambda name: best.recall[name] or [])
+    numbers = {name: number for number, name in enumerate(best.class_names)}
     rows = []
     for name in shown:
         row: dict[str, object] = {"class": name, "test images": f"{best.support.get(name, 0):,}"}
@@ -132,14 +133,13 @@ def recall_table(runs: Mapping[str, RunResult], gains: pd.DataFrame | None = Non
             values = result.recall.get(name)
             row[f"recall % of {run}"] = _recall(values, look) if values else "-"
         if gains is not None:
-            row["gain, points"] = _gain(gains, best.class_names.index(name))
+            row["gain, points"] = _gain(gains, numbers.get(name, -1))
         rows.append(row)
-    numbers = {name: str(number) for number, name in enumerate(best.class_names)}
     return Table(
         "Recall: the share of each class's images that is recognised, with 95% intervals.",
         pd.DataFrame(rows),
         first=CLASSES_AT_FIRST,
-        keys=[{"class": numbers.get(name, "")} for name in shown],
+        keys=[{"class": str(numbers.get(name, ""))} for name in shown],
     )
 
 

@@ -162,7 +162,7 @@ def test_hostile_names_cost_no_figure_and_no_warning(
     for changes in ({}, PIXELS):
         world.add(0.6, class_names=names, recall=recall, dataset="\u82b1 $x$ " + "y" * 100, **changes)
     _, written = write_reports(world.runs, [], tmp_path / "out")
-    assert sum(path.suffix == ".png" for path in written) == 5
+    assert sum(path.suffix == ".png" for path in written) == 6
     assert [str(warning.message) for warning in recwarn] == []
     assert "cannot" not in caplog.text
     assert "confusion" not in caplog.text

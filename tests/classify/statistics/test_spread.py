@@ -64,6 +64,16 @@ def test_known_variances_are_found_again() -> None:
     assert spread(simulated(np.random.default_rng(0), draws=100, images=2000), 0).draw.value < 0.8 * found.draw.value
 
 
+def test_runs_that_differ_on_these_test_images_only_do_not_vary() -> None:
+    values = simulated(np.random.default_rng(5), draws=100, images=500, of_draw=0.0, of_seed=0.0)
+    found = spread(values, SIZE / POOL)
+    seen = values.mean(axis=2).std()
+    assert seen > 0.01
+    assert found.seed is not None
+    assert found.draw.value < 0.4 * seen
+    assert found.seed.value < 0.4 * seen
+
+
 @pytest.mark.parametrize(
     "setting",
     [
