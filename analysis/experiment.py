@@ -328,7 +328,13 @@ def planned_trainings(
 
 def extracted(dataset: "ImageDataset", source: Source, study: Study, folder: Path, progress: Progress) -> "CacheInfo":
     """The features of one source. The folder belongs to the experiment: a cache of other images is replaced."""
-    from featurize.extraction import ExtractionOptions, default_name, extract_features, finished_before
+    from featurize.extraction import (
+        ExtractionOptions,
+        default_name,
+        extract_features,
+        finished_before,
+        grown_without_network,
+    )
     from featurize.networks import load_backbone, usual_image_size
 
     preset = study.extent
@@ -349,6 +355,8 @@ def extracted(dataset: "ImageDataset", source: Source, study: Study, folder: Pat
         options = ExtractionOptions(study.pool or (preset.pool if is_vgg16 else "avg"), flip=preset.flip)
     if found := finished_before(dataset, arguments, options, folder=folder):
         return found
+    if grown := grown_without_network(dataset, arguments, options, folder=folder, overwrite=True):
+        return grown.info
     backbone = load_backbone(**arguments)
     path = folder / default_name(dataset.name, backbone.weights, options.spec(backbone))
     return extract_features(

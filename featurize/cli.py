@@ -105,6 +105,13 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a cache that has another specification.")
     ] = False,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(help="Take vectors of the same images from this cache too; may be given several times."),
+    ] = None,
+    no_reuse: Annotated[
+        bool, typer.Option("--no-reuse", help="Compute everything: take no vectors from caches in the same folder.")
+    ] = False,
     cluster: Annotated[
         str, typer.Option(help="Compute on a Dask cluster: local:N for N processes here, or tcp://HOST:PORT.")
     ] = "",
@@ -118,13 +125,23 @@ def run(
         return
     # Imported here so that --help does not load numpy, h5py and Pillow.
     from featurize.engines import check_engine
-    from featurize.extraction import Extraction, ExtractionOptions, carry_out, finished_before, plan_extraction
+    from featurize.extraction import (
+        Extraction,
+        ExtractionOptions,
+        carry_out,
+        finished_before,
+        grown_without_network,
+        plan_extraction,
+    )
     from featurize.images import class_counts, load_dataset
     from featurize.networks import PIXELS, load_backbone, usual_image_size
     from featurize.networks.applications import mean_and_std
 
     options = ExtractionOptions(pool, resize, aspect, flip, engine, dtype, batch_size, precision)
     check_engine(engine)
+    if reuse and no_reuse:
+        raise UsageError("--reuse and --no-reuse: expected one of them")
+    caches = None if no_reuse else [find_cache(name) for name in reuse or ()]
     if backbone == PIXELS and (layers or pool != "avg"):
         logger.info("pixels has no layers: --layers and --pool do not apply, the vector is the image itself")
     compute = cluster_compute(cluster)
@@ -145,11 +162,16 @@ def run(
     if not dry_run and not overwrite and (found := finished_before(dataset, arguments, options, out=out)):
         report(Extraction(found, reused=True), as_json=as_json)
         return
+    if not dry_run and (
+        grown := grown_without_network(dataset, arguments, options, out=out, overwrite=overwrite, reuse=caches)
+    ):
+        report(grown, as_json=as_json)
+        return
     plan = plan_extraction(dataset, load_backbone(**arguments, download=not dry_run), options, out=out, dry=dry_run)
     if plan.engine.name:
         logger.info("engine %s %s: %s", plan.engine.name, plan.engine.version, plan.engine.why)
     if dry_run:
-        show_estimate(plan, as_json=as_json)
+        show_estimate(plan, caches, as_json=as_json)
         return
     with progress_display("images") as progress:
         result = carry_out(
@@ -159,6 +181,7 @@ def run(
             compute=compute,
             shards_at=shards_at,
             accept_loss=accept_loss,
+            reuse=caches,
         )
     report(result, as_json=as_json)
 
@@ -245,7 +268,12 @@ def backbones(
 def report(result: "Extraction", *, as_json: bool) -> None:
     """Print the result of an extraction."""
     if as_json:
-        print(json.dumps({**result.info.as_json(), "reused": result.reused, "resumed_rows": result.resumed_rows}))
+        rows = {
+            "resumed_rows": result.resumed_rows,
+            "taken_rows": result.taken_rows,
+            "computed_rows": result.computed_rows,
+        }
+        print(json.dumps({**result.info.as_json(), "reused": result.reused, **rows}))
         return
     if result.reused:
         print(f"reused: {result.info.path}")
@@ -292,15 +320,23 @@ def shards_folder(name: str) -> Path | None:
     return Path(folder.path) if folder.protocol in ("file", "local") else cast(Path, folder)
 
 
-def show_estimate(plan: "Plan", *, as_json: bool) -> None:
-    """Print what an extraction would cost."""
-    from featurize.extraction import estimate
+def show_estimate(plan: "Plan", reuse: list[Path] | None, *, as_json: bool) -> None:
+    """Print what an extraction would cost, with vectors from the caches that `carry_out` would take them from."""
+    from featurize.extraction import estimate, rows_of_other_caches
 
-    found = estimate(plan)
+    with rows_of_other_caches(plan.path, plan.spec, plan.dataset, reuse, overwrite=True) as taken:
+        if taken.main:
+            logger.info(taken.in_words)
+        found = estimate(plan, taken.to_compute)
     rows = {name: len(split) for name, split in plan.dataset.splits.items()}
     if as_json:
         splits = {name: {"rows": count} for name, count in rows.items()}
-        facts = {"path": str(plan.path), "exists": plan.path.exists(), "splits": splits}
+        facts = {
+            "path": str(plan.path),
+            "exists": plan.path.exists(),
+            "splits": splits,
+            "taken_rows": taken.total - taken.to_compute,
+        }
         print(json.dumps({**facts, **dataclasses.asdict(found)}))
         return
     print(f"cache        {plan.path}" + (" (exists)" if plan.path.exists() else ""))

@@ -6,8 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featurize.cache.features import CacheInfo
-from featurize.cache.format import glance
+from featurize.cache.format import glance, read_array
+from featurize.cache.header import parse_header
 from featurize.cache.reader import features_folder, read_info
 from featurize.cache.shards import LOCK, PLAN, discard
 from featurize.cache.spec import LATER, ExtractionSpec, explain_difference
@@ -18,7 +21,9 @@ from featurize.core.files import locked
 logger = logging.getLogger("frozenbench")
 
 
-def finished_cache(path: Path, spec: ExtractionSpec, *, overwrite: bool = False) -> CacheInfo | None:
+def finished_cache(
+    path: Path, spec: ExtractionSpec, *, overwrite: bool = False, grow: bool = False
+) -> CacheInfo | None:
     """The description of the cache at `path` if it can be reused; None if it is to be made.
 
     Args:
@@ -26,6 +31,7 @@ def finished_cache(path: Path, spec: ExtractionSpec, *, overwrite: bool = False)
         spec: what determines the values.
         overwrite: make the cache again if it has another specification, cannot be read, or links to shards,
             each of which is checked then.
+        grow: make the cache again if it has the same specification but for the data.
 
     Raises:
         CacheMismatchError: the cache has another specification; the message names the first field that differs.
@@ -35,6 +41,8 @@ def finished_cache(path: Path, spec: ExtractionSpec, *, overwrite: bool = False)
         return None
     try:
         info = read_info(path)
+        if grow and info.spec != spec and info.spec.is_same_network(spec):
+            return None
         if info.spec != spec:
             raise CacheMismatchError(explain_difference(str(path), info.spec, spec))
     except CacheError:
@@ -66,6 +74,22 @@ def matching_cache(
             with suppress(CacheError):  # reported when the network is loaded and the cache is used
                 return read_info(path)
     return None
+
+
+def recorded_names(info: CacheInfo) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """The ids, int64 (n,), and the names of the image files, bytes (n,) or None, of each split.
+
+    For a cache that has just been described: its seal is not checked again.
+    """
+    header = parse_header(info.path, glance(info.path), info.path.stat().st_size)
+    names = {}
+    with info.path.open("rb") as file:
+        for split, rows in info.rows.items():
+            offsets, width = header.arrays[split], header.path_bytes[split]
+            ids = read_array(file, offsets["ids"], 0, rows, 1, np.dtype("<i8"))
+            paths = read_array(file, offsets["paths"], 0, rows, 1, np.dtype(f"S{width}")) if width else None
+            names[split] = ids, paths
+    return names
 
 
 def recorded_spec(path: Path) -> ExtractionSpec | None:

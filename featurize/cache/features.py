@@ -15,6 +15,8 @@ from featurize.core.tables import ShownAsTable
 if TYPE_CHECKING:
     import pandas as pd
 
+FILES_SHOWN = 3
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -74,7 +76,8 @@ class CacheInfo(ShownAsTable):
 
     `skipped` lists the image files that could not be read, each with the reason; `digests` are those of
     the splits before they were skipped. `shards` is the folder that holds the features of a large cache.
-    `certificate` is there for a lower precision.
+    `certificate` is there for a lower precision. `taken` lists the caches that computed some of the vectors, from
+    which they were copied: `file`, `sha256` (its seal), `rows` of each split, `versions` and `device`.
     """
 
     path: Path
@@ -94,6 +97,7 @@ class CacheInfo(ShownAsTable):
     device: str
     engine_choice: str
     certificate: Certificate | None = None
+    taken: tuple[dict[str, Any], ...] = ()
 
     @property
     def dim(self) -> int:
@@ -179,6 +183,11 @@ class CacheInfo(ShownAsTable):
             del facts["engine"], facts["time"]
         if self.certificate:
             facts["precision"] = f"{spec.precision}: {self.certificate.in_words}"
+        if self.taken:
+            taken = sum(sum(each["rows"].values()) for each in self.taken)
+            files = list(dict.fromkeys(each["file"] for each in self.taken))  # one that grew is there several times
+            more = ", ..." if len(files) > FILES_SHOWN else ""
+            facts["taken"] = f"{taken:,} vectors from {', '.join(files[:FILES_SHOWN])}{more}"
         if self.shards:
             facts["features in"] = str(self.shards)
         return facts
@@ -218,6 +227,7 @@ class CacheInfo(ShownAsTable):
             "engine_choice": self.engine_choice,
             "precision": self.spec.precision,
             "certificate": asdict(self.certificate) if self.certificate else None,
+            "taken": list(self.taken),
         }
 
 

@@ -64,6 +64,16 @@ class LinkedRows:
             rows[low - start : high - start] = shard[low - extent.begin : high - extent.begin]
         return rows
 
+    def select(self, rows: np.ndarray) -> np.ndarray:
+        """Some rows by their ascending numbers, int64 (m,): (m, d). Errors are those of `read`."""
+        found = np.empty((len(rows), self.shards.dim), self.shards.stored_dtype)
+        begins = [extent.begin for extent in self._extents]
+        for number in np.unique(np.searchsorted(begins, rows, "right") - 1):
+            extent = self._extents[number]
+            low, high = np.searchsorted(rows, (extent.begin, extent.end))
+            found[low:high] = self.read(extent.begin, extent.end)[rows[low:high] - extent.begin]
+        return found
+
     def create(self, group: h5py.Group) -> None:
         """Create the virtual dataset `features` for other tools; they read a missing shard as NaN."""
         dtype = self.shards.stored_dtype

@@ -10,7 +10,7 @@ import numpy as np
 
 from featurize.cache.features import CacheInfo, Features
 from featurize.cache.format import REMAKE, read_array, read_seal
-from featurize.cache.header import Header, parse_header
+from featurize.cache.header import MALFORMED, Header, parse_header
 from featurize.core.errors import CacheError, UsageError
 from featurize.core.files import data_root
 
@@ -68,7 +68,7 @@ def read_labels(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     header = _checked_header(path)
     with path.open("rb") as file:
         labels, ids = _labels(header, file, split, 0, None)
-        return labels, ids, _integers(header, file, split, "groups", 0, len(labels))
+        return labels, ids, integers(header, file, split, "groups", 0, len(labels))
 
 
 def read_paths(path: Path, split: str) -> np.ndarray | None:
@@ -102,7 +102,7 @@ def opened(path: Path) -> Iterator[tuple[Header, BinaryIO]]:
     with path.open("rb") as file:
         try:
             header = parse_header(path, read_seal(path, file), path.stat().st_size)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+        except MALFORMED as error:
             raise CacheError(
                 f"{path} is sealed, but is not a feature cache of frozenbench ({error}); {REMAKE}"
             ) from error
@@ -131,12 +131,7 @@ def _rows(header: Header, file: BinaryIO, split: str, layers: Sequence[str], sta
     info = header.info
     labels, ids = _labels(header, file, split, start, stop)
     start, stop, _ = slice(start, stop).indices(info.rows[split])
-    if header.linked:
-        stored = header.linked[split].read(start, stop)
-    else:
-        dtype = np.dtype(info.spec.dtype).newbyteorder("<")
-        flat = read_array(file, header.arrays[split]["features"], start, stop, info.dim, dtype)
-        stored = flat.reshape(-1, info.dim)
+    stored = _stored(header, file, split, start, stop)
     parts = [stored[:, columns.start : columns.stop] for columns in info.stored_columns(layers)]
     x = np.concatenate(parts, axis=1, dtype=np.float32)
     finite = np.isfinite(x).all(axis=1)
@@ -152,12 +147,55 @@ def _rows(header: Header, file: BinaryIO, split: str, layers: Sequence[str], sta
         layers=info.columns(layers),
         mirror=info.mirror(layers),
         image=info.image,
-        groups=_integers(header, file, split, "groups", start, stop),
-        folds=_integers(header, file, split, "folds", start, stop),
+        groups=integers(header, file, split, "groups", start, stop),
+        folds=integers(header, file, split, "folds", start, stop),
     )
 
 
-def _integers(header: Header, file: BinaryIO, split: str, name: str, start: int, stop: int) -> np.ndarray | None:
+def stored_vectors(header: Header, file: BinaryIO, split: str, rows: np.ndarray) -> np.ndarray:
+    """The vectors of some rows of an open cache, as they are stored.
+
+    Args:
+        header: of the cache.
+        file: the cache.
+        split: of the rows.
+        rows: int64 (m,), in any order.
+
+    Returns:
+        (m, d), in the order of `rows`.
+
+    Raises:
+        CacheError: a shard of a large cache is missing or damaged.
+    """
+    ascending, places = np.unique(rows, return_inverse=True)
+    if header.linked:
+        return header.linked[split].select(ascending)[places]
+    found = np.empty((len(ascending), header.info.dim), np.dtype(header.info.spec.dtype).newbyteorder("<"))
+    ends = np.flatnonzero(np.diff(ascending) != 1) + 1  # consecutive rows are read in one go
+    for begin, end in zip([0, *ends], [*ends, len(ascending)], strict=True):
+        if end > begin:
+            found[begin:end] = _stored(header, file, split, int(ascending[begin]), int(ascending[end - 1]) + 1)
+    return found[places]
+
+
+def image_digests(header: Header, file: BinaryIO, split: str) -> np.ndarray | None:
+    """The SHA-256 of each image of a split of an open cache, uint8 (n, 32); None if the cache does not have them."""
+    offset = header.arrays[split].get("sha256")
+    if offset is None:
+        return None
+    return read_array(file, offset, 0, header.info.rows[split], 32, np.dtype(np.uint8)).reshape(-1, 32)
+
+
+def _stored(header: Header, file: BinaryIO, split: str, start: int, stop: int) -> np.ndarray:
+    """Consecutive vectors of an open cache as they are stored, (m, d)."""
+    if header.linked:
+        return header.linked[split].read(start, stop)
+    dtype = np.dtype(header.info.spec.dtype).newbyteorder("<")
+    flat = read_array(file, header.arrays[split]["features"], start, stop, header.info.dim, dtype)
+    return flat.reshape(-1, header.info.dim)
+
+
+def integers(header: Header, file: BinaryIO, split: str, name: str, start: int, stop: int) -> np.ndarray | None:
     """The numbers of an optional array of an open cache, int64; None if the cache does not have it."""
     offset = header.arrays[split].get(name)
     return None if offset is None else read_array(file, offset, start, stop, 1, np.dtype("<i8"))

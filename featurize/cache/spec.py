@@ -86,6 +86,10 @@ class ExtractionSpec:
             raise ValueError(f"expected a JSON object with the fields {', '.join(sorted(names))}")
         return cls(**{**values, "layers": tuple(values["layers"])})
 
+    def is_same_network(self, other: Self) -> bool:
+        """Whether an image has the same vector in both: everything but the data set is the same."""
+        return dataclasses.replace(other, dataset_digest=self.dataset_digest) == self
+
     def differences(self, other: Self) -> list[tuple[str, Any, Any]]:
         """The fields whose values differ: (name, value here, value in `other`)."""
         found = []
@@ -96,16 +100,18 @@ class ExtractionSpec:
         return found
 
 
-def explain_difference(what: str, recorded: ExtractionSpec, asked: ExtractionSpec) -> str:
+def explain_difference(
+    what: str,
+    recorded: ExtractionSpec,
+    asked: ExtractionSpec,
+    remedy: str = "keep it and write elsewhere with --out PATH, or replace it with --overwrite",
+) -> str:
     """The error message for `what`, which was made with another specification than the one asked for."""
     (name, old, new), *others = recorded.differences(asked)
     more = ""
     if others:
         more = f" (and {len(others)} more: {', '.join(field for field, _, _ in others)})"
-    return (
-        f"{what} was made with {name} {_shown(old)}, asked for {_shown(new)}{more}; "
-        "keep it and write elsewhere with --out PATH, or replace it with --overwrite"
-    )
+    return f"{what} was made with {name} {_shown(old)}, asked for {_shown(new)}{more}; {remedy}"
 
 
 def _shown(value: Any) -> str:

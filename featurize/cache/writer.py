@@ -6,13 +6,13 @@ the shards removed.
 """
 
 import glob
+import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,88 +21,20 @@ import numpy as np
 
 from featurize.cache import linked
 from featurize.cache.existing import parts_folder, read_plan
-from featurize.cache.features import CacheInfo, Columns
+from featurize.cache.features import CacheInfo
 from featurize.cache.format import LIBVER, PatientFile, block_size, create_contiguous, write_seal
+from featurize.cache.header import CacheContent, SplitRecords, make_header
 from featurize.cache.linked import LinkedRows
 from featurize.cache.reader import opened, read_info
-from featurize.cache.shards import LOCK, PLAN, RowAppender, Shards, discard
+from featurize.cache.reuse import TakenRows
+from featurize.cache.shards import LOCK, PLAN, SHARD_BYTES, RowAppender, Shards, discard
 from featurize.cache.spec import SCHEMA_VERSION, ExtractionSpec, explain_difference
-from featurize.core.environment import library_versions
 from featurize.core.errors import CacheError, CacheMismatchError
 from featurize.core.files import locked, write_whole, written_whole
 
 logger = logging.getLogger("frozenbench")
-VERSIONS_OF = ("frozenbench", "tensorflow", "keras", "numba", "numpy", "h5py", "openvino", "pillow")
-
-
-@dataclass(frozen=True)
-class SplitRecords:
-    """What stands beside the features of a split, each (n,), and the digest of its images, labels and ids.
-
-    `paths` holds the names of image files, as bytes; None for images from other sources. `groups` and `folds`,
-    int64 or None, are those of `images.Split`.
-    """
-
-    labels: np.ndarray
-    ids: np.ndarray
-    digest: str
-    paths: np.ndarray | None = None
-    groups: np.ndarray | None = None
-    folds: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def select(self, rows: np.ndarray) -> "SplitRecords":
-        """Some of the rows, by a mask, bool (n,)."""
-
-        def chosen(values: np.ndarray | None) -> np.ndarray | None:
-            return None if values is None else values[rows]
-
-        return SplitRecords(
-            self.labels[rows],
-            self.ids[rows],
-            self.digest,
-            chosen(self.paths),
-            chosen(self.groups),
-            chosen(self.folds),
-        )
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The arrays as they are stored, by name."""
-        arrays = {"labels": self.labels.astype("<i8"), "ids": self.ids.astype("<i8")}
-        for name, values in (("groups", self.groups), ("folds", self.folds)):
-            if values is not None:
-                arrays[name] = values.astype("<i8")
-        if self.paths is not None:
-            arrays["paths"] = self.paths.astype(h5py.string_dtype("utf-8", self.path_bytes))
-        return arrays
-
-    @property
-    def path_bytes(self) -> int:
-        """The length of every stored path; 0 without paths."""
-        if self.paths is None:
-            return 0
-        return max(1, int(np.char.str_len(self.paths).max(initial=0)))
-
-
-@dataclass(frozen=True)
-class CacheContent:
-    """Everything in a cache but its features.
-
-    Attributes:
-        dataset: name of the data set.
-        class_names: K names.
-        weights: where the backbone's weights come from.
-        layers: which columns belong to which layer.
-        splits: what stands beside the features of each split.
-    """
-
-    dataset: str
-    class_names: Sequence[str]
-    weights: str
-    layers: Sequence[Columns]
-    splits: Mapping[str, SplitRecords]
+BITS = "computed.bits"
+"""The file that says which rows an unfinished extraction computes, if it takes others from caches."""
 
 
 class CacheWriter:
@@ -112,18 +44,27 @@ class CacheWriter:
         path: of the finished cache.
         spec: what determines the values.
         content: everything but the features.
-        shards: the finished rows.
+        shards: of the rows to compute, which are numbered by themselves.
+        taken: where the other rows come from.
     """
 
-    def __init__(self, path: Path, spec: ExtractionSpec, content: CacheContent, shards: Shards) -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: ExtractionSpec,
+        content: CacheContent,
+        shards: Shards,
+        taken: TakenRows | None = None,
+    ) -> None:
         self.path = path
         self.spec = spec
         self.content = content
         self.shards = shards
+        self.taken = TakenRows.none(content.rows) if taken is None else taken
 
     @property
     def total_rows(self) -> int:
-        """The number of rows of all splits."""
+        """The number of rows to compute, of all splits."""
         return sum(self.shards.rows.values())
 
     @property
@@ -132,15 +73,15 @@ class CacheWriter:
         return sum(self.shards.done.values())
 
     def missing(self, split: str) -> list[tuple[int, int]]:
-        """The row ranges that are still missing: start, stop (exclusive)."""
+        """The ranges of rows to compute that are still missing: start, stop (exclusive)."""
         return self.shards.missing(split)
 
     def skipped(self, split: str) -> np.ndarray:
-        """The rows whose images were skipped, int64 (m,)."""
-        return self.shards.skipped(split)
+        """The rows of the split whose images were skipped, int64 (m,)."""
+        return self.taken.missing(split)[self.shards.skipped(split)]
 
     def append(self, split: str, start: int) -> RowAppender:
-        """A context manager that takes the rows from `start` on, block by block."""
+        """A context manager that takes computed rows from `start` on, block by block."""
         return RowAppender(self.shards, split, start)
 
     def discard(self) -> None:
@@ -168,16 +109,20 @@ class CacheWriter:
             if self.shards.done[split] != rows:
                 raise CacheError(f"{self.path}: rows of {split} are missing; this is an error in the program")
         keep = {
-            split: ~np.isin(np.arange(rows), list(skipped.get(split, ()))) for split, rows in self.shards.rows.items()
+            split: ~np.isin(np.arange(rows), list(skipped.get(split, ()))) for split, rows in self.content.rows.items()
         }
         records = {split: self.content.splits[split].select(rows) for split, rows in keep.items()}
+        entries, origins = self.taken.origins()
+        if entries:
+            facts = {**facts, "taken": entries}
+            records = {split: replace(each, origins=origins[split][keep[split]]) for split, each in records.items()}
         folder = linked.linked_folder(self.path, self.spec.fingerprint)
         links: dict[str, LinkedRows] = {}
-        if _is_linked(self.path, self.shards):
-            moved = linked.link(self.shards, folder)
-            links = {split: LinkedRows(moved, split, np.flatnonzero(~rows)) for split, rows in keep.items()}
+        if _is_linked(self.path, self.shards, self.content):
+            shards = self._all_shards(folder) if entries else linked.link(self.shards, folder)
+            links = {split: LinkedRows(shards, split, np.flatnonzero(~rows)) for split, rows in keep.items()}
         with written_whole(self.path, parts_folder(self.path)) as temporary:
-            header = self._header(records, skipped, links, facts)
+            header = make_header(self.spec, self.content, records, skipped, links, facts)
             block = block_size(header)
             header["arrays"] = self._write_structure(temporary, block, header, records, links)
             with temporary.open("r+b") as file:
@@ -193,38 +138,6 @@ class CacheWriter:
         self._remove_old_shards(folder if links else None)
         return read_info(self.path)
 
-    def _header(
-        self,
-        records: Mapping[str, SplitRecords],
-        skipped: Mapping[str, Mapping[int, str]],
-        links: Mapping[str, LinkedRows],
-        facts: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """The header without the offsets of the arrays."""
-        files: dict[str, list[list[str]]] = {}
-        for split, content in self.content.splits.items():
-            files[split] = []
-            if content.paths is not None:  # only image files are skipped
-                for row, why in skipped.get(split, {}).items():
-                    files[split].append([os.fsdecode(content.paths[row]), why])
-        lengths = {split: rows.path_bytes for split, rows in records.items() if rows.path_bytes}
-        if lengths:
-            facts = {**facts, "path_bytes": lengths}
-        return {
-            "spec": json.loads(self.spec.to_json()),
-            "fingerprint": self.spec.fingerprint,
-            "dataset": self.content.dataset,
-            "weights": self.content.weights,
-            "class_names": list(self.content.class_names),
-            "layers": [asdict(columns) for columns in self.content.layers],
-            "rows": {split: len(rows) for split, rows in records.items()},
-            "skipped": files,
-            "digests": {split: rows.digest for split, rows in records.items()},
-            "versions": library_versions(VERSIONS_OF),
-            "linked": linked.linked_to_json(links) if links else None,
-            **facts,
-        }
-
     def _write_structure(
         self,
         temporary: Path,
@@ -239,7 +152,7 @@ class CacheWriter:
             with h5py.File(raw, "w", libver=LIBVER, userblock_size=block) as file:
                 file.attrs["schema_version"] = SCHEMA_VERSION
                 for key, value in header.items():
-                    if key != "linked":  # it may exceed an attribute, and the datasets themselves say the same
+                    if key not in ("linked", "taken"):  # these may exceed an attribute
                         file.attrs[key] = value if isinstance(value, (str, int, float)) else json.dumps(value)
                 for split, rows in records.items():
                     group = file.create_group(split)
@@ -259,11 +172,53 @@ class CacheWriter:
     def _copy_rows(self, split: str, keep: np.ndarray, file: BinaryIO) -> None:
         """Write the kept rows of a split, bool (n,), into the file."""
         first = 0
-        for rows in self.shards.read(split):
+        for rows in self._all_rows(split):
             kept = keep[first : first + len(rows)]
             chosen = rows if kept.all() else rows[kept]
             file.write(np.ascontiguousarray(chosen).data.cast("B"))
             first += len(rows)
+
+    def _all_rows(self, split: str) -> Iterator[np.ndarray]:
+        """Yield the rows of a split in order, (m, dim), computed ones from the shards and others from their caches."""
+        to_compute = self.taken.missing(split)
+        first = begin = 0
+        for computed in self.shards.read(split):
+            rows = to_compute[first : first + len(computed)]
+            yield from self._blocks(split, begin, int(rows[-1]) + 1, rows, computed)
+            begin = int(rows[-1]) + 1
+            first += len(computed)
+        yield from self._blocks(split, begin, self.content.rows[split], to_compute[:0], None)
+
+    def _blocks(
+        self, split: str, begin: int, end: int, rows: np.ndarray, computed: np.ndarray | None
+    ) -> Iterator[np.ndarray]:
+        """Yield the rows `begin` to `end` (exclusive), some of which, `rows`, are `computed` (m, dim)."""
+        if computed is not None and len(computed) == end - begin:
+            yield computed
+            return
+        length = max(1, SHARD_BYTES // self.shards.row_bytes)
+        for start in range(begin, end, length):
+            numbers = np.arange(start, min(start + length, end))
+            block = np.empty((len(numbers), self.shards.dim), self.shards.stored_dtype)
+            low, high = np.searchsorted(rows, (start, start + len(numbers)))
+            if computed is not None:
+                block[rows[low:high] - start] = computed[low:high]
+            others = np.delete(numbers, rows[low:high] - start)
+            if len(others):
+                block[others - start] = self.taken.read(split, others)
+            yield block
+
+    def _all_shards(self, folder: Path) -> Shards:
+        """Write all rows as shards of a large cache."""
+        folder.mkdir(exist_ok=True)
+        shards = replace(self.shards, folder=folder, plan=self.spec.fingerprint, rows=self.content.rows, held={})
+        for split in self.content.rows:
+            shards.held[split] = {}
+            start = 0
+            for rows in self._all_rows(split):
+                shards.add(split, start, rows)
+                start += len(rows)
+        return shards
 
     def _remove_old_shards(self, current: Path | None) -> None:
         """Remove the linked shards of earlier caches at this path."""
@@ -280,6 +235,7 @@ def open_writer(
     *,
     overwrite: bool = False,
     shards_at: Path | None = None,
+    taken: TakenRows | None = None,
 ) -> Iterator[CacheWriter]:
     """Open a cache for writing and resume its unfinished extraction, if there is one.
 
@@ -292,6 +248,7 @@ def open_writer(
         content: everything but the features.
         overwrite: discard an unfinished extraction with another specification.
         shards_at: the folder for shards, which may be remote; beside the cache by default.
+        taken: the rows that other caches hold; none by default.
 
     Raises:
         CacheError: the disk is full or the folder cannot be written to.
@@ -300,20 +257,20 @@ def open_writer(
     folder = parts_folder(path)
     remote = None if shards_at is None else shards_at / folder.name
     shards_folder = remote or folder
-    rows = {split: len(records) for split, records in content.splits.items()}
-    shards = Shards(shards_folder, spec.fingerprint, rows, content.layers[-1].stop, spec.dtype)
+    if taken is None:
+        taken = TakenRows.none(content.rows)
     try:
         with locked(folder / LOCK):
             try:
                 _take_over(folder, spec, overwrite)
-                if overwrite:
-                    _recover_linked_shards(path, spec, shards)
                 if remote:
                     remote.mkdir(parents=True, exist_ok=True)
                     _take_over(remote, spec, overwrite)
-                shards.resume()
-                _check_space(path, shards)
-                yield CacheWriter(path, spec, content, shards)
+                elif overwrite:
+                    _recover_linked_shards(path, spec)
+                shards, taken = _divided(folder, Shards(shards_folder, "", {}, content.dim, spec.dtype), spec, taken)
+                _check_space(path, shards, content)
+                yield CacheWriter(path, spec, content, shards, taken)
             finally:
                 if not any(shards_folder.glob("*.h5")):  # nothing to resume
                     discard(folder)
@@ -337,14 +294,49 @@ def _take_over(folder: Path, spec: ExtractionSpec, overwrite: bool) -> None:
         return
     if recorded is not None and not overwrite:
         raise CacheMismatchError(explain_difference(f"the unfinished extraction in {folder}", recorded, spec))
-    for leftover in folder.glob("*.h5"):
-        leftover.unlink()
+    for leftover in (*folder.glob("*.h5"), folder / BITS):
+        leftover.unlink(missing_ok=True)
     write_whole(folder / PLAN, spec.to_json().encode())
 
 
-def _recover_linked_shards(path: Path, spec: ExtractionSpec, shards: Shards) -> None:
+def _divided(folder: Path, shards: Shards, spec: ExtractionSpec, taken: TakenRows) -> tuple[Shards, TakenRows]:
+    """The shards of the rows to compute, and where the others come from.
+
+    The unfinished extraction goes on with the rows that it began with, unless fewer remain if it begins anew.
+
+    Args:
+        folder: of the unfinished extraction.
+        shards: their folder and type.
+        spec: of the cache.
+        taken: the rows that other caches hold.
+    """
+    file = folder / BITS
+    begun = taken.computing(file.read_bytes() if file.exists() else None)
+    if begun is not None:
+        found = _shards_of(begun, shards, spec)
+        finished = found.resume()
+        if begun.to_compute - finished <= taken.to_compute:
+            return found, begun
+    if any(shards.folder.glob("*.h5")):
+        logger.info("other caches hold other vectors than when this extraction was interrupted: it begins anew")
+    shards.clear()
+    write_whole(file, taken.bits())
+    found = _shards_of(taken, shards, spec)
+    found.resume()
+    return found, taken
+
+
+def _shards_of(taken: TakenRows, shards: Shards, spec: ExtractionSpec) -> Shards:
+    """Shards of the rows to compute: numbered by themselves, they are never mistaken for those of other rows."""
+    plan = spec.fingerprint
+    if taken.to_compute < taken.total:
+        plan = hashlib.sha256(plan.encode() + taken.bits()).hexdigest()
+    return replace(shards, plan=plan, rows={split: len(taken.missing(split)) for split in taken.source_of}, held={})
+
+
+def _recover_linked_shards(path: Path, spec: ExtractionSpec) -> None:
     """Move the shards of a finished, linked cache back, so that only damaged ones are computed again."""
-    if shards.folder != parts_folder(path) or not path.is_file():
+    if not path.is_file():
         return
     try:
         with opened(path) as (header, _):
@@ -358,23 +350,25 @@ def _recover_linked_shards(path: Path, spec: ExtractionSpec, shards: Shards) -> 
         split: {start: shard for start, shard in held.items() if old.path(split, start).exists()}
         for split, held in old.held.items()
     }
-    linked.link(replace(old, held=present), shards.folder)
+    linked.link(replace(old, held=present), parts_folder(path))
 
 
-def _is_linked(path: Path, shards: Shards) -> bool:
+def _is_linked(path: Path, shards: Shards, content: CacheContent) -> bool:
     """Whether the cache will link to its shards: if they are large and lie beside it."""
-    size = sum(shards.rows.values()) * shards.row_bytes
+    size = sum(content.rows.values()) * shards.row_bytes
     return size >= linked.LINKED_FROM and shards.folder == parts_folder(path)
 
 
-def _check_space(path: Path, shards: Shards) -> None:
+def _check_space(path: Path, shards: Shards, content: CacheContent) -> None:
     """Raise CacheError if the disk cannot take the missing shards and the cache made from them."""
-    total = sum(shards.rows.values())
-    missing = total - sum(shards.done.values())
-    needed = total * 16 + (1 << 20)  # labels, ids and the header
+    total = sum(content.rows.values())
+    to_compute = sum(shards.rows.values())
+    missing = to_compute - sum(shards.done.values())
+    known = any(records.sha256 is not None for records in content.splits.values())
+    needed = total * (56 if known else 16) + (1 << 20)  # labels, ids, perhaps digests and origins; and the header
     if shards.folder == parts_folder(path):
         needed += missing * shards.row_bytes
-    if not _is_linked(path, shards):
+    if not _is_linked(path, shards, content) or to_compute < total:
         needed += total * shards.row_bytes
     free = shutil.disk_usage(parts_folder(path)).free
     if free < needed:

@@ -30,6 +30,7 @@ PARAMETERS = {
     "data": "source",
     "head": "estimator",
     "model": "estimator",
+    "no-reuse": "reuse=None",
     "overwrite": "overwrite=True",
     "shards": "shards_at",
 }

@@ -8,7 +8,14 @@ May import: cache, engines, winograd, networks, images, core.
 """
 
 from featurize.extraction.extractor import Extractor, check_not_imported, recorded_backbone, recorded_extractor
-from featurize.extraction.loop import Compute, Extraction, carry_out, compute_here, extract_features
+from featurize.extraction.loop import (
+    Compute,
+    Extraction,
+    carry_out,
+    compute_here,
+    extract_features,
+    grown_without_network,
+)
 from featurize.extraction.plan import (
     Estimate,
     ExtractionOptions,
@@ -17,6 +24,7 @@ from featurize.extraction.plan import (
     estimate,
     finished_before,
     plan_extraction,
+    rows_of_other_caches,
 )
 
 __all__ = [
@@ -33,7 +41,9 @@ __all__ = [
     "estimate",
     "extract_features",
     "finished_before",
+    "grown_without_network",
     "plan_extraction",
     "recorded_backbone",
     "recorded_extractor",
+    "rows_of_other_caches",
 ]

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from featurize.cache import Certificate, ExtractionSpec
+from featurize.cache import Certificate, ExtractionSpec, TakenRows
 from featurize.core.errors import BackboneError
 from featurize.core.files import data_root, seal, sealed
 from featurize.core.intervals import paired_interval
@@ -41,19 +41,24 @@ def calibration_images(dataset: ImageDataset, spec: ExtractionSpec) -> np.ndarra
     return np.delete(pixels, list(skipped), axis=0)
 
 
-def certified(extractor: Extractor, dataset: ImageDataset, *, accept_loss: bool = False) -> Certificate:
+def certified(
+    extractor: Extractor, dataset: ImageDataset, *, accept_loss: bool = False, known: Certificate | None = None
+) -> Certificate:
     """The certificate of an extractor of lower precision, remembered in the data folder.
 
     Args:
         extractor: of the lower precision.
         dataset: the user's images.
         accept_loss: go on where the accuracy is lower.
+        known: the certificate of most of these images, in place of a measurement.
 
     Raises:
         BackboneError: the accuracy is lower by more than 0.5 points, with certainty.
     """
     folder, identity = data_root() / "engines", ["certificate", extractor.spec.fingerprint]
-    if found := sealed(folder, identity, ".json"):
+    if known:
+        certificate = known
+    elif found := sealed(folder, identity, ".json"):
         _, content = found
         certificate = Certificate(**json.loads(content))
     else:
@@ -68,6 +73,13 @@ def certified(extractor: Extractor, dataset: ImageDataset, *, accept_loss: bool 
             "float32, or go on with --accept-loss"
         )
     return certificate
+
+
+def kept_certificate(taken: TakenRows) -> Certificate | None:
+    """The certificate of the cache from which most vectors come, if that is at least half of them."""
+    if taken.main is None or 2 * max(taken.counts) < taken.total:
+        return None
+    return taken.main.info.certificate
 
 
 def _measured(extractor: Extractor, dataset: ImageDataset) -> Certificate:

@@ -4,9 +4,9 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,27 @@ from featurize.cache import (
     CacheInfo,
     CacheWriter,
     Columns,
+    ExtractionSpec,
     SplitRecords,
+    TakenRows,
     discard_leftovers,
     finished_cache,
     open_writer,
 )
-from featurize.core.errors import BackboneError, DataError
-from featurize.extraction.certificate import certified
+from featurize.core.errors import BackboneError, CacheMismatchError, DataError
+from featurize.extraction.certificate import certified, kept_certificate
 from featurize.extraction.extractor import device_of, vector_blocks
-from featurize.extraction.plan import ExtractionOptions, Plan, plan_extraction
+from featurize.extraction.plan import (
+    ExtractionOptions,
+    Plan,
+    has_names,
+    plan_extraction,
+    rows_of_other_caches,
+    same_network_before,
+)
 from featurize.extraction.saved_networks import save_extractor
 from featurize.images import ImageDataset, Split
-from featurize.networks import Backbone
+from featurize.networks import Backbone, request
 
 logger = logging.getLogger("frozenbench")
 REREAD_ROWS = 64
@@ -40,11 +49,21 @@ Compute = Callable[[Plan, CacheWriter, Note], str]
 
 @dataclass(frozen=True)
 class Extraction:
-    """A finished cache, whether it existed before, and how many rows of an interrupted run were reused."""
+    """A finished cache, and where its rows come from.
+
+    Attributes:
+        info: the description of the cache.
+        reused: whether it existed before; the following numbers are 0 then.
+        resumed_rows: rows that an interrupted run had computed.
+        taken_rows: rows from other caches.
+        computed_rows: rows that this run computed.
+    """
 
     info: CacheInfo
     reused: bool
     resumed_rows: int = 0
+    taken_rows: int = 0
+    computed_rows: int = 0
 
 
 def extract_features(
@@ -57,11 +76,13 @@ def extract_features(
     compute: Compute | None = None,
     shards_at: Path | None = None,
     accept_loss: bool = False,
+    reuse: Sequence[Path | str] | None = (),
     **options: Any,
 ) -> Extraction:
     """Run a frozen backbone over every image once and cache the vectors.
 
-    An interrupted run resumes. A finished cache of the same specification is reused.
+    An interrupted run resumes. A finished cache of the same specification is reused. If the data have changed, vectors
+    of the same images are taken from the old cache and from others in its folder, and only new images are computed.
 
     Args:
         dataset: images and labels.
@@ -72,12 +93,13 @@ def extract_features(
         compute: where to compute: `distributed.on_cluster("tcp://HOST:PORT")` for a cluster; this process by default.
         shards_at: the folder for shards, which may be remote; beside the cache by default.
         accept_loss: go on where a lower precision costs accuracy on the training images.
+        reuse: caches of other folders from which vectors are taken as well; None to compute everything.
         options: fields of `ExtractionOptions`: `pool`, `resize`, `aspect`, `flip`, `engine`, `dtype`, `batch_size`,
             `precision`.
 
     Raises:
         UsageError: an unknown option, or an activation too small for the pooling.
-        CacheMismatchError: `out` holds a cache of another specification.
+        CacheMismatchError: `out` holds a cache of another specification, or vectors of images that these are without.
         CacheError: the cache cannot be written.
         ClusterError: the cluster cannot do the work.
         BackboneError: a vector is not finite, or the chosen engine does not give TensorFlow's numbers.
@@ -92,6 +114,7 @@ def extract_features(
         compute=compute,
         shards_at=shards_at,
         accept_loss=accept_loss,
+        reuse=reuse,
     )
 
 
@@ -103,60 +126,177 @@ def carry_out(
     compute: Compute | None = None,
     shards_at: Path | None = None,
     accept_loss: bool = False,
+    reuse: Sequence[Path | str] | None = (),
 ) -> Extraction:
     """Carry out a plan; arguments and errors are those of `extract_features`."""
-    if info := finished_cache(plan.path, plan.spec, overwrite=overwrite):
-        discard_leftovers(plan.path, plan.spec)
+    path, spec, dataset = plan.path, plan.spec, plan.dataset
+    grow = reuse is not None
+    if info := _finished(path, spec, dataset, overwrite=overwrite, grow=grow):
+        discard_leftovers(path, spec)
         return Extraction(info, reused=True)
-    certificate = None
-    if plan.spec.precision != "float32":
-        certificate = certified(plan, plan.dataset, accept_loss=accept_loss)
-    content = _content(plan)
-    with (
-        open_writer(plan.path, plan.spec, content, overwrite=overwrite, shards_at=shards_at) as writer,
-        _interrupts_held_back() as stop_if_asked,
-    ):
-        if info := finished_cache(plan.path, plan.spec, overwrite=overwrite):  # by the process that we waited for
-            writer.discard()
-            return Extraction(info, reused=True)
-        total = writer.total_rows
-        resumed = writer.finished_rows
-        if resumed:
-            logger.info("resuming: %s of %s rows are finished", f"{resumed:,}", f"{total:,}")
-        done = resumed
+    with rows_of_other_caches(path, spec, dataset, reuse, overwrite=overwrite) as known:
+        certificate = None
+        if spec.precision != "float32":
+            certificate = certified(plan, dataset, accept_loss=accept_loss, known=kept_certificate(known))
+        columns = known.main.info.layers if known.main else _columns(plan)
+        content = _content(dataset, plan.backbone.weights, columns)
+        with (
+            open_writer(path, spec, content, overwrite=overwrite, shards_at=shards_at, taken=known) as writer,
+            _interrupts_held_back() as stop_if_asked,
+        ):
+            if info := _finished(path, spec, dataset, overwrite=overwrite, grow=grow):  # by the process we waited for
+                writer.discard()
+                return Extraction(info, reused=True)
+            taken = writer.taken
+            if taken.main:
+                logger.info(taken.in_words)
+            total = writer.total_rows
+            resumed = writer.finished_rows
+            if resumed:
+                logger.info("resuming: %s of %s rows are finished", f"{resumed:,}", f"{total:,}")
+            done = resumed
 
-        def note(rows: int) -> None:
-            nonlocal done
-            done += rows
-            if rows:
-                progress(done, total)
-            stop_if_asked()
+            def note(rows: int) -> None:
+                nonlocal done
+                done += rows
+                if rows:
+                    progress(done, total)
+                stop_if_asked()
 
-        began = time.perf_counter()
-        device = (compute or compute_here)(plan, writer, note)
-        try:
-            plan.backbone.check_frozen()
-        except BackboneError:
-            writer.discard()
-            raise
-        seconds = time.perf_counter() - began
-        try:
-            skipped = {name: _skipped(writer, name, split, plan) for name, split in plan.dataset.splits.items()}
-        except DataError:  # no image could be read: nothing to resume from
-            writer.discard()
-            raise
-        info = writer.commit(
-            skipped=skipped,
-            seconds=seconds,
-            images_per_second=(total - resumed) / seconds,
-            device=device,
-            engine_choice=plan.engine.why,
-            **({"certificate": asdict(certificate)} if certificate else {}),
-            source={"data": plan.dataset.source, **_image_facts(plan.dataset), **plan.backbone.source},
-        )
-    if plan.spec.calibration:  # `predict` has no training images to take the scales from
+            began = time.perf_counter()
+            device = taken.main.info.device if taken.main else ""
+            if total:
+                device = (compute or compute_here)(replace(plan, dataset=_to_compute(dataset, taken)), writer, note)
+            try:
+                plan.backbone.check_frozen()
+            except BackboneError:
+                writer.discard()
+                raise
+            facts = {
+                "seconds": time.perf_counter() - began,
+                "device": device,
+                "engine_choice": plan.engine.why,
+                **({"certificate": asdict(certificate)} if certificate else {}),
+            }
+            info = _commit(writer, dataset, facts, plan.backbone.source, resumed)
+    if spec.calibration:  # `predict` has no training images to take the scales from
         save_extractor(plan)
-    return Extraction(info, reused=False, resumed_rows=resumed)
+    return _extraction(info, taken, resumed)
+
+
+def grown_without_network(
+    dataset: ImageDataset,
+    backbone: Mapping[str, Any],
+    options: ExtractionOptions,
+    *,
+    out: Path | None = None,
+    folder: Path | None = None,
+    overwrite: bool = False,
+    reuse: Sequence[Path | str] | None = (),
+) -> Extraction | None:
+    """The cache of images whose vectors other caches hold, made without loading the network, which takes seconds.
+
+    Returns:
+        None if there are other images too, or a precision whose loss must be known.
+
+    Args:
+        dataset: images and labels.
+        backbone: the arguments of `load_backbone`.
+        options: of the cache.
+        out: path of the cache; by default its usual name.
+        folder: where caches with the usual name are; the data folder by default.
+        overwrite: as for `extract_features`, like `reuse` and the errors.
+        reuse: further caches; None to take nothing.
+    """
+    if reuse is None or options.precision != "float32":
+        return None
+    found = same_network_before(dataset, backbone, options, out=out, folder=folder, files=map(Path, reuse))
+    if found is None:
+        return None
+    path, like = found
+    spec = replace(like.spec, dataset_digest=dataset.digest)
+    try:
+        if _finished(path, spec, dataset, overwrite=overwrite, grow=True):
+            return None
+    except CacheMismatchError:  # the network will show whether it is really another one
+        return None
+    with rows_of_other_caches(path, spec, dataset, reuse, overwrite=overwrite) as taken:
+        if taken.to_compute:
+            return None
+        content = _content(dataset, like.weights, like.layers)
+        began = time.perf_counter()
+        with (
+            open_writer(path, spec, content, overwrite=overwrite, taken=taken) as writer,
+            _interrupts_held_back(),
+        ):
+            if info := _finished(path, spec, dataset, overwrite=overwrite, grow=True):
+                writer.discard()
+                return Extraction(info, reused=True)
+            logger.info(taken.in_words)
+            resumed = writer.finished_rows
+            facts = {
+                "seconds": time.perf_counter() - began,
+                "device": like.device,
+                "engine_choice": like.engine_choice,
+            }
+            network = {name: value for name, value in backbone.items() if name != "image_size"}
+            info = _commit(writer, dataset, facts, request(**network), resumed)
+            return _extraction(info, writer.taken, resumed)
+
+
+def _finished(
+    path: Path, spec: ExtractionSpec, dataset: ImageDataset, *, overwrite: bool, grow: bool
+) -> CacheInfo | None:
+    """The cache at `path` if it is to be kept: see `finished_cache`; its files must still have their names."""
+    info = finished_cache(path, spec, overwrite=overwrite, grow=grow)
+    return None if info and grow and not has_names(info, dataset) else info
+
+
+def _to_compute(dataset: ImageDataset, taken: TakenRows) -> ImageDataset:
+    """The images that no other cache knows."""
+    if taken.main is None:
+        return dataset
+    return replace(dataset, splits={name: split[taken.missing(name)] for name, split in dataset.splits.items()})
+
+
+def _commit(
+    writer: CacheWriter, dataset: ImageDataset, facts: Mapping[str, Any], network: Mapping[str, Any], resumed: int
+) -> CacheInfo:
+    """Finish a cache.
+
+    Args:
+        writer: without missing rows.
+        dataset: images and labels.
+        facts: for the header.
+        network: the record of where the network comes from.
+        resumed: number of rows that an interrupted run had computed.
+
+    Raises:
+        DataError: no image of a split could be read.
+    """
+    spec = writer.spec
+    try:
+        skipped = {name: _skipped(writer, name, split, spec) for name, split in dataset.splits.items()}
+    except DataError:  # nothing to resume from
+        writer.discard()
+        raise
+    taken = writer.taken
+    rate = (writer.total_rows - resumed) / facts["seconds"]
+    if taken.main:  # what all vectors have cost, whenever they were computed
+        seconds = taken.seconds + (writer.total_rows / rate if rate else 0)
+        rate = taken.total / seconds if seconds else 0.0
+    source = {"data": dataset.source, **_image_facts(dataset), **network}
+    return writer.commit(skipped=skipped, images_per_second=rate, source=source, **facts)
+
+
+def _extraction(info: CacheInfo, taken: TakenRows, resumed: int) -> Extraction:
+    return Extraction(
+        info,
+        reused=False,
+        resumed_rows=resumed,
+        taken_rows=taken.total - taken.to_compute,
+        computed_rows=taken.to_compute - resumed,
+    )
 
 
 def compute_here(plan: Plan, writer: CacheWriter, note: Note) -> str:
@@ -170,13 +310,21 @@ def compute_here(plan: Plan, writer: CacheWriter, note: Note) -> str:
     return device_of(plan.spec.engine)
 
 
-def _content(plan: Plan) -> CacheContent:
+def _content(dataset: ImageDataset, weights: str, columns: Sequence[Columns]) -> CacheContent:
     """Everything in the cache but the features."""
     splits = {
-        name: SplitRecords(split.labels, split.ids, split.digest, split.images.paths, split.groups, split.folds)
-        for name, split in plan.dataset.splits.items()
+        name: SplitRecords(
+            split.labels,
+            split.ids,
+            split.digest,
+            split.images.paths,
+            split.groups,
+            split.folds,
+            split.images.digests,
+        )
+        for name, split in dataset.splits.items()
     }
-    return CacheContent(plan.dataset.name, plan.dataset.class_names, plan.backbone.weights, _columns(plan), splits)
+    return CacheContent(dataset.name, dataset.class_names, weights, columns, splits)
 
 
 def _columns(plan: Plan) -> list[Columns]:
@@ -199,7 +347,7 @@ def _image_facts(dataset: ImageDataset) -> dict[str, Any]:
     return facts if shape is None else {**facts, "image_shape": shape}
 
 
-def _skipped(writer: CacheWriter, name: str, split: Split, plan: Plan) -> dict[int, str]:
+def _skipped(writer: CacheWriter, name: str, split: Split, spec: ExtractionSpec) -> dict[int, str]:
     """The skipped rows of a split with the reasons, for which their files are read once more.
 
     Raises:
@@ -209,7 +357,7 @@ def _skipped(writer: CacheWriter, name: str, split: Split, plan: Plan) -> dict[i
     reasons: dict[int, str] = {}
     for start in range(0, len(rows), REREAD_ROWS):
         some = rows[start : start + REREAD_ROWS]
-        _, problems = plan.read(split.images[some])
+        _, problems = split.images[some].read(spec.image_size, spec.resize, spec.aspect)
         for index, row in enumerate(some.tolist()):
             reasons[row] = problems.get(index, "could not be read at first")
     if reasons and len(reasons) == len(split):

@@ -6,17 +6,32 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
-from featurize.cache import CacheInfo, ExtractionSpec, features_folder, matching_cache, recorded_spec
-from featurize.core.errors import UsageError
+import numpy as np
+
+from featurize.cache import (
+    CacheInfo,
+    ExtractionSpec,
+    TakenRows,
+    explain_difference,
+    features_folder,
+    lost_rows,
+    matching_cache,
+    recorded_names,
+    recorded_spec,
+    taken_rows,
+)
+from featurize.core.errors import CacheMismatchError, UsageError
 from featurize.engines import ENGINES, check_precision, choose_engine, default_batch_size
 from featurize.extraction.certificate import calibration_images
 from featurize.extraction.extractor import Extractor
-from featurize.images import ImageDataset, check_aspect, check_kernel
+from featurize.images import MAX_PIXELS, ImageDataset, check_aspect, check_kernel
 from featurize.networks import Backbone, check_pool, request
 from featurize.winograd.calibration import calibration_digest
 
@@ -142,8 +157,8 @@ def plan_extraction(
     return Plan(backbone, choice, spec, dataset, path, batch_size)
 
 
-def estimate(plan: Plan) -> Estimate:
-    """Time one batch of the data set's own images; nothing is written.
+def estimate(plan: Plan, to_compute: int | None = None) -> Estimate:
+    """Time one batch of the data set's own images, for `to_compute` images or all; nothing is written.
 
     The memory is the process's peak so far: it does not grow with the number of images.
     """
@@ -158,7 +173,7 @@ def estimate(plan: Plan) -> Estimate:
         dim=sum(part.shape[1] for part in parts),
         file_bytes=count * (sum(part[0].nbytes for part in parts) + 16),  # 16: label and id
         memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
-        seconds=seconds * count / len(images),
+        seconds=seconds * (count if to_compute is None else to_compute) / len(images),
     )
 
 
@@ -180,9 +195,59 @@ def finished_before(
         folder: where caches with the usual name are; the data folder by default.
     """
     options = options or ExtractionOptions()
+    paths = [out] if out else sorted((folder or features_folder()).glob(f"{glob.escape(dataset.name)}-*.h5"))
+    found = _recorded_like(paths, backbone, options, dataset_digest=dataset.digest)
+    if found and (out or found.path.name == default_name(dataset.name, found.weights, found.spec)):
+        return found if has_names(found, dataset) else None
+    return None
+
+
+def has_names(info: CacheInfo, dataset: ImageDataset) -> bool:
+    """Whether a cache of these images has the names that their files have now; a large one keeps its old names."""
+    if info.shards or all(split.images.paths is None for split in dataset.splits.values()):
+        return True
+    for name, (ids, paths) in recorded_names(info).items():
+        split = dataset.splits[name]
+        now = split.images.paths
+        if now is not None and (paths is None or not np.array_equal(paths, now[np.isin(split.ids, ids)])):
+            return False
+    return True
+
+
+def same_network_before(
+    dataset: ImageDataset,
+    backbone: Mapping[str, Any],
+    options: ExtractionOptions,
+    *,
+    out: Path | None = None,
+    folder: Path | None = None,
+    files: Iterable[Path] = (),
+) -> tuple[Path, CacheInfo] | None:
+    """The path of a new cache, and a cache in which the same network's vectors of other images are.
+
+    Args:
+        dataset: the images of the new cache.
+        backbone: the arguments of `load_backbone`.
+        options: of the new cache.
+        out: path of the new cache; by default its usual name.
+        folder: where caches with the usual name are; the data folder by default.
+        files: caches to look at first.
+    """
+    folder = out.parent if out else folder or features_folder()
+    of_this_name = f"{dataset.name}-"
+    others = sorted(folder.glob("*.h5"), key=lambda path: (path != out, not path.name.startswith(of_this_name), path))
+    found = _recorded_like([*files, *others], backbone, options)
+    if found is None:
+        return None
+    return out or folder / default_name(dataset.name, found.weights, found.spec), found
+
+
+def _recorded_like(
+    paths: Iterable[Path], backbone: Mapping[str, Any], options: ExtractionOptions, **spec: Any
+) -> CacheInfo | None:
+    """The first cache that was asked for with this backbone and these options, and has these fields in its `spec`."""
     arguments = dict(backbone)
-    spec = {
-        "dataset_digest": dataset.digest,
+    spec |= {
         "image_size": arguments.pop("image_size"),
         "pool": options.pool,
         "resize": options.resize,
@@ -193,11 +258,47 @@ def finished_before(
     }
     if options.engine != "auto":
         spec["engine"] = options.engine
-    paths = [out] if out else sorted((folder or features_folder()).glob(f"{glob.escape(dataset.name)}-*.h5"))
-    found = matching_cache(paths, spec, request(**arguments), ("frozenbench", "keras", "tensorflow"))
-    if found and (out or found.path.name == default_name(dataset.name, found.weights, found.spec)):
-        return found
-    return None
+    return matching_cache(paths, spec, request(**arguments), ("frozenbench", "keras", "tensorflow"))
+
+
+@contextmanager
+def rows_of_other_caches(
+    path: Path, spec: ExtractionSpec, dataset: ImageDataset, reuse: Sequence[Path | str] | None, *, overwrite: bool
+) -> Iterator[TakenRows]:
+    """Find the vectors of a data set that exist already, for a cache at `path`.
+
+    Raises:
+        CacheMismatchError: the cache at `path` would be replaced, and vectors be lost.
+    """
+    if reuse is None:
+        yield TakenRows.none({name: len(split) for name, split in dataset.splits.items()})
+        return
+    limit = dataset.split_options.get("max_pixels") or MAX_PIXELS
+
+    def is_usable(info: CacheInfo) -> bool:  # otherwise it may have vectors of images that are to be skipped
+        return (info.source.get("max_pixels") or MAX_PIXELS) <= limit
+
+    digests = {name: split.images.digests for name, split in dataset.splits.items()}
+    with taken_rows(path, spec, digests, map(Path, reuse), is_usable) as taken:
+        if path.exists() and not overwrite:
+            _check_replaced(path, spec, dataset, taken)
+        yield taken
+
+
+def _check_replaced(path: Path, spec: ExtractionSpec, dataset: ImageDataset, taken: TakenRows) -> None:
+    """Raise CacheMismatchError if replacing the cache at `path` loses vectors, unless their images are gone.
+
+    They may be gone if the data have the same source, and all of it is asked for.
+    """
+    old, lost = lost_rows(path, taken)
+    if lost is None:
+        raise CacheMismatchError(explain_difference(str(path), old.spec, spec))
+    same_source = dataset.source and dataset.source == old.source.get("data")
+    if lost and not (same_source and dataset.whole and lost < sum(old.rows.values())):
+        raise CacheMismatchError(
+            f"{path} holds vectors of {lost:,} images that are not among these; keep it and write elsewhere with --out "
+            "PATH, or replace it with --overwrite"
+        )
 
 
 def default_name(dataset: str, weights: str, spec: ExtractionSpec) -> str:
@@ -230,11 +331,15 @@ def _file_name(layers: str) -> str:
 
 
 def _recorded_engine(path: Path, spec: ExtractionSpec) -> str:
-    """The engine of this very extraction, finished or not, at `path`; empty if there is none."""
+    """The engine of this extraction at `path`, finished or not, perhaps of other images; empty if there is none."""
     recorded = recorded_spec(path)
     if recorded is None or recorded.engine not in ENGINES:
         return ""
-    same = spec == replace(
-        recorded, engine=spec.engine, engine_version=spec.engine_version, calibration=spec.calibration
-    )
-    return recorded.engine if same else ""
+    same = replace(recorded, engine=spec.engine, engine_version=spec.engine_version, calibration=spec.calibration)
+    if spec == same:
+        return recorded.engine
+    if spec.is_same_network(same):  # the data have changed: the old vectors are taken if the engine is the same
+        _, version_of = ENGINES[recorded.engine]
+        with suppress(PackageNotFoundError):
+            return recorded.engine if version_of() == recorded.engine_version else ""
+    return ""

@@ -7,12 +7,13 @@ May import: core.
 """
 
 from featurize.images.dataset import ImageDataset, Images, PixelArray, Split, class_counts
-from featurize.images.decode import read_image
+from featurize.images.decode import MAX_PIXELS, read_image
 from featurize.images.resize import check_aspect, check_kernel, resized
 from featurize.images.sources import load_dataset, recorded_dataset
 from featurize.images.splitting import assign_folds
 
 __all__ = [
+    "MAX_PIXELS",
     "ImageDataset",
     "Images",
     "PixelArray",

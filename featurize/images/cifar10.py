@@ -10,6 +10,7 @@ import logging
 import tarfile
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,15 @@ import numpy as np
 
 from featurize.core.errors import DataError
 from featurize.core.files import data_root
-from featurize.images.dataset import BATCH_ROWS, ImageDataset, Images, PixelArray, Split, update_with_pixels
+from featurize.images.dataset import (
+    BATCH_ROWS,
+    ImageDataset,
+    Images,
+    PixelArray,
+    Split,
+    digests_of_pixels,
+    update_with_pixels,
+)
 from featurize.images.downloads import CIFAR10, check, fetch
 from featurize.images.resize import resized
 
@@ -76,6 +85,11 @@ class RecordedImages:
     def read(self, size: int, kernel: str, aspect: str) -> tuple[np.ndarray, dict[int, str]]:
         """See `Images.read`; nothing is skipped."""
         return resized(np.asarray(self), size, kernel, aspect), {}
+
+    @cached_property
+    def digests(self) -> np.ndarray:
+        """See `Images.digests`."""
+        return digests_of_pixels(self)
 
     def update_digest(self, digest: "_Hash") -> None:
         """See `Images.update_digest`."""

@@ -59,6 +59,11 @@ class Images(Protocol):
         """
         ...
 
+    @property
+    def digests(self) -> np.ndarray:
+        """The SHA-256 of each image, uint8 (n, 32): of its file, or of its height, width and pixels."""
+        ...
+
     def update_digest(self, digest: "_Hash") -> None:
         """Feed the content of the images to a digest."""
         ...
@@ -89,6 +94,11 @@ class PixelArray:
     def read(self, size: int, kernel: str, aspect: str) -> tuple[np.ndarray, dict[int, str]]:
         """See `Images.read`; nothing is skipped."""
         return resized(self.pixels, size, kernel, aspect), {}
+
+    @cached_property
+    def digests(self) -> np.ndarray:
+        """See `Images.digests`."""
+        return digests_of_pixels(self)
 
     def update_digest(self, digest: "_Hash") -> None:
         """See `Images.update_digest`."""
@@ -145,13 +155,17 @@ class Split:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Labelled images in the splits `train` and `test`; `load_dataset(source, **split_options)` loads them again."""
+    """Labelled images in the splits `train` and `test`; `load_dataset(source, **split_options)` loads them again.
+
+    `whole` is false for the first images of a larger data set.
+    """
 
     name: str
     class_names: tuple[str, ...]
     splits: dict[str, Split]
     source: str = ""
     split_options: Mapping[str, Any] = field(default_factory=dict)
+    whole: bool = True
 
     @cached_property
     def digest(self) -> str:
@@ -275,7 +289,8 @@ class ImageDataset:
     def first(self, **counts: int | None) -> "ImageDataset":
         """The first images of each split: `dataset.first(train=2000, test=None)`."""
         splits = {name: split.first(counts.get(name)) for name, split in self.splits.items()}
-        return replace(self, splits=splits)
+        all_rows = all(len(split) == len(self.splits[name]) for name, split in splits.items())
+        return replace(self, splits=splits, whole=self.whole and all_rows)
 
 
 class _Pairs:
@@ -306,6 +321,17 @@ def update_with_pixels(digest: "_Hash", images: Any) -> None:
     digest.update(f"{np.dtype(np.uint8).str} {shape}".encode())
     for start in range(0, len(images), BATCH_ROWS):
         digest.update(np.ascontiguousarray(images[start : start + BATCH_ROWS]).data)
+
+
+def digests_of_pixels(images: Any) -> np.ndarray:
+    """The SHA-256 of the height, the width and the pixels of each image, uint8 (n, 32); see `update_with_pixels`."""
+    digests = np.empty((len(images), 32), np.uint8)
+    for start in range(0, len(images), BATCH_ROWS):
+        for row, pixels in enumerate(np.asarray(images[start : start + BATCH_ROWS]), start):
+            digest = hashlib.sha256(f"pixels {pixels.shape[0]} {pixels.shape[1]}\n".encode())
+            digest.update(np.ascontiguousarray(pixels).data)
+            digests[row] = np.frombuffer(digest.digest(), np.uint8)
+    return digests
 
 
 def class_counts(dataset: ImageDataset) -> list[str]:

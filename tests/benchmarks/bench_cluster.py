@@ -264,7 +264,7 @@ def kills(data: str, count: int, every: float, seed: int) -> None:
                 killer = threading.Thread(target=kill)
                 killer.start()
                 began = time.monotonic()
-                carry_out(plans[1], compute=on_cluster(cluster.scheduler_address))
+                carry_out(plans[1], compute=on_cluster(cluster.scheduler_address), reuse=None)
                 wall = time.monotonic() - began
                 over.set()
                 killer.join()
@@ -299,7 +299,7 @@ def kills(data: str, count: int, every: float, seed: int) -> None:
 def pair(data: str, workers: int, rounds: int) -> None:
     """Run both commands in turn and print the ratio of their seconds."""
     words = [sys.executable, "-m", "featurize", "--data", data, "--layers", "block3_pool", "--pool", "grid2"]
-    words += ["--image-size", "64"]
+    words += ["--image-size", "64", "--no-reuse"]
     seconds: dict[str, list[float]] = {"one process": [], f"local:{workers}": []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):

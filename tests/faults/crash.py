@@ -2,6 +2,7 @@
 
     python tests/faults/crash.py all                        # the full figures, about a quarter of an hour
     python tests/faults/crash.py kill --times 1000 --seed 0
+    python tests/faults/crash.py kill-growing --times 100   # while known vectors are copied and others computed
     python tests/faults/crash.py kill-real --times 20       # VGG16's kernels on real images
     python tests/faults/crash.py interrupt --times 200
     python tests/faults/crash.py race --times 100
@@ -23,11 +24,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from featurize.cache import load_features, shards
+from featurize.cache import load_features, read_info, shards
 from featurize.cache.shards import Shards
 from featurize.core.console import run_command_line
 from featurize.core.errors import CacheError
@@ -50,19 +52,21 @@ def dataset() -> ImageDataset:
 
 
 DATA = dataset()
+FEWER = replace(DATA, splits={name: split[::-1][::2] for name, split in DATA.splits.items()})
 
 
-def extraction(path: Path) -> None:
+def extraction(path: Path, images: ImageDataset = DATA, reuse: tuple[()] | None = None) -> None:
     """An extraction that takes a third of a second and writes shards all the time."""
     shards.SHARD_SECONDS = 0.004
 
     def slowly(done: int, total: int) -> None:
         time.sleep(0.003)
 
-    extract_features(DATA, load_backbone("pixels", image_size=8), out=path, batch_size=BATCH, progress=slowly)
+    pixels = load_backbone("pixels", image_size=8)
+    extract_features(images, pixels, out=path, batch_size=BATCH, progress=slowly, reuse=reuse)
 
 
-def child(path: Path) -> int:
+def child(path: Path, reuse: tuple[()] | None = None) -> int:
     """Start an extraction in a process of its own; returns its id."""
     process = os.fork()
     if process:
@@ -72,7 +76,7 @@ def child(path: Path) -> int:
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 2)
     try:
-        run_command_line(lambda **_: extraction(path))
+        run_command_line(lambda **_: extraction(path, reuse=reuse))
     except SystemExit as end:
         os._exit(int(end.code or 0))
     finally:
@@ -114,6 +118,32 @@ def kill(times: int, seed: int, folder: Path) -> None:
     expect(status(child(path)) == 0, "the last extraction failed")
     expect(content(path) == reference, "the last cache has another content")
     print(f"{killed} kills, {finished + 1} caches finished in spite of them, 0 differ")
+
+
+def kill_growing(times: int, seed: int, folder: Path) -> None:
+    extraction(folder / "whole" / "x.h5")
+    extraction(folder / "old" / "x.h5", FEWER)
+    reference, draw = content(folder / "whole" / "x.h5"), random.Random(seed)
+    path = folder / "x.h5"
+    old = (folder / "old" / "x.h5").read_bytes()
+    path.write_bytes(old)
+    killed = finished = 0
+    while killed < times:
+        process = child(path, reuse=())
+        time.sleep(draw.uniform(0, FULL_SECONDS))
+        os.kill(process, signal.SIGKILL)
+        killed += status(process) == -signal.SIGKILL
+        if path.read_bytes() != old:
+            expect(content(path) == reference, f"kill {killed}: another content")
+            expect(status(child(path, reuse=())) == 0, "a finished cache was not taken up again")
+            expect(len(os.listdir(folder)) == 3, f"debris was left: {os.listdir(folder)}")
+            path.write_bytes(old)
+            finished += 1
+    expect(status(child(path, reuse=())) == 0, "the last extraction failed")
+    expect(content(path) == reference, "the last cache has another content")
+    taken = sum(sum(entry["rows"].values()) for entry in read_info(path).taken)
+    expect(taken == 750, f"{taken} vectors were taken, expected 750")
+    print(f"{killed} kills, {finished + 1} caches grew in spite of them, 0 differ")
 
 
 def interrupt(times: int, seed: int, folder: Path) -> None:
@@ -168,7 +198,17 @@ def kill_real(times: int, seed: int, folder: Path) -> None:
 
     def command(path: Path) -> list[str]:
         what = "--data sample --train 1500 --test 500 --layers block2_pool --pool grid2 --image-size 64"
-        return [sys.executable, "-m", "featurize", *what.split(), "--engine", "tensorflow", "--out", str(path)]
+        return [
+            sys.executable,
+            "-m",
+            "featurize",
+            *what.split(),
+            "--engine",
+            "tensorflow",
+            "--no-reuse",
+            "--out",
+            str(path),
+        ]
 
     began = time.monotonic()
     subprocess.run(command(folder / "whole.h5"), cwd=ROOT, check=True, capture_output=True)
@@ -238,7 +278,7 @@ def cut(times: int, seed: int, folder: Path) -> None:
     print(f"{noticed} of {times} truncations noticed")
 
 
-FULL = {kill: 1000, kill_real: 20, interrupt: 200, race: 100, flip: 10_000, cut: 1_000}
+FULL = {kill: 1000, kill_growing: 100, kill_real: 20, interrupt: 200, race: 100, flip: 10_000, cut: 1_000}
 
 
 def main() -> None:

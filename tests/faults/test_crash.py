@@ -8,10 +8,11 @@ import pytest
 from slow_cases import mark_slow
 
 SCRIPT = Path(__file__).with_name("crash.py")
-FEW = {"kill": 5, "interrupt": 2, "race": 2, "flip": 50, "cut": 20}
-MANY = {"kill": 25, "interrupt": 10, "race": 8, "flip": 400, "cut": 100}
+FEW = {"kill": 5, "kill-growing": 5, "interrupt": 2, "race": 2, "flip": 50, "cut": 20}
+MANY = {"kill": 25, "kill-growing": 25, "interrupt": 10, "race": 8, "flip": 400, "cut": 100}
 FOUND = {
     "kill": "{times} kills, ",
+    "kill-growing": "{times} kills, ",
     "interrupt": "{times} times Ctrl-C, exit code 130 each time",
     "race": "{times} of {times} pairs",
     "flip": "{times} of {times} flipped bits",

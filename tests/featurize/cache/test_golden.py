@@ -42,7 +42,7 @@ def test_the_same_bytes_are_written(golden: Path, tmp_path: Path, monkeypatch: p
     header = header_of(golden)
     if library_versions(["h5py"])["h5py"] != header["versions"]["h5py"]:
         pytest.skip("another libhdf5 may lay out its structure otherwise")
-    monkeypatch.setattr("featurize.cache.writer.library_versions", lambda packages: header["versions"])
+    monkeypatch.setattr("featurize.cache.header.library_versions", lambda packages: header["versions"])
     info = read_info(golden)
     splits = {}
     for name in info.rows:

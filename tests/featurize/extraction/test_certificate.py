@@ -12,6 +12,7 @@ from featurize.core.errors import BackboneError
 from featurize.engines import Choice
 from featurize.extraction import (
     ExtractionOptions,
+    Extractor,
     Plan,
     carry_out,
     finished_before,
@@ -66,6 +67,27 @@ def test_vectors_that_are_slightly_off_cost_nothing(images: ImageDataset, tmp_pa
     assert read_info(tmp_path / "x.h5").certificate == certificate
     assert found.as_json()["certificate"] == dataclasses.asdict(certificate)
     assert found.facts()["precision"] == f"bfloat16: {certificate.in_words}"
+
+
+def test_a_cache_that_grows_keeps_its_certificate(
+    images: ImageDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until most of its images are new: then it is measured again."""
+    old = carry_out(low_precision(images, tmp_path / "x.h5", slightly_off)).info
+    measured: list[int] = []
+
+    def measure(extractor: Extractor, dataset: ImageDataset) -> Certificate:
+        measured.append(len(dataset.splits["train"]))
+        return Certificate({"block2_pool": 0.004})
+
+    monkeypatch.setattr("featurize.extraction.certificate._measured", measure)
+    more = load_dataset("sample").first(train=500, test=20)
+    grown = carry_out(low_precision(more, tmp_path / "x.h5", slightly_off))
+    assert (grown.taken_rows, grown.computed_rows) == (420, 100)
+    assert grown.info.certificate == old.certificate
+    many = load_dataset("sample").first(train=1100, test=20)
+    assert carry_out(low_precision(many, tmp_path / "x.h5", slightly_off)).info.certificate != old.certificate
+    assert measured == [1100]
 
 
 def test_vectors_without_the_images_stop_the_extraction(images: ImageDataset, tmp_path: Path) -> None:

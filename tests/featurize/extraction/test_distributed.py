@@ -74,7 +74,7 @@ def same_rows(one: Path, other: Path) -> bool:
 
 def test_the_same_cache(cluster: LocalCluster, tmp_path: Path) -> None:
     dataset, seen = make_dataset(500, 90), []
-    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5").info
+    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5", reuse=None).info
     info = extract_features(
         dataset,
         PIXELS,
@@ -82,6 +82,7 @@ def test_the_same_cache(cluster: LocalCluster, tmp_path: Path) -> None:
         batch_size=8,
         compute=on_cluster(cluster.scheduler_address),
         progress=lambda *counts: seen.append(counts),
+        reuse=None,
     ).info
     assert same_rows(info.path, alone.path)
     assert info.spec == alone.spec
@@ -94,7 +95,7 @@ def test_the_same_cache(cluster: LocalCluster, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_network_on_workers(cluster: LocalCluster, tiny_network: Path, tmp_path: Path) -> None:
     network = load_backbone(str(tiny_network), layers=("early", "late"), image_size=12)
-    dataset, options = make_dataset(70, 20), {"pool": "grid2", "batch_size": 8, "flip": True}
+    dataset, options = make_dataset(70, 20), {"pool": "grid2", "batch_size": 8, "flip": True, "reuse": None}
     extract_features(dataset, network, out=tmp_path / "alone.h5", **options)
     extract_features(dataset, network, out=tmp_path / "x.h5", compute=on_cluster(cluster.scheduler_address), **options)
     for split in ("train", "test"):
@@ -104,9 +105,9 @@ def test_a_network_on_workers(cluster: LocalCluster, tiny_network: Path, tmp_pat
 
 def test_image_files_are_read_by_the_workers(cluster: LocalCluster, tmp_path: Path) -> None:
     dataset = load_dataset(str(picture_folder(tmp_path / "pictures")))
-    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5").info
+    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5", reuse=None).info
     info = extract_features(
-        dataset, PIXELS, out=tmp_path / "x.h5", batch_size=4, compute=on_cluster(cluster.scheduler_address)
+        dataset, PIXELS, out=tmp_path / "x.h5", batch_size=4, compute=on_cluster(cluster.scheduler_address), reuse=None
     ).info
     assert same_rows(info.path, alone.path)
     assert info.skipped == alone.skipped
@@ -128,8 +129,35 @@ def test_what_was_begun_elsewhere_is_finished(cluster: LocalCluster, tmp_path: P
         extract_features(dataset, PIXELS, out=tmp_path / "x.h5", batch_size=8, compute=first, progress=stop)
     result = extract_features(dataset, PIXELS, out=tmp_path / "x.h5", batch_size=8, compute=second)
     assert result.resumed_rows >= 100
-    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5").info
+    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5", reuse=None).info
     assert same_rows(result.info.path, alone.path)
+
+
+def test_only_new_images_go_to_the_workers(cluster: LocalCluster, tmp_path: Path) -> None:
+    old, new = make_dataset(200, 40), make_dataset(200, 40, seed=1)
+    mixed = {}
+    for name, split in new.splits.items():  # every other image is known
+        pixels = np.asarray(split.images).copy()
+        pixels[::2] = np.asarray(old.splits[name].images)[::2]
+        mixed[name] = Split(pixels, split.labels, split.ids)
+    dataset, path = ImageDataset("mixed", old.class_names, mixed), tmp_path / "x.h5"
+    extract_features(old, PIXELS, out=tmp_path / "old.h5")
+    compute = on_cluster(cluster.scheduler_address)
+
+    def stop(done: int, total: int) -> None:
+        if done >= 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(dataset, PIXELS, out=path, batch_size=8, compute=compute, progress=stop)
+    result = extract_features(dataset, PIXELS, out=path, batch_size=8, compute=compute)
+    assert result.taken_rows == 120
+    assert result.resumed_rows >= 40
+    assert result.resumed_rows + result.computed_rows == 120
+    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5", reuse=None).info
+    assert same_rows(path, alone.path)
+    known = extract_features(dataset, PIXELS, out=tmp_path / "known.h5", compute=on_cluster("tcp://127.0.0.1:1"))
+    assert known.taken_rows == 240  # without a cluster
 
 
 @pytest.mark.parametrize("place", ["memory://bucket/{}", "file://{}/elsewhere", "{}/elsewhere"])
@@ -150,7 +178,7 @@ def test_shards_elsewhere(tmp_path: Path, place: str) -> None:
     assert [path.name for path in (where / "x.h5.parts").glob("*.h5")] == ["train-000000000000.h5"]
     assert not list((tmp_path / "x.h5.parts").glob("*.h5"))
     assert extract_features(dataset, PIXELS, **options).resumed_rows == 40
-    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5").info
+    alone = extract_features(dataset, PIXELS, out=tmp_path / "alone.h5", reuse=None).info
     assert same_rows(tmp_path / "x.h5", alone.path)
     assert not list((where / "x.h5.parts").glob("*"))
     assert not (tmp_path / "x.h5.parts").exists()

@@ -146,7 +146,7 @@ def test_an_interrupted_extraction_is_gone_on_with(
     assert (result.reused, result.resumed_rows) == (False, stop_at)
     assert f"{stop_at} of 61 rows are finished" in caplog.text
     assert len(seen) == len([done for done in (8, 16, 24, 32, 40, 48, 50, 58, 61) if done > stop_at])
-    whole = extract_features(dataset, network, batch_size=8, out=tmp_path / "whole.h5").info.path
+    whole = extract_features(dataset, network, batch_size=8, out=tmp_path / "whole.h5", reuse=None).info.path
     for name in ("train", "test"):
         np.testing.assert_array_equal(load_features(out, name).x, load_features(whole, name).x)
     assert sorted(path.name for path in tmp_path.glob("*.h5*")) == ["whole.h5", "x.h5"]
@@ -179,7 +179,7 @@ def test_another_request_is_refused_unless_it_overwrites(network: Backbone, tmp_
     before = out.read_bytes()
     with pytest.raises(CacheMismatchError, match="made with pool avg, asked for max"):
         extract_features(make_dataset(6, 6), network, out=out, pool="max")
-    with pytest.raises(CacheMismatchError, match="made with dataset_digest"):
+    with pytest.raises(CacheMismatchError, match="holds vectors of 12 images that are not among these"):
         extract_features(make_dataset(6, 6, seed=1), network, out=out)
     assert out.read_bytes() == before
     assert extract_features(make_dataset(6, 6), network, out=out, pool="max", overwrite=True).info.spec.pool == "max"
@@ -404,8 +404,10 @@ def test_skipped_files_are_still_known_after_an_interruption(
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            extract_features(dataset, network, batch_size=4, dtype=dtype, out=tmp_path / "cut.h5", progress=stop)
-    result = extract_features(dataset, network, batch_size=4, dtype=dtype, out=tmp_path / "cut.h5")
+            extract_features(
+                dataset, network, batch_size=4, dtype=dtype, out=tmp_path / "cut.h5", progress=stop, reuse=None
+            )
+    result = extract_features(dataset, network, batch_size=4, dtype=dtype, out=tmp_path / "cut.h5", reuse=None)
     assert result.resumed_rows > 0
     assert result.info.skipped == whole.skipped
     for name in dataset.splits:

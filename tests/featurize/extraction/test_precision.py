@@ -42,7 +42,7 @@ def test_the_vectors_do_not_depend_on_the_batch(
     found = []
     for batch_size in (7, 64):
         out = tmp_path / f"{batch_size}.h5"
-        info = extract_features(images, backbone, out=out, precision=precision, batch_size=batch_size).info
+        info = extract_features(images, backbone, out=out, precision=precision, batch_size=batch_size, reuse=None).info
         assert info.spec.precision == precision
         assert info.certificate is not None
         assert 1e-4 < info.certificate.relative_error["block2_pool"] < 0.1
