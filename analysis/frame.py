@@ -12,12 +12,12 @@ from classify.statistics import compare
 
 COLUMNS = [
     "dataset", "test_set", "kind", "features", "cache", "backbone", "weights", "layers", "model", "seed", "draw",
-    "class_weight", "tuned", "dim", "train_rows", "drawn_from", "test_rows", "accuracy", "accuracy_low",
+    "class_weight", "suspects", "tuned", "dim", "train_rows", "drawn_from", "test_rows", "accuracy", "accuracy_low",
     "accuracy_high", "balanced_accuracy", "macro_f1", "macro_f1_low", "macro_f1_high", "log_loss", "brier", "ece",
     "fit_seconds", "extraction_seconds", "predict_ms_per_image", "iterations", "converged", "head_bytes",
     "fingerprint", "run_dir",
 ]  # fmt: skip
-HEAD = ["test_set", "features", "layers", "model", "class_weight"]
+HEAD = ["test_set", "features", "layers", "model", "class_weight", "suspects"]
 NEAR_END = 0.9  # of the last epoch's training accuracy
 
 
@@ -52,7 +52,8 @@ def headline(table: pd.DataFrame) -> pd.DataFrame:
     """One run for each head on the same features, best first.
 
     The run with the most training images is chosen, then the one with the longest search, then the
-    lowest seed. Default and tuned settings count as two heads, and so do the class weights.
+    lowest seed. Default and tuned settings count as two heads, and so do the class weights, and what was done with
+    suspected labels.
 
     Args:
         table: from `comparison`, or some of its rows.
@@ -129,6 +130,7 @@ def _row(run_dir: Path, result: RunResult) -> dict[str, object]:
         "layers": "+".join(result.layers),
         "class_weight": result.class_weight or "none",
         "draw": result.seed if result.draw is None else result.draw,
+        "suspects": result.suspects or "none",
         "run_dir": run_dir.as_posix(),
     }
 

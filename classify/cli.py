@@ -52,6 +52,13 @@ def run(
     ] = "",
     tune: Annotated[int, typer.Option(min=0, help="Search the settings with N trials on the training images.")] = 0,
     class_weight: Annotated[str, typer.Option(help="none, or balanced: all classes have equal weight.")] = "none",
+    drop_suspects: Annotated[
+        Path | None, typer.Option(help="Leave the images in suspects.csv of an audit out of training.")
+    ] = None,
+    weight_suspects: Annotated[
+        Path | None,
+        typer.Option(help="Weigh each of them by the probability that its label is right."),
+    ] = None,
     time_limit: Annotated[
         float | None, typer.Option(help="Stop a head after this many seconds, including its search.")
     ] = None,
@@ -85,6 +92,7 @@ def run(
 
     from classify.heads import Task, head_names, imported, make_head
     from classify.runs import runs_folder
+    from classify.suspects import DROPPED, WEIGHTED, read_suspects
     from classify.training import VERSIONS_OF, Job, train_heads
     from classify.training import repeats as repeated
     from featurize.cache import find_cache, read_info
@@ -93,6 +101,10 @@ def run(
 
     if class_weight not in ("none", "balanced"):
         raise UsageError(f"--class-weight {class_weight}: expected none or balanced")
+    if drop_suspects and weight_suspects:
+        raise UsageError("--drop-suspects and --weight-suspects: expected one of them")
+    if tune and weight_suspects:
+        raise UsageError("--tune: a search gives all images the same weight; use --drop-suspects, or leave out --tune")
     own = comma_separated(",".join(head or []))
     if own and tune:
         raise UsageError(f"--tune: {own[0]} has no search space; leave out --tune, or --head")
@@ -107,8 +119,12 @@ def run(
     infos = [read_info(find_cache(path)) for path in features or [newest_cache()]]
     weight = None if class_weight == "none" else class_weight
     threads = jobs or joblib.cpu_count(only_physical_cores=True)
-    combinations = itertools.product(infos, sizes or [None], seeds, names)
-    todo = [Job(name, info, wanted, rows, number, weight, tune, threads) for info, rows, number, name in combinations]
+    table, handling = (weight_suspects, WEIGHTED) if weight_suspects else (drop_suspects, DROPPED)
+    todo = []
+    for info in infos:
+        suspects = read_suspects(table, info, handling) if table else None
+        for rows, number, name in itertools.product(sizes or [None], seeds, names):
+            todo.append(Job(name, info, wanted, rows, number, weight, tune, threads, suspects=suspects))
     again = [each for job in todo for each in repeated(job, repeats)] if repeats else []
     # Workers need the same versions of what runs depend on and of what is sent to and from them.
     packages = [*VERSIONS_OF, "joblib", "distributed"]

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 
 class ProbabilisticClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -49,6 +50,16 @@ def training_data(estimator: Any, X: Any, y: Any) -> tuple[np.ndarray, np.ndarra
     if len(estimator.classes_) < 2:
         raise ValueError(f"the training rows hold one class only: {estimator.classes_[0]}")
     return X, targets
+
+
+def row_weights(class_weight: Any, targets: np.ndarray, sample_weight: Any = None) -> np.ndarray:
+    """The weights of rows, float32 (n,): of their classes, `balanced` or None, times those given, (n,) or None.
+
+    Raises:
+        ValueError: the weights given are not finite numbers (n,).
+    """
+    weights = compute_sample_weight(class_weight, targets).astype(np.float32)
+    return weights * _check_sample_weight(sample_weight, targets, dtype=np.float32)
 
 
 def prediction_data(estimator: Any, X: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ JSON_KEYS = (
     "model", "features", "train_rows", "test_rows", "seed", "class_weight", "tuned", "accuracy", "accuracy_low",
     "accuracy_high", "macro_f1", "macro_f1_low", "macro_f1_high", "log_loss", "brier", "ece", "test_opened",
     "fit_seconds", "predict_ms_per_image", "iterations", "converged", "warnings", "own_head", "coverage",
-    "coverage_low", "coverage_high", "set_size", "held_out_rows",
+    "coverage_low", "coverage_high", "set_size", "held_out_rows", "suspects", "suspects_rows",
 )  # fmt: skip
 SHARED_LETTERS = "Heads that share a letter do not differ significantly ({tests}, Holm, 5%)."
 PIPE_WIDTH = 160  # characters, where there is no terminal

@@ -34,13 +34,15 @@ ROOMS = {
         "featurize.cache featurize.engines featurize.winograd featurize.networks featurize.images"
     ),
     "classify.estimators": "",
+    "classify.suspects": "featurize.cache",
     "classify.heads": "classify.estimators featurize.cache",
     "classify.statistics": "",
     "classify.guarantee": "classify.heads classify.statistics",
     "classify.runs": "featurize.cache",
-    "classify.large": "classify.heads featurize.cache",
+    "classify.large": "classify.estimators classify.heads featurize.cache",
     "classify.training": (
-        "classify.large classify.guarantee classify.heads classify.statistics classify.runs featurize.cache"
+        "classify.large classify.guarantee classify.heads classify.statistics classify.runs classify.suspects "
+        "featurize.cache"
     ),
     "analysis.frame": "classify.runs classify.statistics",
     "analysis.findings": "analysis.frame classify.runs classify.statistics",

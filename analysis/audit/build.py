@@ -15,7 +15,7 @@ from analysis.audit.page import write_page
 from analysis.audit.pictures import Pictures, PictureSource
 from analysis.audit.strangers import relative_distances, strangers
 from analysis.audit.suspects import Rows, find_suspects, rows_of, scored
-from analysis.audit.tables import PAGE, SUMMARY, write_copies, write_ranking, write_strangers, write_summary
+from analysis.audit.tables import PAGE, SUMMARY, SUSPECTS, write_copies, write_ranking, write_strangers, write_summary
 from classify.runs import RunResult
 from featurize.cache import CacheInfo
 from featurize.core.errors import DataError
@@ -69,7 +69,7 @@ def audit_cache(
     conflicts = np.unique(copies.pairs[copies.conflicting(rows)])
     names = info.class_names
     written = [
-        write_ranking(out / "suspects.csv", rows, suspects, names, suspects.count, conflicts),
+        write_ranking(out / SUSPECTS, rows, suspects, names, suspects.count, conflicts),
         write_ranking(out / "ranking.csv", rows, suspects, names, len(rows), conflicts),
         write_copies(out / "copies.csv", rows, copies, names),
         write_strangers(out / "strangers.csv", rows, strange, reasons, distances, names),

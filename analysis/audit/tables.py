@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "audit.json"
 PAGE = "audit.html"
+SUSPECTS = "suspects.csv"
 RANKING = "path", "id", "split", "label", "suggested", "probability", "margin", "rank", "kind"
 COPIES = (
     "path_a", "path_b", "split_a", "split_b", "kind", "similarity", "same_label", "id_a", "id_b", "label_a", "label_b",

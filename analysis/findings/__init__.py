@@ -4,8 +4,8 @@
 matter most, `claims` makes sentences, `answer` gives the sentence that comes first, `notices` what to look at, `ledger`
 how far accuracies vary.
 Exports `answer`, `best_by_seconds`, `best_pretrained`, `Claim`, `claims`, `class_gains`, `class_sentences`,
-`Correction`, `correction`, `learning_curves`, `Ledger`, `ledger`, `Measure`, `Notice`, `notices`, `TRANSFER`; and
-`text`, which writes numbers.
+`Correction`, `correction`, `learning_curves`, `Ledger`, `ledger`, `Measure`, `Notice`, `notices`, `paired_gain`,
+`TRANSFER`; and `text`, which writes numbers.
 May import: frame, classify.runs, classify.statistics, featurize.core.
 """
 
@@ -18,7 +18,7 @@ from analysis.findings.ledger import Ledger, ledger
 from analysis.findings.measures import Measure
 from analysis.findings.notices import Notice, notices
 from analysis.findings.speed import best_by_seconds
-from analysis.findings.transfer import TRANSFER, class_gains
+from analysis.findings.transfer import TRANSFER, class_gains, paired_gain
 
 __all__ = [
     "TRANSFER",
@@ -38,5 +38,6 @@ __all__ = [
     "learning_curves",
     "ledger",
     "notices",
+    "paired_gain",
     "text",
 ]

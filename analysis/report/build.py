@@ -25,7 +25,7 @@ from analysis.report.captions import FigureFolder, drawn_parts
 from analysis.report.classes import classes_section
 from analysis.report.commands import repeat_commands, reproduction, versions
 from analysis.report.content import Number, Part, PointMap, Report, Section, Table
-from analysis.report.dataset import audit_sections, dataset_section, skipped_images
+from analysis.report.dataset import audit_sections, dataset_section, skipped_images, suspect_sections
 from analysis.report.explore import Exploration, explore
 from analysis.report.html import write_report
 from analysis.report.summary import write_summary
@@ -199,6 +199,7 @@ def build_report(
             classes_section(shown, runs, folder),
             _pictures_section(best, best_run, explored, folder),
             *audit_sections(best_run),
+            *suspect_sections(rows, runs),
             dataset_section(runs, best_run, explored.album, len(unreadable), folder.folder.parent, files),
         ],
         commands=reproduction(runs),

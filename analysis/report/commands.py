@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.audit import SUSPECTS, audit_folder
 from classify.runs import RunResult, runs_folder
 from featurize.cache import IMPORTED
 
@@ -15,7 +16,7 @@ DEFAULTS = {"resize": "bicubic", "aspect": "crop", "dtype": "float32"}
 
 
 def reproduction(runs: Mapping[Path, RunResult]) -> list[str]:
-    """The commands, in order: featurize for each cache, classify for each set of runs, analysis.
+    """The commands, in order: featurize for each cache, audit where runs need it, classify for sets of runs, analysis.
 
     Args:
         runs: by their directories.
@@ -24,6 +25,7 @@ def reproduction(runs: Mapping[Path, RunResult]) -> list[str]:
     for run_dir, result in runs.items():
         by_cache.setdefault(result.cache, {})[run_dir] = result
     commands = [featurize_command(next(iter(own.values()))) for own in by_cache.values()]
+    commands += [_command("audit", [cache]) for cache in _audited_caches(runs)]
     for own in by_cache.values():
         commands += classify_commands(own)
     folders = dict.fromkeys(run_dir.parent.parent for run_dir in runs)
@@ -37,6 +39,13 @@ def versions(runs: Mapping[Path, RunResult]) -> dict[str, str]:
         for name, version in result.versions.items():
             found.setdefault(name, set()).add(version)
     return {name: ", ".join(sorted(several)) for name, several in sorted(found.items())}
+
+
+def _audited_caches(runs: Mapping[Path, RunResult]) -> list[str]:
+    """The caches whose audits, in their default folders, name the suspects of the runs."""
+    tables = {result.suspects_file for result in runs.values() if result.suspects}
+    folders = {result.cache: audit_folder(Path(result.cache).stem) for result in runs.values()}
+    return [cache for cache, folder in folders.items() if str(folder / SUSPECTS) in tables]
 
 
 def featurize_command(result: RunResult) -> str:
@@ -80,7 +89,8 @@ def classify_commands(runs: Mapping[Path, RunResult]) -> list[str]:
     repeated: dict[tuple[Any, ...], dict[int | None, list[RunResult]]] = {}
     for run_dir, result in runs.items():
         layers = () if list(result.layers) == list(result.spec["layers"]) else tuple(result.layers)
-        key = (result.cache, run_dir.parent.parent, layers, result.tuned, result.class_weight)
+        suspects = result.suspects, result.suspects_file
+        key = (result.cache, run_dir.parent.parent, layers, result.tuned, result.class_weight, *suspects)
         if result.draw is not None:
             repeated.setdefault(key, {}).setdefault(result.train_size, []).append(result)
             continue
@@ -103,7 +113,8 @@ def repeat_commands(runs: Mapping[Path, RunResult]) -> list[str]:
     by_cache: dict[tuple[Any, ...], list[str]] = {}
     for run_dir, result in runs.items():
         layers = () if list(result.layers) == list(result.spec["layers"]) else tuple(result.layers)
-        key = (result.cache, run_dir.parent.parent, layers, 0, result.class_weight)
+        suspects = result.suspects, result.suspects_file
+        key = (result.cache, run_dir.parent.parent, layers, 0, result.class_weight, *suspects)
         by_cache.setdefault(key, []).append(_named(result))
     return [_classify_command(key, models, (None,), (0,), ["--repeats", REPEATS]) for key, models in by_cache.items()]
 
@@ -121,7 +132,7 @@ def _classify_command(
     more: Sequence[Any],
 ) -> str:
     """A command that trains heads with these sizes and seeds; the key holds what all its runs have in common."""
-    cache, folder, layers, trials, weight = key
+    cache, folder, layers, trials, weight, suspects, table = key
     words: list[Any] = ["--features", cache]
     for option, own in (("--model", False), ("--head", True)):
         if chosen := [model for model in models if (":" in model) == own]:
@@ -136,6 +147,8 @@ def _classify_command(
         words += ["--tune", trials]
     if weight:
         words += ["--class-weight", weight]
+    if suspects:
+        words += ["--drop-suspects" if suspects == "dropped" else "--weight-suspects", table]
     return _command("classify", [*words, *more, *_runs_option(folder)])
 
 

@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.utils import check_random_state
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _check_sample_weight
 
 from classify.estimators import ProbabilisticClassifier, prediction_data, training_data
 
@@ -57,20 +58,24 @@ class TemperatureCalibrated(ProbabilisticClassifier):
         self.max_rows = max_rows
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit the classifier and the temperature on X (n, d) and y (n,).
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit the classifier and the temperature on X (n, d) and y (n,), with weights (n,) of the rows or None.
 
         Raises:
             ValueError: X is not finite, or y has fewer than two classes.
         """
         X, targets = training_data(self, X, y)
-        self.estimator_ = clone(self.estimator).fit(X, targets)
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X)
+
+        def fitted_on(rows: Any) -> Any:
+            weighted = {} if weights is None else {"sample_weight": weights[rows]}
+            return clone(self.estimator).fit(X[rows], targets[rows], **weighted)
 
         def scores_of(fitted: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-            copy = clone(self.estimator).fit(X[fitted], targets[fitted])
-            return class_scores(copy, X[held_out])
+            return class_scores(fitted_on(fitted), X[held_out])
 
-        self.calibrate(targets, scores_of)
+        self.estimator_ = fitted_on(slice(None))
+        self.calibrate(targets, scores_of, weights)
         return self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -87,24 +92,31 @@ class TemperatureCalibrated(ProbabilisticClassifier):
         X = prediction_data(self, X)
         return softmax(class_scores(self.estimator_, X) / self.temperature_, axis=1)
 
-    def calibrate(self, targets: np.ndarray, scores_of: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+    def calibrate(
+        self,
+        targets: np.ndarray,
+        scores_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        weights: np.ndarray | None = None,
+    ) -> None:
         """Set the temperature that is best for the scores of held-out rows, and keep their probabilities.
 
         Args:
             targets: of all rows, (n,), 0..K-1.
             scores_of: fits on the rows given first and returns the scores, (m, K), of those given second,
                 which are held out; both are ascending row numbers.
+            weights: of all rows, (n,), or None.
         """
         self.temperature_, self.held_out_ = np.float32(1), None
-        parts, labels = [], []
+        parts, rows = [], []
         for fitted, held_out in held_out_folds(targets, self.random_state):
             if self.max_rows is not None and len(fitted) > self.max_rows:
                 fitted = _share_of_each_class(fitted, targets, self.max_rows / len(fitted), self.random_state)
             parts.append(scores_of(fitted, held_out))
-            labels.append(targets[held_out])
+            rows.append(held_out)
         if parts:
-            scores, known = np.concatenate(parts), np.concatenate(labels)
-            self.temperature_ = best_temperature(scores, known)
+            scores, all_held_out = np.concatenate(parts), np.concatenate(rows)
+            known = targets[all_held_out]
+            self.temperature_ = best_temperature(scores, known, None if weights is None else weights[all_held_out])
             self.held_out_ = HeldOut(softmax(scores / self.temperature_, axis=1), known)
 
 
@@ -164,12 +176,12 @@ def class_scores(classifier: Any, X: np.ndarray) -> np.ndarray:
     return scores
 
 
-def best_temperature(scores: np.ndarray, labels: np.ndarray) -> np.float32:
-    """The divisor of scores (n, K) that minimises the log loss of labels (n,), 0..K-1."""
+def best_temperature(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.float32:
+    """The divisor of scores (n, K) that minimises the log loss of labels (n,), 0..K-1, with weights (n,) or None."""
 
     def log_loss(log_temperature: float) -> float:
         log_probabilities = log_softmax(scores / np.exp(log_temperature), axis=1)
-        return -float(log_probabilities[np.arange(len(labels)), labels].mean())
+        return -float(np.average(log_probabilities[np.arange(len(labels)), labels], weights=weights))
 
     bound = np.log(SHARPEST)
     found = minimize_scalar(log_loss, bounds=(-bound, bound), method="bounded")

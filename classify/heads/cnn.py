@@ -9,12 +9,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import softmax
 from sklearn.utils import check_random_state
 
-from classify.estimators import ProbabilisticClassifier, prediction_data, training_data
+from classify.estimators import ProbabilisticClassifier, prediction_data, row_weights, training_data
 from classify.heads.keras_training import (
     Batch,
     compiled_classifier,
     learning_rates,
-    targets_and_weights,
+    one_hot,
     train_epoch,
 )
 from featurize.core.environment import import_keras, limit_threads
@@ -90,8 +90,8 @@ class ConvNet(ProbabilisticClassifier):
         self.n_jobs = n_jobs
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train on X (n, h * w * c) with values 0..255 and y (n,).
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on X (n, h * w * c) with values 0..255 and y (n,), with weights (n,) of the rows or None.
 
         Raises:
             ValueError: X is not finite, its rows are not images of this shape, or y has fewer than two classes.
@@ -107,7 +107,8 @@ class ConvNet(ProbabilisticClassifier):
         model = self._compiled(self._build(random))
         total = steps * self.n_iter_
         rates = iter(learning_rates(self.learning_rate, total, warmup_steps=max(1, total // 7)))
-        onehot, weights = targets_and_weights(targets, len(self.classes_), self.class_weight)
+        onehot = one_hot(targets, len(self.classes_))
+        weights = row_weights(self.class_weight, targets, sample_weight)
         self.history_: dict[str, list[float]] = {"loss": [], "accuracy": [], "validation_accuracy": []}
         best = 0.0
         for _ in range(self.n_iter_):

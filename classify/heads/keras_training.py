@@ -5,7 +5,6 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from sklearn.utils import compute_sample_weight
 
 from featurize.core.environment import import_keras
 
@@ -69,10 +68,9 @@ def compiled_classifier(model: Any, optimizer: Callable[[], Any], label_smoothin
     return kept
 
 
-def targets_and_weights(targets: np.ndarray, classes: int, class_weight: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The one-hot targets, float32 (n, K), and the weights, float32 (n,), of targets (n,) in 0..K-1."""
-    onehot = np.eye(classes, dtype=np.float32)[targets]
-    return onehot, compute_sample_weight(class_weight, targets).astype(np.float32)
+def one_hot(targets: np.ndarray, classes: int) -> np.ndarray:
+    """Targets (n,) in 0..K-1 as float32 (n, K)."""
+    return np.eye(classes, dtype=np.float32)[targets]
 
 
 def train_epoch(model: Any, batches: Iterable[Batch], rates: Iterator[float]) -> tuple[float, float]:

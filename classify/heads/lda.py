@@ -12,9 +12,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, eigh
 from scipy.special import log_softmax, softmax
-from sklearn.utils import compute_sample_weight
 
-from classify.estimators import ProbabilisticClassifier, prediction_data, training_data
+from classify.estimators import ProbabilisticClassifier, prediction_data, row_weights, training_data
 from classify.heads.calibration import best_temperature
 
 FOLDS = 5
@@ -47,14 +46,14 @@ class ShrinkageLDA(ProbabilisticClassifier):
         self.class_weight = class_weight
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit on X (n, d) and y (n,).
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit on X (n, d) and y (n,), with weights (n,) of the rows or None.
 
         Raises:
             ValueError: X is not finite, or y has fewer than two classes.
         """
         X, targets = training_data(self, X, y)
-        weights = compute_sample_weight(self.class_weight, targets)
+        weights = row_weights(self.class_weight, targets, sample_weight)
         basis = row_space(X)
         coordinates = X if basis is None else X @ basis
         folds = stratified_folds(targets, FOLDS, self.random_state)
@@ -63,7 +62,8 @@ class ShrinkageLDA(ProbabilisticClassifier):
         def held_out(shrinkage: float) -> np.ndarray:
             return fold_scores(coordinates, folds, sums.in_folds(shrinkage))
 
-        self.shrinkage_, self.temperature_ = best_shrinkage(held_out, targets)
+        given = None if sample_weight is None else row_weights(None, targets, sample_weight)
+        self.shrinkage_, self.temperature_ = best_shrinkage(held_out, targets, given)
         found = sums.discriminants(self.shrinkage_)
         self.coef_ = np.ascontiguousarray((found.coef if basis is None else basis @ found.coef).T)
         self.intercept_ = found.intercept
@@ -177,21 +177,22 @@ def fold_scores(X: np.ndarray, folds: np.ndarray, discriminants: Sequence[Discri
 
 
 def best_shrinkage(
-    scores_of: Callable[[float], np.ndarray], targets: np.ndarray, shrinkages: Sequence[float] = SHRINKAGES
+    scores_of: Callable[[float], np.ndarray], targets: np.ndarray, weights: np.ndarray | None = None
 ) -> tuple[float, np.float32]:
     """The shrinkage whose held-out scores have the lowest log loss, and their temperature.
 
     Args:
         scores_of: gives the held-out scores (n, K) of a shrinkage.
         targets: of the same rows, (n,), 0..K-1.
-        shrinkages: to choose from.
+        weights: of these rows, (n,), or None.
     """
     found = []
-    for shrinkage in shrinkages:
+    for shrinkage in SHRINKAGES:
         scores = scores_of(shrinkage)
-        temperature = best_temperature(scores, targets)
+        temperature = best_temperature(scores, targets, weights)
         logs = log_softmax(scores / temperature, axis=1)
-        found.append((-float(logs[np.arange(len(targets)), targets].mean()), shrinkage, temperature))
+        loss = -float(np.average(logs[np.arange(len(targets)), targets], weights=weights))
+        found.append((loss, shrinkage, temperature))
     _, shrinkage, temperature = min(found)
     return shrinkage, temperature
 

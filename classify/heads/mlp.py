@@ -8,12 +8,12 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.utils import check_random_state
 
-from classify.estimators import ProbabilisticClassifier, prediction_data, training_data
+from classify.estimators import ProbabilisticClassifier, prediction_data, row_weights, training_data
 from classify.heads.keras_training import (
     Batch,
     compiled_classifier,
     learning_rates,
-    targets_and_weights,
+    one_hot,
     train_epoch,
 )
 from featurize.core.environment import import_keras, limit_threads
@@ -79,8 +79,8 @@ class MLPHead(ProbabilisticClassifier):
         self.n_jobs = n_jobs
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train on X (n, d) and y (n,).
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on X (n, d) and y (n,), with weights (n,) of the rows or None.
 
         Raises:
             ValueError: X is not finite, or y has fewer than two classes.
@@ -92,7 +92,8 @@ class MLPHead(ProbabilisticClassifier):
         model = self._build(X.shape[1], len(self.classes_), random)
         total = steps * self.epochs
         rates = iter(learning_rates(self.learning_rate, total, warmup_steps=max(1, total // 10)))
-        onehot, weights = targets_and_weights(targets, len(self.classes_), self.class_weight)
+        onehot = one_hot(targets, len(self.classes_))
+        weights = row_weights(self.class_weight, targets, sample_weight)
         self.history_: dict[str, list[float]] = {"loss": [], "accuracy": []}
         for _ in range(self.epochs):
             batches = np.array_split(random.permutation(images), steps)

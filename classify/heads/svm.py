@@ -11,9 +11,8 @@ from typing import Any, Self
 import numpy as np
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import compute_sample_weight
 
-from classify.estimators import MarginClassifier, prediction_data, training_data
+from classify.estimators import MarginClassifier, prediction_data, row_weights, training_data
 
 logger = logging.getLogger("frozenbench")
 MANY_ROWS = 10_000
@@ -50,19 +49,20 @@ class RBFSVM(MarginClassifier):
         self.class_weight = class_weight
         self.n_jobs = n_jobs
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train on X (n, d) and y (n,).
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on X (n, d) and y (n,), with weights (n,) of the rows or None.
 
         Raises:
             ValueError: X is not finite, or y has fewer than two classes.
         """
         X, targets = training_data(self, X, y)
+        weights = None if sample_weight is None else row_weights(None, targets, sample_weight)
         self.gamma_ = self.width / X.shape[1]
         solver = _solver(len(X), self.n_jobs)
         svc = solver(C=self.C, gamma=self.gamma_, class_weight=self.class_weight, cache_size=CACHE_MB)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "'Threading' parallel backend is not supported")  # see `_solver`
-            svc.fit(X, targets)
+            svc.fit(X, targets, weights)
         self.support_ = np.asarray(svc.support_)
         self.support_vectors_ = X[self.support_]
         # With a single pair, scikit-learn flips the sign.
@@ -127,14 +127,14 @@ class LinearSVM(MarginClassifier):
         self.max_iter = max_iter
         self.tol = tol
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train on X (n, d) and y (n,).
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on X (n, d) and y (n,), with weights (n,) of the rows or None.
 
         Raises:
             ValueError: X is not finite, or y has fewer than two classes.
         """
         X, targets = training_data(self, X, y)
-        weights = compute_sample_weight(self.class_weight, targets).astype(np.float32)
+        weights = row_weights(self.class_weight, targets, sample_weight)
         return self.minimise(functools.partial(squared_hinge, X, targets, weights))
 
     def minimise(self, loss: Callable[[np.ndarray], tuple[float, np.ndarray]]) -> Self:

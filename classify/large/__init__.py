@@ -2,7 +2,7 @@
 
 Exports the features in blocks, and how much memory there is and a fit takes.
 
-May import: heads, featurize.core, featurize.cache.
+May import: estimators, heads, featurize.core, featurize.cache.
 """
 
 from classify.large.blocks import FeatureBlocks, Share, blocks_of, shares

@@ -19,8 +19,8 @@ from sklearn.ensemble import StackingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.utils import compute_sample_weight
 
+from classify.estimators import row_weights
 from classify.heads.calibration import TemperatureCalibrated
 from classify.large.boosting import RowsOnWorkers
 from classify.large.passes import Loss, ScaledRows, scaled_rows
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-def fit_in_blocks(head: Any, train: FeatureRows, threads: int, client: "Client | None" = None) -> None:
+def fit_in_blocks(
+    head: Any, train: FeatureRows, threads: int, client: "Client | None" = None, weights: np.ndarray | None = None
+) -> None:
     """Fit a head as its own `fit` would on the whole matrix.
 
     Args:
@@ -39,6 +41,7 @@ def fit_in_blocks(head: Any, train: FeatureRows, threads: int, client: "Client |
         train: features in blocks, with rows of two classes or more.
         threads: of this process.
         client: of a cluster whose workers pass over the rows; None to use the threads.
+        weights: of the rows, (n,); None if all weigh the same. Not for the head `xgboost`.
 
     Raises:
         CacheError: the cache cannot be used.
@@ -46,33 +49,34 @@ def fit_in_blocks(head: Any, train: FeatureRows, threads: int, client: "Client |
     """
     fit = FITS[type(head[-1])]
     with work_pool(threads, client) as pool:
-        fit(head, train, pool)
+        fit(head, train, pool, weights)
 
 
-def fit_logreg(head: Any, train: FeatureRows, pool: Threads | Workers) -> None:
+def fit_logreg(head: Any, train: FeatureRows, pool: Threads | Workers, sample_weight: np.ndarray | None) -> None:
     """Fit the head `logreg`."""
     machine: LogisticRegression = head[-1]
     with scaled_rows(head, train, pool) as rows:
         machine.classes_, machine.n_features_in_ = rows.classes, rows.dim
-        weights = compute_sample_weight(machine.class_weight, rows.targets)
+        weights = row_weights(machine.class_weight, rows.targets, sample_weight)
         minimise_logistic(machine, rows.loss(logistic_loss, weights), float(weights.sum()))
 
 
-def fit_linear_svm(head: Any, train: FeatureRows, pool: Threads | Workers) -> None:
+def fit_linear_svm(head: Any, train: FeatureRows, pool: Threads | Workers, sample_weight: np.ndarray | None) -> None:
     """Fit the head `linear-svm`; its temperature comes from the same held-out rows as in memory."""
     machine: TemperatureCalibrated = head[-1]
     with scaled_rows(head, train, pool) as rows:
 
         def held_out_scores(fitted: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-            return rows.scores(rows.linear_svm(machine.estimator, fitted), held_out)
+            return rows.scores(rows.linear_svm(machine.estimator, fitted, sample_weight), held_out)
 
         machine.classes_, machine.n_features_in_ = rows.classes, rows.dim
-        machine.estimator_ = rows.linear_svm(machine.estimator, np.arange(len(train.y)))
-        machine.calibrate(rows.targets, held_out_scores)
+        machine.estimator_ = rows.linear_svm(machine.estimator, np.arange(len(train.y)), sample_weight)
+        machine.calibrate(rows.targets, held_out_scores, sample_weight)
 
 
-def fit_xgboost(head: Any, train: FeatureRows, pool: Threads | Workers) -> None:
+def fit_xgboost(head: Any, train: FeatureRows, pool: Threads | Workers, sample_weight: np.ndarray | None) -> None:
     """Fit the head `xgboost`: here if its columns fit into memory, else on the workers that hold them."""
+    assert sample_weight is None  # it takes no weights, in memory either
     components, stack = head[2], head[-1]
     with scaled_rows(head, train, pool) as rows:
         columns = fit_projection(components, stack, rows)

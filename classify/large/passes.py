@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import compute_sample_weight
 from threadpoolctl import threadpool_limits
 
+from classify.estimators import row_weights
 from classify.heads.calibration import class_scores
 from classify.heads.svm import LinearSVM, squared_hinge
 from classify.large.blocks import Block, Share, shares
@@ -68,12 +68,13 @@ class ScaledRows:
 
         return total_loss
 
-    def linear_svm(self, unfitted: LinearSVM, rows: np.ndarray) -> LinearSVM:
-        """A linear SVM fitted on some of the rows, with the labels 0..K-1."""
+    def linear_svm(self, unfitted: LinearSVM, rows: np.ndarray, sample_weight: np.ndarray | None = None) -> LinearSVM:
+        """A linear SVM fitted on some of the rows, with the labels 0..K-1 and the weights of all rows (n,) or None."""
         machine = clone(unfitted)
         machine.classes_, machine.n_features_in_ = np.arange(len(self.classes)), self.dim
         weights = np.zeros(len(self.targets))
-        weights[rows] = compute_sample_weight(machine.class_weight, self.targets[rows])
+        own = None if sample_weight is None else sample_weight[rows]
+        weights[rows] = row_weights(machine.class_weight, self.targets[rows], own)
         return machine.minimise(self.loss(squared_hinge, weights))
 
     def scores(self, machine: LinearSVM, rows: np.ndarray) -> np.ndarray:

@@ -32,6 +32,7 @@ def model_card(result: RunResult) -> str:
         head_file=HEAD,
         result_file=RESULT,
         precision=_precision(result),
+        suspects=_suspects(result),
         recall=_recall_rows(result),
         calibration=_calibration_rows(result),
         sets=_set_rows(result),
@@ -45,6 +46,14 @@ def _precision(result: RunResult) -> str:
     if result.certificate is None:
         return "float32"
     return f"{result.spec['precision']}: {Certificate(**result.certificate).in_words}"
+
+
+def _suspects(result: RunResult) -> str:
+    """How the suspected labels of an audit were trained on."""
+    if result.suspects is None:
+        return "not told apart"
+    what = "left out" if result.suspects == "dropped" else "weighted by the probability that the label is right"
+    return f"{_count(result.suspects_rows)} training images in {result.suspects_file} were {what}"
 
 
 def _recall_rows(result: RunResult) -> list[list[str]]:

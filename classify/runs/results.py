@@ -71,6 +71,9 @@ class RunResult(ShownAsTable):
         draw: the seed that chose the training images, if it is not `seed`; else None.
         drawn_from: the number of training images that they were chosen from; 0 if it is not known.
         certificate: what a lower precision of the features costs, see `featurize.cache.Certificate`; None for float32.
+        suspects: `dropped` or `weighted`: how the suspected labels of an audit were trained on; None if like others.
+        suspects_file: the table that names them; else empty.
+        suspects_rows: their number among the training images of the cache, or in folds among all.
     """
 
     model: str
@@ -133,6 +136,9 @@ class RunResult(ShownAsTable):
     certificate: dict[str, Any] | None = None
     draw: int | None = None
     drawn_from: int = 0
+    suspects: str | None = None
+    suspects_file: str = ""
+    suspects_rows: int = 0
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:

@@ -19,6 +19,8 @@ def head_name(run: Any, details: bool = False) -> str:
         marks.append("tuned")
     if run.class_weight == "balanced":
         marks.append("balanced")
+    if run.suspects in ("dropped", "weighted"):
+        marks.append(f"suspects {run.suspects}")
     if details and run.seed:
         marks.append(f"seed {run.seed}")
     if details and run.draw not in (None, run.seed):

@@ -2,7 +2,7 @@
 
 Exports the fit and evaluation of one head, and the training of many as runs.
 
-May import: large, guarantee, heads, statistics, runs, featurize.core, featurize.cache.
+May import: large, guarantee, heads, statistics, runs, suspects, featurize.core, featurize.cache.
 """
 
 from classify.training.evaluate import fit_and_evaluate

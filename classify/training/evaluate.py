@@ -15,6 +15,7 @@ from classify.heads import FOLDED, FOLDS, HEADS, Task, head_name, make_head
 from classify.large import blocks_of
 from classify.runs import SET_COVERAGE
 from classify.statistics import Metrics, metrics
+from classify.suspects import Suspects
 from featurize.cache import FeatureRows, Features
 from featurize.core.errors import HeadError
 from featurize.core.tables import ShownAsTable
@@ -118,6 +119,7 @@ def fit_head(
     seed: int = 0,
     jobs: int = 1,
     class_weight: str | None = None,
+    suspects: Suspects | None = None,
     client: "Client | None" = None,
 ) -> FittedHead:
     """Train a head.
@@ -130,6 +132,7 @@ def fit_head(
         seed: for everything random in the head.
         jobs: number of threads.
         class_weight: `balanced`, or None.
+        suspects: training images that have less weight than others, unless they were dropped; None for no such.
         client: of a cluster whose workers fit on features in blocks; None to use the threads.
 
     Raises:
@@ -146,6 +149,7 @@ def fit_head(
     expected = (ValueError, FloatingPointError) if is_ours else (Exception,)
     head = make_head(estimator, Task.of(train, seed, jobs, class_weight)).set_params(**(settings or {}))
     _check_rows_for_folds(name, train)
+    weights = None if suspects is None else _weights(name, head, train, suspects)
     blocks = len(blocks_of(train))
     if blocks:
         logger.info(
@@ -159,10 +163,10 @@ def fit_head(
             if blocks:
                 from classify.large.fits import fit_in_blocks
 
-                fit_in_blocks(head, train, jobs, client)
+                fit_in_blocks(head, train, jobs, client, weights)
             else:
                 [x] = train.matrices()
-                head.fit(x, train.y)
+                head.fit(x, train.y, **({} if weights is None else {f"{head.steps[-1][0]}__sample_weight": weights}))
             if not hasattr(head, "classes_"):
                 raise ValueError("after the fit it has no classes_, the labels that scikit-learn's classifiers keep")
         except expected as error:
@@ -186,6 +190,17 @@ def fit_head(
         # The folds of a temperature divide groups.
         held_out=held_out_of(head) if train.groups is None else None,
     )
+
+
+def _weights(name: str, head: Any, train: FeatureRows, suspects: Suspects) -> np.ndarray | None:
+    """The weights of the rows, (n,), or None; raises HeadError if the head's last step cannot weigh single rows."""
+    from sklearn.utils.validation import has_fit_parameter
+
+    weights = suspects.weights(train.ids)
+    last = head[-1]
+    if weights is not None and not has_fit_parameter(getattr(last, "estimator", last), "sample_weight"):
+        raise HeadError(f"{name} takes no weights of single images; use --drop-suspects {suspects.file}")
+    return weights
 
 
 def _check_rows_for_folds(name: str, train: FeatureRows) -> None:

@@ -10,7 +10,7 @@ from classify.statistics import metrics
 from classify.training.evaluate import Evaluation, FittedHead, evaluate_head
 from classify.training.held_out import fit_and_hold_out
 from classify.training.job import Job
-from classify.training.rows import stratified_subset
+from classify.training.rows import stratified_subset, without_suspects
 from featurize.cache import Features, load_features
 from featurize.core.errors import HeadError, UsageError
 
@@ -87,4 +87,11 @@ def _fit(job: Job, train: Features) -> FittedHead:
                 "images; use fewer"
             )
         train = stratified_subset(train, job.rows, job.seed_of_rows)
-    return fit_and_hold_out(job.model, train, seed=job.seed, jobs=job.threads, class_weight=job.class_weight)
+    return fit_and_hold_out(
+        job.model,
+        without_suspects(job, train),
+        seed=job.seed,
+        jobs=job.threads,
+        class_weight=job.class_weight,
+        suspects=job.suspects,
+    )

@@ -82,7 +82,8 @@ def novelty_of(job: Job, train: FeatureRows) -> Novelty | None:
     """
     if train.image is not None:
         return None
-    key = (job.info.path, job.info.spec.fingerprint, job.layers, job.rows, job.seed_of_rows, job.seed)
+    dropped = job.suspects.digest if job.suspects else ""
+    key = (job.info.path, job.info.spec.fingerprint, job.layers, job.rows, job.seed_of_rows, job.seed, dropped)
     if key not in _last_novelty:
         rows = train.select(np.sort(stratified_order(train.y, job.seed)[:ROWS_FOR_NOVELTY]))
         found = fit_novelty(np.concatenate(list(rows.matrices())), rows.y, job.seed, rows.groups)

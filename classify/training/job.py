@@ -7,6 +7,7 @@ from pathlib import Path
 
 from classify.heads import Task, code_digest, head_name, is_own, make_head
 from classify.large import memory_limit, memory_needed
+from classify.suspects import Suspects
 from classify.training.evaluate import plain_parameters
 from featurize.cache import CacheInfo
 from featurize.core.errors import UsageError
@@ -32,6 +33,7 @@ class Job:
         memory: bytes that a fit may take; None for what this process may use.
         workers: processes with this memory each, which together fit a head that exceeds the memory of one.
         draw: the seed of the subset of rows; None for `seed`.
+        suspects: training images with suspected labels, which are dropped or weighted; None to train on all alike.
     """
 
     model: str
@@ -46,10 +48,11 @@ class Job:
     memory: int | None = None
     workers: int = 1
     draw: int | None = None
+    suspects: Suspects | None = None
 
     @property
     def train_rows(self) -> int:
-        """Number of training rows; in a cross-validation, those that a fold leaves."""
+        """Number of training rows, suspects included; in a cross-validation, those that a fold leaves."""
         if self.rows:
             return self.rows
         if folds := self.info.folds:
@@ -97,6 +100,8 @@ class Job:
             content.append({"draw": self.draw})
         if is_own(self.model):
             content.append(code_digest(self.model))
+        if self.suspects is not None:
+            content.append([self.suspects.handling, self.suspects.digest])
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"{head_name(self.model)}-{digest[:8]}"
 

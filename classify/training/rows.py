@@ -45,7 +45,15 @@ def rows_in_memory(job: Job) -> Features:
         # The whole split does not fit, or not with the columns of all layers: load the chosen rows block by block.
         return FeatureBlocks.of(info, "train", job.layers, _chosen_rows(job)).load()
     train = _split(info.path, info.spec.fingerprint, "train", job.layers)
-    return train if job.rows is None else stratified_subset(train, job.rows, job.seed_of_rows)
+    return without_suspects(job, train if job.rows is None else stratified_subset(train, job.rows, job.seed_of_rows))
+
+
+def without_suspects(job: Job, train: Features) -> Features:
+    """The training rows without those whose labels are suspected, if the job drops them."""
+    if job.suspects is None:
+        return train
+    kept = job.suspects.kept(train.ids)
+    return train if kept.all() else train.select(kept)
 
 
 def stratified_subset(features: Features, rows: int, seed: int) -> Features:
@@ -102,10 +110,11 @@ def _split(path: Path, fingerprint: str, name: str, layers: tuple[str, ...]) -> 
 
 def _chosen_rows(job: Job) -> np.ndarray | None:
     """The rows of a job's subset, ascending; None for all."""
-    if job.train_rows == job.info.rows["train"]:
+    if job.train_rows == job.info.rows["train"] and job.suspects is None:
         return None
-    labels, _, _ = read_labels(job.info.path, "train")
-    return np.sort(stratified_order(labels, job.seed_of_rows)[: job.rows])
+    labels, ids, _ = read_labels(job.info.path, "train")
+    rows = np.sort(stratified_order(labels, job.seed_of_rows)[: job.rows])
+    return rows if job.suspects is None else rows[job.suspects.kept(ids[rows])]
 
 
 def _check_size(job: Job) -> None:

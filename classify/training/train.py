@@ -174,6 +174,7 @@ def search_and_fit(job: Job, studies: Path, settings: Settings | None, client: "
         seed=job.seed,
         jobs=job.threads,
         class_weight=job.class_weight,
+        suspects=job.suspects,
         client=client,
     )
 
@@ -321,6 +322,9 @@ def _run_result(
         certificate=dataclasses.asdict(info.certificate) if info.certificate else None,
         **coverage,
         held_out_rows=0 if fitted.held_out is None else len(fitted.held_out.labels),
+        suspects=job.suspects.handling if job.suspects else None,
+        suspects_file=str(job.suspects.file) if job.suspects else "",
+        suspects_rows=len(job.suspects.ids) if job.suspects else 0,
     )
 
 
