@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("frozenbench")
 PAIRS_NAMED = 5
+WITHIN = 10  # points, of the estimated precision: the largest difference in docs/audit.md
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,6 @@ def audit_cache(
         "images": len(rows),
         "suspects": suspects.count,
         "estimated_precision": suspects.estimated_precision,
-        "estimated_errors": suspects.estimated_errors,
         "pairs": pairs,
         "copies": len(copies),
         "copies_by_kind": counted(copies.kinds),
@@ -134,13 +134,14 @@ def label_findings(summary: dict[str, Any]) -> list[str]:
     images, count = summary["images"], summary["suspects"]
     if not count:
         return [f"None of {images:,} labels is suspected."]
+    precision = summary["estimated_precision"]
+    if precision is None:
+        estimate = "How many of these are wrong cannot be estimated, because hard images look the same: look at them."
+    else:
+        low, high = max(0, round(100 * precision) - WITHIN), min(100, round(100 * precision) + WITHIN)
+        estimate = f"About {100 * precision:.0f}% of these ({low} to {high}) are wrong, by an estimate from the data."
     share = f"{count:,} of {images:,} labels are suspected ({100 * count / images:.1f}%)."
-    lines = [
-        f"{share} About {100 * summary['estimated_precision']:.0f}% of these are wrong, by an estimate from the data.",
-        f"About {summary['estimated_errors']:,.0f} labels are wrong in all, by the same estimate.",
-    ]
-    lines += [pair_sentence(pair) for pair in summary["pairs"][:PAIRS_NAMED]]
-    return lines
+    return [f"{share} {estimate}", *(pair_sentence(pair) for pair in summary["pairs"][:PAIRS_NAMED])]
 
 
 def copy_findings(summary: dict[str, Any]) -> list[str]:

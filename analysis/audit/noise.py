@@ -18,6 +18,11 @@ CALIBRATION_STEPS = 2  # of L-BFGS in each step of EM
 RIGHT_LABELS = 50.0  # invented rows of each class with the right label, so that few rows do not make much noise
 TOLERANCE = 1e-6  # of the log-likelihood of a row
 LEAST_NOISE = 1e-4  # share of a class with the label of another
+# Measured on CIFAR-10 with planted and with human mistakes, see docs/audit.md.
+HARD_IMAGES = 0.2  # right labels that are listed, per square of the share of images that the head gets wrong
+DOUBTED = 0.5  # share of the right labels that the model expects in a list which are there beside those
+IMAGES_TO_ESTIMATE = 10_000
+SHARE_TO_ESTIMATE = 0.01  # of the images: with fewer suspects, hard images with right labels may be most of them
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,25 @@ def calibrated(scores: np.ndarray, targets: np.ndarray, start: Noise) -> tuple[f
     first = np.concatenate([[start.slope], start.offsets])
     found = minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": CALIBRATION_STEPS}).x
     return float(found[0]), found[1:]
+
+
+def list_precision(listed: np.ndarray, images: int, mistakes: float) -> float | None:
+    """The share of listed labels that are wrong, within about 10 points; None if the data do not tell.
+
+    The model of the noise takes labels for wrong that lie far from what a head expects. Of mistakes made at random, it
+    expects too many, because hard images with right labels look the same. Of people's mistakes it expects too few,
+    because people err on hard images. Labels and vectors alone cannot tell one from the other. The estimate lies
+    between the two.
+
+    Args:
+        listed: the probabilities that the listed labels are wrong, (m,).
+        images: number of all images.
+        mistakes: the share of them that a head is expected to get wrong, 0..1.
+    """
+    if images < IMAGES_TO_ESTIMATE or len(listed) < SHARE_TO_ESTIMATE * images:
+        return None
+    right = HARD_IMAGES * mistakes**2 * images + DOUBTED * float(np.sum(1 - listed))
+    return max(0.0, 1 - right / len(listed))
 
 
 def best_cut(wrong: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analysis.audit.noise import best_cut, estimate_noise
+from analysis.audit.noise import best_cut, estimate_noise, list_precision
 from classify.heads.lda import FOLDS, stratified_folds
 from classify.large import FeatureBlocks
 from classify.large.held_out import HeldOut, held_out
@@ -65,6 +65,7 @@ class Suspects:
         margin: the probability of the suggested class less that of the label, from the image alone, float64 (n,).
         order: all images, the most suspected first, int64 (n,).
         count: how many of the first ones are suspects.
+        mistakes: the share of the images that a head is expected to assign to a wrong class, 0..1.
         pairs: the noise of each pair of classes in which it is above one image, the largest first.
     """
 
@@ -73,6 +74,7 @@ class Suspects:
     margin: np.ndarray
     order: np.ndarray
     count: int
+    mistakes: float
     pairs: list[PairNoise]
 
     @property
@@ -82,13 +84,8 @@ class Suspects:
 
     @property
     def estimated_precision(self) -> float | None:
-        """The share of the suspects whose label is wrong, as estimated from the data; None without suspects."""
-        return float(self.wrong[self.rows].mean()) if self.count else None
-
-    @property
-    def estimated_errors(self) -> float:
-        """How many labels are wrong, listed or not, as estimated from the data."""
-        return float(self.wrong.sum())
+        """The share of the suspects whose label is wrong, see `analysis.audit.noise.list_precision`."""
+        return list_precision(self.wrong[self.rows], len(self.wrong), self.mistakes)
 
 
 def rows_of(info: CacheInfo, seed: int = 0) -> Rows:
@@ -146,6 +143,7 @@ def find_suspects(scores: np.ndarray, labels: np.ndarray) -> Suspects:
     wrong, margin = np.empty(rows), np.empty(rows)
     suggested = np.empty(rows, np.int64)
     sums, squares = np.zeros((classes, classes)), np.zeros((classes, classes))
+    mistakes = 0.0
     for start in range(0, rows, ROWS_AT_ONCE):
         part = slice(start, start + ROWS_AT_ONCE)
         own = labels[part]
@@ -157,10 +155,12 @@ def find_suspects(scores: np.ndarray, labels: np.ndarray) -> Suspects:
         true[at, own] = -1
         suggested[part] = true.argmax(axis=1)
         seen = noise.classes(scores[part])
+        mistakes += float(np.sum(1 - seen.max(axis=1))) / rows
         margin[part] = seen[at, suggested[part]] - seen[at, own]
     order = np.argsort(-wrong, kind="stable")
     counts = np.bincount(labels, minlength=classes)
-    return Suspects(wrong, suggested, margin, order, len(best_cut(wrong)), _pairs(counts, sums, squares))
+    pairs = _pairs(counts, sums, squares)
+    return Suspects(wrong, suggested, margin, order, len(best_cut(wrong)), mistakes, pairs)
 
 
 def _pairs(counts: np.ndarray, sums: np.ndarray, squares: np.ndarray) -> list[PairNoise]:

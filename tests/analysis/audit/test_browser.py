@@ -44,7 +44,7 @@ def test_accepted_corrections_become_labels(browser: webdriver.Chrome, tmp_path:
     labels = np.array([0, 0, 1, 0, 1])
     rows = Rows(splits, np.arange(5), labels, np.array([path.encode() for path in PATHS]), labels)
     chances = np.array([0.9, 0.1, 0.2, 0.8, 0.1])
-    suspects = Suspects(chances, 1 - labels, chances, np.argsort(-chances, kind="stable"), 2, [])
+    suspects = Suspects(chances, 1 - labels, chances, np.argsort(-chances, kind="stable"), 2, 0.1, [])
     page = write_page(tmp_path / "a.html", "photos", [], rows, suspects, ["cat", "dog"], None, with_splits=True)
 
     browser.get(page.as_uri())

@@ -42,7 +42,7 @@ def test_an_audit_from_the_command_line(planted: Path) -> None:
 
     text = command_here("analysis", "audit", str(planted), "--quiet").stdout
     assert f"{len(suspects)} of 900 labels are suspected (" in text
-    assert "are wrong, by an estimate from the data." in text
+    assert "How many of these are wrong cannot be estimated" in text
     assert " of what is labelled " in text
 
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from analysis.audit.noise import best_cut, estimate_noise
+from analysis.audit.build import label_findings
+from analysis.audit.noise import best_cut, estimate_noise, list_precision
 
 
 def noisy_scores(rows: int, separation: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -53,3 +54,26 @@ def test_few_rows_do_not_make_much_noise() -> None:
     noise = estimate_noise(4 * scores, true)
     wrong = 1 - noise.true_classes(4 * scores, true)[np.arange(300), true]
     assert wrong.sum() < 40
+
+
+def test_the_precision_of_a_list() -> None:
+    listed = np.full(1000, 0.8)
+    sure = list_precision(listed, 20_000, 0.0)
+    assert sure == pytest.approx(0.9)
+    hard = list_precision(listed, 20_000, 0.2)
+    assert hard == pytest.approx(0.9 - 0.2 * 0.2**2 * 20_000 / 1000)
+    assert list_precision(listed, 20_000, 1.0) == 0
+    assert list_precision(listed[:199], 20_000, 0.1) is None  # hardly more than hard images
+    assert list_precision(listed, 9_999, 0.1) is None
+    assert list_precision(listed[:0], 20_000, 0.1) is None
+
+
+def test_the_estimate_is_said_with_its_bounds() -> None:
+    summary = {"images": 50_000, "suspects": 2_500, "estimated_precision": 0.716, "pairs": []}
+    assert label_findings(summary) == [
+        "2,500 of 50,000 labels are suspected (5.0%). About 72% of these (62 to 82) are wrong, by an estimate from the "
+        "data."
+    ]
+    assert "(85 to 100)" in label_findings({**summary, "estimated_precision": 0.95})[0]
+    assert "cannot be estimated" in label_findings({**summary, "estimated_precision": None})[0]
+    assert label_findings({**summary, "suspects": 0}) == ["None of 50,000 labels is suspected."]

@@ -17,7 +17,7 @@ def rows_and_suspects(count: int = 60, paths: bool = True) -> tuple[Rows, Suspec
     splits = np.array(["train"] * (count - 1) + ["test"])
     rows = Rows(splits, np.arange(count), labels, names, labels)
     wrong = np.linspace(0.9, 0.1, count)
-    suspects = Suspects(wrong, np.full(count, 1), wrong, np.arange(count), 30, [])
+    suspects = Suspects(wrong, np.full(count, 1), wrong, np.arange(count), 30, 0.1, [])
     return rows, suspects
 
 

