@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featurize.core.console import TYPER_OPTIONS, Quiet, comma_separated, examples
+from featurize.core.console import TYPER_OPTIONS, Quiet, comma_separated, examples, say
 from featurize.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,12 +47,13 @@ def run(
         print(json.dumps({"answers": summaries, "written": [str(path) for path in written], "left_out": left_out}))
         return
     for test_set, findings in summaries.items():
-        print(f"{test_set} (95% intervals in brackets)\n")
+        say(f"{test_set} (95% intervals in brackets)")
+        say()
         for finding in dict.fromkeys(findings):  # several claims may lack the same runs
-            print(f"- {finding}")
-        print()
+            say(f"- {finding}")
+        say()
     for path in written:
-        print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 EXAMPLES = examples(
@@ -175,10 +176,10 @@ def experiment(
         print(json.dumps(experiment_as_json(done, found, page)))
         return
     for reason in dict.fromkeys(reason for _, reason in done.left_out):
-        print(reason)
+        say(reason)
     for line in found.lines():
-        print(line)
-    print(f"report: {page}")
+        say(line)
+    say(f"report: {page}")
 
 
 AUDIT_EXAMPLES = examples(
@@ -226,9 +227,9 @@ def audit(
         print(json.dumps({**done.summary, "written": [str(path) for path in done.written]}))
         return
     for finding in done.findings:
-        print(finding)
+        say(finding)
     for path in done.written:
-        print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 def experiment_as_json(done: "Experiment", found: "Answer", page: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import analysis
 import analysis.cli
 import classify.cli
 import featurize.cli
-from featurize.core.console import TYPER_OPTIONS, run_command_line
+from featurize.core.console import TYPER_OPTIONS, run_command_line, say
 
 app = typer.Typer(**{**TYPER_OPTIONS, "add_completion": True}, no_args_is_help=True)
 app.add_typer(featurize.cli.app, name="featurize")
@@ -21,7 +21,7 @@ app.command("audit", epilog=analysis.cli.AUDIT_EXAMPLES)(analysis.cli.audit)
 def print_version(asked: bool) -> None:
     """Print the version and exit, if `--version` was given."""
     if asked:
-        print(f"frozenbench {analysis.__version__}")
+        say(f"frozenbench {analysis.__version__}")
         raise typer.Exit
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from featurize.core.console import progress_display
+from featurize.core.console import printable, progress_display
 
 logger = logging.getLogger("frozenbench")
 Progress = Callable[[int, int], None]
@@ -153,7 +153,8 @@ class _Lines:
     """A line for each step, for logs."""
 
     def begin(self, number: int, total: int, seconds_left: float, title: str) -> None:
-        print(f"step {number} of {total}, about {duration(seconds_left)} left: {title}", file=sys.stderr, flush=True)
+        line = f"step {number} of {total}, about {duration(seconds_left)} left: {title}"
+        print(printable(line), file=sys.stderr, flush=True)
 
     def images(self) -> Any:
         return progress_display("images")
@@ -181,7 +182,7 @@ class _Bar:
 
     def begin(self, number: int, total: int, seconds_left: float, title: str) -> None:
         left = f"about {duration(seconds_left)} left"
-        self.bars.update(self.steps, completed=number - 1, total=total, left=left, description=title)
+        self.bars.update(self.steps, completed=number - 1, total=total, left=left, description=printable(title))
 
     @contextmanager
     def images(self) -> Iterator[Progress]:

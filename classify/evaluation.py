@@ -12,6 +12,7 @@ from classify.guarantee import FALSE_ALARMS, Coverage, drift_p, is_known, measur
 from classify.predict import Classifier, Skipped, named_files
 from classify.runs import SET_COVERAGE, read_predictions
 from classify.statistics import ALPHA, Metrics, metrics
+from featurize.core.console import say
 from featurize.core.errors import DataError, UsageError
 from featurize.engines import default_batch_size
 from featurize.images import load_dataset
@@ -157,7 +158,11 @@ def evaluate_run(run_dir: Path, source: Path, head: str = "") -> Evaluation:
 
 def show(found: Evaluation, *, as_json: bool = False) -> None:
     """Print an evaluation as lines or as one JSON object."""
-    print(json.dumps(found.as_json()) if as_json else "\n".join(found.in_words()))
+    if as_json:
+        print(json.dumps(found.as_json()))
+        return
+    for line in found.in_words():
+        say(line)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from classify.guarantee import ConformalSets, Guarantee, is_known
 from classify.heads import imported, types_in
 from classify.runs import AGAIN, GUARANTEE, HEAD, RESULT, RunResult, load_guarantee, load_head
 from featurize.cache import ExtractionSpec
+from featurize.core.console import say
 from featurize.core.errors import BackboneError, DataError, FrozenbenchError, UsageError
 from featurize.engines import CHECKED_IMAGES, REFERENCE, default_batch_size
 from featurize.extraction import Extractor, check_not_imported, recorded_backbone, recorded_extractor
@@ -258,7 +259,7 @@ def show(found: Iterable[Prediction | Skipped], *, as_csv: bool = False, as_json
             for rank, guess in enumerate(each.top, start=1):
                 table.writerow((name, rank, guess.label, guess.probability))
         else:
-            print(f"{name}: {each.in_words()}")
+            say(f"{name}: {each.in_words()}")
         sys.stdout.flush()  # the reader of a pipe sees it at once; a closed pipe ends the command
     if as_json:
         output = {"predictions": predictions, "skipped": skipped}

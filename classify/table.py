@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featurize.core.console import printable
+
 if TYPE_CHECKING:
     from classify.runs import RunResult
     from classify.statistics import Comparison
@@ -57,14 +59,24 @@ class Column:
 
 
 def report(results: "dict[Path, RunResult]", *, as_json: bool) -> None:
-    """Print the comparison on standard output, best first, a table for each test set."""
+    """Print the comparison on standard output, best first, a table for each test set.
+
+    A run whose predictions cannot be used is left out of the tables with a line.
+
+    Raises:
+        DataError: no run can be used.
+    """
     ranked = sorted(results.items(), key=lambda item: (-item[1].accuracy, item[1].features, item[1].model))
     if as_json:
         print(json.dumps({"runs": [run_as_json(path, result) for path, result in ranked]}))
         return
+    from classify.runs import with_predictions
+
+    usable, _ = with_predictions(results)
     test_sets: dict[str, dict[Path, RunResult]] = {}
     for path, result in ranked:
-        test_sets.setdefault(result.test_digest, {})[path] = result
+        if path in usable:
+            test_sets.setdefault(result.test_digest, {})[path] = result
     for runs_on_one in test_sets.values():
         print_table(runs_on_one)
 
@@ -108,7 +120,8 @@ def print_table(results: "dict[Path, RunResult]", width: int | None = None) -> N
             columns.append(column)
     columns = fitting(columns, console.width)
     # Markup is not meant: a class or a folder may be called [red].
-    table = Table(title=escape(title), caption=SHARED_LETTERS.format(tests=tests) if len(results) > 1 else None)
+    caption = SHARED_LETTERS.format(tests=tests) if len(results) > 1 else None
+    table = Table(title=escape(printable(title)), caption=caption)
     free = console.width - _table_width(columns)
     for column in columns:
         extra = max(0, min(free, max(map(len, column.cells)) - column.width))
@@ -147,8 +160,8 @@ def _columns(results: "dict[Path, RunResult]", comparison: "Comparison") -> list
 
     runs = list(results.values())
     columns = [
-        Column("features", [run.features.removeprefix(f"{run.dataset}-") for run in runs], is_text=True),
-        Column("head", [head_name(run, details=True) for run in runs], is_text=True),
+        Column("features", [printable(run.features.removeprefix(f"{run.dataset}-")) for run in runs], is_text=True),
+        Column("head", [printable(head_name(run, details=True)) for run in runs], is_text=True),
         Column("train", [f"{run.train_rows:,}" for run in runs]),
         Column("accuracy %", [f"{100 * run.accuracy:.1f}" for run in runs]),
         Column("95% interval", [f"{100 * run.accuracy_low:.1f} to {100 * run.accuracy_high:.1f}" for run in runs]),
@@ -157,7 +170,7 @@ def _columns(results: "dict[Path, RunResult]", comparison: "Comparison") -> list
         Column("ECE %", [f"{100 * run.ece:.1f}" for run in runs]),
         Column("fit s", [f"{run.fit_seconds:.1f}" for run in runs]),
         Column("ms/image", [f"{run.predict_ms_per_image:.3f}" for run in runs]),
-        Column("run", [path.name for path in results]),
+        Column("run", [printable(path.name) for path in results]),
     ]
     if len(runs) > 1:
         columns.insert(5, Column("group", [comparison.groups[path] for path in results]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from featurize.cache import CacheInfo, find_cache, read_info
-from featurize.core.console import TYPER_OPTIONS, Quiet, comma_separated, examples, progress_display
+from featurize.core.console import TYPER_OPTIONS, Quiet, comma_separated, examples, progress_display, say
 from featurize.core.errors import UsageError
 from featurize.exchange import EXPORT_EXAMPLES, IMPORT_EXAMPLES, export_cache, import_cache
 
@@ -222,7 +222,7 @@ def verify(
             logger.error(problem)
         if not problems:
             same = f", and {recompute} rows of each split give the same vectors again" if recompute else ""
-            print(f"{file} is intact{same}")
+            say(f"{file} is intact{same}")
     if problems:
         raise typer.Exit(1)
 
@@ -246,23 +246,23 @@ def backbones(
         if as_json:
             print(json.dumps({"backbones": [dataclasses.asdict(entry) for entry in entries]}))
             return
-        print(f"{'name':<18} smallest images  preprocessing")
+        say(f"{'name':<18} smallest images  preprocessing")
         for entry in entries:
-            print(f"{entry.name:<18} {entry.min_image_size:>12} px  {entry.preprocess}")
+            say(f"{entry.name:<18} {entry.min_image_size:>12} px  {entry.preprocess}")
         return
     found = describe(name, image_size)
     if as_json:
         print(json.dumps(dataclasses.asdict(found)))
         return
-    print(f"{'backbone':<16} {found.name}")
-    print(f"{'smallest images':<16} {found.min_image_size} px")
-    print(f"{'preprocessing':<16} {found.preprocess or 'not stated: --preprocess, or --mean and --std'}")
-    print(f"{'default layer':<16} {found.default_layer}")
-    print(f"{'parameters':<16} {found.parameters:,}")
-    print(f"layers and their output for images of {found.image_size} x {found.image_size} px:")
+    say(f"{'backbone':<16} {found.name}")
+    say(f"{'smallest images':<16} {found.min_image_size} px")
+    say(f"{'preprocessing':<16} {found.preprocess or 'not stated: --preprocess, or --mean and --std'}")
+    say(f"{'default layer':<16} {found.default_layer}")
+    say(f"{'parameters':<16} {found.parameters:,}")
+    say(f"layers and their output for images of {found.image_size} x {found.image_size} px:")
     width = max(len(layer.name) for layer in found.layers)
     for layer in found.layers:
-        print(f"  {layer.name:<{width}} {' x '.join(str(size or '?') for size in layer.shape):<16} {layer.kind}")
+        say(f"  {layer.name:<{width}} {' x '.join(str(size or '?') for size in layer.shape):<16} {layer.kind}")
 
 
 def report(result: "Extraction", *, as_json: bool) -> None:
@@ -276,7 +276,7 @@ def report(result: "Extraction", *, as_json: bool) -> None:
         print(json.dumps({**result.info.as_json(), "reused": result.reused, **rows}))
         return
     if result.reused:
-        print(f"reused: {result.info.path}")
+        say(f"reused: {result.info.path}")
     show(result.info)
 
 
@@ -339,22 +339,22 @@ def show_estimate(plan: "Plan", reuse: list[Path] | None, *, as_json: bool) -> N
         }
         print(json.dumps({**facts, **dataclasses.asdict(found)}))
         return
-    print(f"cache        {plan.path}" + (" (exists)" if plan.path.exists() else ""))
-    print(f"images       {plan.dataset.name}: " + ", ".join(f"{count:,} {name}" for name, count in rows.items()))
-    print(f"vector       {found.dim:,} x {plan.spec.dtype}")
-    print(f"file         {found.file_bytes / 1e6:,.0f} MB, and as much again while it is made")
-    print(f"memory       {found.memory_bytes / 1e6:,.0f} MB")
-    print(f"time         about {found.seconds:,.0f} s, from one batch of {plan.batch_size} images")
+    say(f"cache        {plan.path}" + (" (exists)" if plan.path.exists() else ""))
+    say(f"images       {plan.dataset.name}: " + ", ".join(f"{count:,} {name}" for name, count in rows.items()))
+    say(f"vector       {found.dim:,} x {plan.spec.dtype}")
+    say(f"file         {found.file_bytes / 1e6:,.0f} MB, and as much again while it is made")
+    say(f"memory       {found.memory_bytes / 1e6:,.0f} MB")
+    say(f"time         about {found.seconds:,.0f} s, from one batch of {plan.batch_size} images")
 
 
 def show(found: CacheInfo) -> None:
     """Print the description of a cache, one fact a line."""
     for name, fact in found.facts().items():
-        print(f"{name:<12} {fact}")
+        say(f"{name:<12} {fact}")
     for split, files in found.skipped.items():
         if files:
-            print(f"{'skipped':<12} {len(files):,} {split} images that could not be read:")
+            say(f"{'skipped':<12} {len(files):,} {split} images that could not be read:")
         for path, why in files[:SKIPPED_SHOWN]:
-            print(f"{'':<12} {path.encode(errors='replace').decode()}: {why}")
+            say(f"{'':<12} {path}: {why}")
         if len(files) > SKIPPED_SHOWN:
-            print(f"{'':<12} ... (all of them: --json)")
+            say(f"{'':<12} ... (all of them: --json)")

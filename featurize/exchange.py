@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from featurize.cache import find_cache
-from featurize.core.console import Quiet, examples, progress_display
+from featurize.core.console import Quiet, examples, progress_display, say
 from featurize.core.errors import UsageError
 
 EXPORT_EXAMPLES = examples(
@@ -55,7 +55,7 @@ def export_cache(
         print(json.dumps({"written": [str(path) for path in written]}))
         return
     for path in written:
-        print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 def import_cache(
@@ -99,6 +99,6 @@ def import_cache(
         print(json.dumps({**done.info.as_json(), "reused": done.reused, "resumed_rows": 0}))
         return
     if done.reused:
-        print(f"reused: {done.info.path}")
+        say(f"reused: {done.info.path}")
     for fact, value in done.info.facts().items():
-        print(f"{fact:<12} {value}")
+        say(f"{fact:<12} {value}")

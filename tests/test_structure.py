@@ -153,6 +153,21 @@ def test_no_module_is_longer_than_400_lines() -> None:
     assert {module: count for module, count in lines.items() if count > MOST_LINES} == {}
 
 
+def prints(module: str) -> list[ast.Call]:
+    """The calls of `print` in a module whose output may hold names from files: neither JSON nor on standard error."""
+    found = []
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            what = ast.unparse(node)
+            if not what.startswith(("print(json.dumps(", "print(printable(")):
+                found.append(node)
+    return found
+
+
+def test_results_are_printed_with_control_characters_escaped() -> None:
+    assert {module for module in MODULES if prints(module)} == {"featurize.core.console"}
+
+
 @pytest.mark.parametrize(
     ("code", "allowed"),
     [

@@ -17,7 +17,9 @@ TEST_ROWS = 1000
 PREDICTIONS = pd.DataFrame({"id": [5, 6, 7], "label": [0, 1, 2], "predicted": [0, 1, 1]})
 # The changes to `make_result` that turn a run on VGG16's features into one of the three controls.
 SPEC_OF_A_NETWORK = {
+    "dataset_digest": "12" * 32,
     "backbone": "vgg16",
+    "weights_digest": "ab" * 32,
     "image_size": 64,
     "layers": ["block3_pool"],
     "pool": "grid2",
@@ -27,6 +29,8 @@ SPEC_OF_A_NETWORK = {
     "flip": False,
     "preprocess": "caffe",
     "engine": "tensorflow",
+    "engine_version": "2",
+    "schema_version": 3,
 }
 PIXELS = {
     "features": "tiny-pixels-32px",
@@ -42,6 +46,10 @@ VGG = "vgg16-imagenet"  # how the tables name the features of `make_result`
 
 def make_result(**changes: object) -> RunResult:
     """A run of logreg on VGG16's features, with some fields changed."""
+    names: Any = changes.get("class_names", ["ant", "bee", "cow"])
+    rows: Any = changes.get("test_rows", 1000)
+    recall = dict.fromkeys(names) | {names[0]: [0.7, 0.65, 0.75], names[1]: [0.72, 0.67, 0.77]}
+    support = dict.fromkeys(names, 0) | {names[0]: rows - rows // 2, names[1]: rows // 2}
     values = {
         "model": "logreg",
         "features": "tiny-vgg16-imagenet-64px-block3_pool-grid2",
@@ -50,11 +58,11 @@ def make_result(**changes: object) -> RunResult:
         "source": {"data": "tiny", "backbone": "vgg16", "weights": "imagenet", "seed": 0},
         "dataset": "tiny",
         "weights": "imagenet",
-        "class_names": ["ant", "bee", "cow"],
+        "class_names": names,
         "layers": ["block3_pool"],
         "dim": 1024,
         "train_rows": 2000,
-        "test_rows": 1000,
+        "test_rows": rows,
         "test_digest": "ab" * 32,
         "folds": 0,
         "train_size": None,
@@ -70,8 +78,8 @@ def make_result(**changes: object) -> RunResult:
         "macro_f1_low": 0.685,
         "macro_f1_high": 0.741,
         "balanced_accuracy": changes.get("accuracy", 0.715),
-        "recall": {"ant": [0.7, 0.65, 0.75], "bee": [0.72, 0.67, 0.77], "cow": None},
-        "support": {"ant": 500, "bee": 500, "cow": 0},
+        "recall": recall,
+        "support": support,
         "log_loss": 0.85,
         "brier": 0.4,
         "ece": 0.042,
@@ -128,8 +136,10 @@ def write_runs(folder: Path, runs: dict[Path, RunResult]) -> dict[Path, RunResul
 
 
 SPEC = {
+    "dataset_digest": "12" * 32,
     "backbone": "vgg16",
     "weights_digest": "ab" * 32,
+    "layers": ["block3_pool"],
     "pool": "grid2",
     "dtype": "float32",
     "image_size": 64,
@@ -139,6 +149,7 @@ SPEC = {
     "flip": False,
     "engine": "openvino",
     "engine_version": "2026.4.1",
+    "schema_version": 3,
 }
 
 

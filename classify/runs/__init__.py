@@ -6,6 +6,7 @@ May import: featurize.core, featurize.cache.
 from classify.runs.card import CARD, model_card
 from classify.runs.codes import CODES, Code, check_codes, code_of, coded
 from classify.runs.persist import AGAIN, GUARANTEE, HEAD, load_guarantee, load_head, save_head, save_own_head
+from classify.runs.predictions import read_predictions, with_predictions
 from classify.runs.results import (
     RESULT,
     SET_COVERAGE,
@@ -14,7 +15,6 @@ from classify.runs.results import (
     find_run,
     load_runs,
     new_run,
-    read_predictions,
     runs_folder,
     tested_digest,
     write_result,
@@ -48,5 +48,6 @@ __all__ = [
     "save_head",
     "save_own_head",
     "tested_digest",
+    "with_predictions",
     "write_result",
 ]

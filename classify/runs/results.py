@@ -16,12 +16,17 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
 
+from annotated_types import Len, MinLen
+
+from classify.runs.persist import AGAIN
+from featurize.cache import Certificate, ExtractionSpec, Source
 from featurize.core.errors import DataError, UsageError, suggestion
 from featurize.core.files import data_root
+from featurize.core.records import Amount, Count, Digest, Name, Positive, Share, record
 from featurize.core.tables import ShownAsTable, html_table
 
 if TYPE_CHECKING:
@@ -31,6 +36,9 @@ logger = logging.getLogger("frozenbench")
 SCHEMA_VERSION = 6  # of the layout; saved heads contain module paths, so moving a head's module raises it
 SET_COVERAGE = 0.9  # of the sets of classes that are measured on the test images
 RESULT = "result.json"
+BIN = {"rows", "confidence", "accuracy"}
+Bounded = Annotated[list[Share], Len(3, 3)]
+"""A share with the bounds of its interval."""
 PREDICTIONS = "predictions.parquet"
 IN_FRAME = (
     "dataset", "features", "model", "seed", "class_weight", "tuned", "train_rows", "test_rows", "accuracy",
@@ -76,62 +84,64 @@ class RunResult(ShownAsTable):
         suspects_rows: their number among the training images of the cache, or in folds among all.
     """
 
-    model: str
-    features: str
-    fingerprint: str
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    model: Name
+    features: Name
+    fingerprint: Digest
     spec: dict[str, Any]
     source: dict[str, Any]
     dataset: str
     weights: str
-    class_names: list[str]
-    layers: list[str]
-    dim: int
-    train_rows: int
-    train_size: int | None
-    test_rows: int
-    test_digest: str
-    folds: int
-    groups: int
-    seed: int
+    class_names: Annotated[list[str], MinLen(1)]
+    layers: Annotated[list[str], MinLen(1)]
+    dim: Positive
+    train_rows: Positive
+    train_size: Positive | None
+    test_rows: Positive
+    test_digest: Digest
+    folds: Count
+    groups: Count
+    seed: Count
     class_weight: str | None
     parameters: dict[str, Any]
-    tuned: int
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    macro_f1: float
-    macro_f1_low: float
-    macro_f1_high: float
-    balanced_accuracy: float
-    recall: dict[str, list[float] | None]
-    support: dict[str, int]
-    log_loss: float
-    brier: float
-    ece: float
-    reliability: list[dict[str, float]]
-    test_opened: int
-    extraction_seconds: float
-    fit_seconds: float
-    predict_ms_per_image: float
-    iterations: int | None
+    tuned: Count
+    accuracy: Share
+    accuracy_low: Share
+    accuracy_high: Share
+    macro_f1: Share
+    macro_f1_low: Share
+    macro_f1_high: Share
+    balanced_accuracy: Share
+    recall: dict[str, Bounded | None]
+    support: dict[str, Count]
+    log_loss: Amount
+    brier: Amount
+    ece: Share
+    reliability: Annotated[list[dict[str, Amount]], MinLen(1)]
+    test_opened: Count
+    extraction_seconds: Amount
+    fit_seconds: Amount
+    predict_ms_per_image: Amount
+    iterations: Count | None
     converged: bool | None
-    history: dict[str, list[float]]
+    history: dict[str, list[Amount]]
     warnings: list[str]
     head_sha256: str
-    head_bytes: int
+    head_bytes: Count
     cache: str
     versions: dict[str, str]
     machine: str
     finished: str
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = SCHEMA_VERSION
     own_head: str = ""
-    coverage: float | None = None
-    coverage_low: float | None = None
-    coverage_high: float | None = None
-    set_size: float | None = None
-    class_coverage: dict[str, list[float] | None] = field(default_factory=dict)
-    held_out_rows: int = 0
-    unknown: float | None = None
+    coverage: Share | None = None
+    coverage_low: Share | None = None
+    coverage_high: Share | None = None
+    set_size: Amount | None = None
+    class_coverage: dict[str, Annotated[list[Amount], Len(4, 4)] | None] = field(default_factory=dict)
+    held_out_rows: Count = 0
+    unknown: Share | None = None
     guarantee_sha256: str = ""
     certificate: dict[str, Any] | None = None
     draw: int | None = None
@@ -150,19 +160,17 @@ class RunResult(ShownAsTable):
         path = run_dir / RESULT
         try:
             values = json.loads(path.read_text("utf-8"))
-            if not isinstance(values, dict):
-                raise ValueError("its fields are not those of a run")
-            version = values.get("schema_version", SCHEMA_VERSION)
-            if version == SCHEMA_VERSION and not _are_fields(cls, set(values)):
-                raise ValueError("its fields are not those of a run")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be used: {error}") from error
-        if version != SCHEMA_VERSION:
-            raise DataError(
-                f"{run_dir} was made by another version of frozenbench (layout {version}, expected {SCHEMA_VERSION}); "
-                "train it again: frozenbench classify --force"
-            )
-        return cls(**values)
+            version = values.get("schema_version", SCHEMA_VERSION) if isinstance(values, dict) else SCHEMA_VERSION
+            if version == SCHEMA_VERSION:
+                found = record(cls, values)
+                _cross_check(found)
+                return found
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"{path} cannot be used: {error}; {AGAIN}") from error
+        raise DataError(
+            f"{run_dir} was made by another version of frozenbench (layout {str(version)[:20]}, expected "
+            f"{SCHEMA_VERSION}); {AGAIN}"
+        )
 
     def to_frame(self) -> "pd.DataFrame":
         """One row: what was run, and its main metrics."""
@@ -188,11 +196,30 @@ class LoadedRuns(NamedTuple):
         return html_table(self.to_frame())
 
 
-def _are_fields(kind: type, names: set[str]) -> bool:
-    """Whether these are the fields of a dataclass; those with a default may be missing, as in older files."""
-    known = fields(kind)
-    needed = {each.name for each in known if each.default is MISSING and each.default_factory is MISSING}
-    return needed <= names <= {each.name for each in known}
+def _cross_check(run: RunResult) -> None:
+    """Raise ValueError if the fields of a result contradict one another."""
+    spec = record(ExtractionSpec, run.spec)
+    record(Source, run.source)
+    if run.certificate is not None:
+        record(Certificate, run.certificate)
+    names = set(run.class_names)
+    if not len(names) == len(run.class_names) or not names == set(run.recall) == set(run.support):
+        raise ValueError("its fields recall and support are not of its classes")
+    if run.class_coverage and set(run.class_coverage) != names:
+        raise ValueError("its field class_coverage is not of its classes")
+    if sum(run.support.values()) != run.test_rows:
+        raise ValueError("its field support is not of its test images")
+    if not set(run.layers) <= set(spec.layers):
+        raise ValueError("its field layers is not of its features")
+    if None in (run.coverage_low, run.coverage_high, run.set_size) and run.coverage is not None:
+        raise ValueError("its field coverage has no bounds")
+    for part in run.reliability:
+        if set(part) != BIN or not part["rows"] or max(part["confidence"], part["accuracy"]) > 1:
+            raise ValueError("its field reliability does not hold rows with their confidence and accuracy")
+    epochs = {len(run.history.get(name, ())) for name in ("loss", "accuracy")}
+    validated = len(run.history.get("validation_accuracy", ()))
+    if run.history and (len(epochs) > 1 or 0 in epochs or validated not in {0, *epochs}):
+        raise ValueError("its field history has epochs without a number")
 
 
 def _row(result: RunResult) -> dict[str, Any]:
@@ -246,24 +273,6 @@ def write_result(folder: Path, result: RunResult, predictions: Any) -> None:
     """
     predictions.to_parquet(folder / PREDICTIONS, index=False)
     (folder / RESULT).write_text(json.dumps(asdict(result), indent=2, allow_nan=False) + "\n", "utf-8")
-
-
-def read_predictions(run_dir: Path) -> Any:
-    """A run's predictions, a pandas DataFrame with a row per test image; its columns are listed above.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
-    import pandas as pd
-
-    path = run_dir / PREDICTIONS
-    try:
-        table = pd.read_parquet(path)
-        if missing := {"id", "label", "predicted"} - set(table.columns):
-            raise ValueError(f"it has no column {missing.pop()}")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be used: {error}") from error
-    return table
 
 
 def find_run(name: str, folder: Path) -> Path:

@@ -2,8 +2,11 @@
 
 import functools
 import json
+import logging
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -13,8 +16,19 @@ from classify.training.job import Job
 from featurize.cache import FeatureRows, Features, load_features, read_labels
 from featurize.core.errors import HeadError, UsageError
 from featurize.core.files import locked
+from featurize.core.records import record
 
+logger = logging.getLogger("frozenbench")
 OPENINGS = "test-openings.jsonl"
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A line of `OPENINGS`: an evaluation of a run on the test images of the features with this fingerprint."""
+
+    time: str
+    run: str
+    fingerprint: str
 
 
 def training_rows(job: Job) -> FeatureRows:
@@ -88,13 +102,34 @@ def open_test_split(job: Job, folder: Path) -> tuple[FeatureRows, int]:
         test = FeatureBlocks.of(info, "test", job.layers)
     else:
         test = _split(info.path, info.spec.fingerprint, "test", job.layers)
-    fingerprint = info.spec.fingerprint
-    opening = {"time": now(), "run": job.name, "fingerprint": fingerprint}
+    opening = Opening(now(), job.name, info.spec.fingerprint)
     with locked(folder / OPENINGS) as file:
-        file.write(json.dumps(opening).encode() + b"\n")
-        file.seek(0)
-        opened = sum(fingerprint.encode() in line for line in file)
-    return test, opened
+        found, damaged = _openings(file)
+        file.write(json.dumps(asdict(opening)).encode() + b"\n")
+    if damaged:
+        logger.warning(
+            "%s: damaged lines, which are not counted: %d; there were more evaluations on the test images than it says",
+            folder / OPENINGS, damaged,
+        )  # fmt: skip
+    return test, 1 + sum(each.fingerprint == opening.fingerprint for each in found)
+
+
+def _openings(file: IO[bytes]) -> tuple[list[Opening], int]:
+    """The openings in an open file, and the number of damaged lines; behind them, the file is at its end.
+
+    A process that was killed while it wrote leaves half a line, which is ended here.
+    """
+    file.seek(0)
+    found, damaged = [], 0
+    line = b"\n"
+    for line in file:
+        try:
+            found.append(record(Opening, json.loads(line)))
+        except (ValueError, RecursionError):
+            damaged += 1
+    if not line.endswith(b"\n"):
+        file.write(b"\n")
+    return found, damaged
 
 
 def now() -> str:

@@ -305,7 +305,7 @@ def _run_result(
         tuned=job.trials,
         **dataclasses.asdict(evaluation.metrics),
         test_opened=opened,
-        extraction_seconds=1 / info.images_per_second,
+        extraction_seconds=info.seconds_per_image,
         fit_seconds=fitted.seconds,
         predict_ms_per_image=evaluation.predict_ms_per_image,
         iterations=fitted.iterations,

@@ -15,7 +15,7 @@ from featurize.cache.existing import (
     recorded_names,
     recorded_spec,
 )
-from featurize.cache.features import CacheInfo, Certificate, Columns, FeatureRows, Features
+from featurize.cache.features import CacheInfo, Certificate, Columns, FeatureRows, Features, Source
 from featurize.cache.header import CacheContent, SplitRecords
 from featurize.cache.reader import features_folder, load_features, read_info, read_labels, read_paths, read_rows
 from featurize.cache.reuse import TakenRows, lost_rows, taken_rows
@@ -36,6 +36,7 @@ __all__ = [
     "Features",
     "Shard",
     "Shards",
+    "Source",
     "SplitRecords",
     "TakenRows",
     "discard_leftovers",

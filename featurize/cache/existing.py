@@ -66,9 +66,9 @@ def matching_cache(
     wanted = {"spec": spec, "source": source, "versions": library_versions(packages)}
     for path in paths:
         header = glance(path)
-        if not isinstance(header, dict):
+        if not isinstance(header, dict) or not all(isinstance(header.get(part), dict) for part in wanted):
             continue
-        found = {part: header.get(part, {}) for part in wanted}
+        found = {part: header[part] for part in wanted}
         found["spec"] = {**LATER, **found["spec"]}
         if all(found[part].get(name) == value for part, facts in wanted.items() for name, value in facts.items()):
             with suppress(CacheError):  # reported when the network is loaded and the cache is used

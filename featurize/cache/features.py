@@ -4,18 +4,23 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
+from annotated_types import Ge, Interval, MinLen
 
 from featurize.cache.spec import IMPORTED, ExtractionSpec
 from featurize.core.errors import UsageError, suggestion
+from featurize.core.records import Amount, Count, Positive, Share
 from featurize.core.tables import ShownAsTable
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILES_SHOWN = 3
+
+
+Difference = Annotated[float, Interval(ge=-1, le=1)]
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,8 @@ class Columns:
     """
 
     name: str
-    start: int
-    shape: tuple[int, ...]
+    start: Count
+    shape: Annotated[tuple[Positive, ...], MinLen(1)]
 
     @property
     def stop(self) -> int:
@@ -49,12 +54,12 @@ class Certificate:
         high: upper bound, or None.
     """
 
-    relative_error: dict[str, float]
-    held_out: int = 0
-    changed: float | None = None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
+    relative_error: Annotated[dict[str, Amount], MinLen(1)]
+    held_out: Count = 0
+    changed: Share | None = None
+    difference: Difference | None = None
+    low: Difference | None = None
+    high: Difference | None = None
 
     @property
     def in_words(self) -> str:
@@ -68,6 +73,30 @@ class Certificate:
             f"{text}; on {self.held_out:,} held-out training images, {100 * self.changed:.1f}% of predictions change, "
             f"accuracy {100 * self.difference:+.1f} points ({low} to {high})"
         )
+
+
+@dataclass(frozen=True)
+class Source:
+    """The types of what a cache records about where images and network come from; everything may be missing.
+
+    `data`, `images` and the options of a folder's splits are for `recorded_dataset`; `backbone` to `seed` for
+    `recorded_backbone`. `image_shape` is the height and width of all images. `imported` and `columns` are the file
+    of imported vectors and its columns. There may be more, which is compared with what is asked for and not used.
+    """
+
+    data: str = ""
+    images: dict[str, Count] | None = None
+    image_shape: tuple[Positive, Positive] | None = None
+    test_fraction: Share | None = None
+    folds: Annotated[int, Ge(2)] | None = None
+    groups: str | None = None
+    labels: str | None = None
+    max_pixels: Positive | None = None
+    backbone: str = ""
+    weights: str = ""
+    seed: Count = 0
+    imported: str = ""
+    columns: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +136,12 @@ class CacheInfo(ShownAsTable):
     @property
     def folds(self) -> int:
         """The number of folds of a cross-validation; 0 for one test split."""
-        return int(self.source.get("folds", 0))
+        return self.source.get("folds") or 0
+
+    @property
+    def seconds_per_image(self) -> float:
+        """The time of the extraction for one image; 0 if it is unknown: the extraction found all rows already there."""
+        return 1 / self.images_per_second if self.images_per_second else 0.0
 
     @property
     def image(self) -> tuple[int, ...] | None:

@@ -6,23 +6,27 @@ A header is parsed with care: a sealed file may still be wrong, or made to misle
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import h5py
 import numpy as np
+from annotated_types import MinLen
 
-from featurize.cache.features import CacheInfo, Certificate, Columns
-from featurize.cache.linked import LinkedRows, linked_from_json, linked_to_json
+from featurize.cache.features import CacheInfo, Certificate, Columns, Source
+from featurize.cache.linked import LinkedRecord, LinkedRows, linked_rows, linked_to_json
 from featurize.cache.spec import ExtractionSpec
 from featurize.core.environment import library_versions
+from featurize.core.records import Amount, Count, Digest, record
 
 VERSIONS_OF = ("frozenbench", "tensorflow", "keras", "numba", "numpy", "h5py", "openvino", "pillow")
 OPTIONAL = {"groups": 8, "folds": 8, "origins": 8, "sha256": 32}
 """Arrays that a cache may have beside the labels, and the bytes of a row."""
-MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
-"""What `parse_header` raises if it is not the header of a cache."""
+MALFORMED = (ValueError, RecursionError)
+"""What a text raises that is not the header of a cache."""
+SPLITS = {"train", "test"}
+SLOWEST = 1e-9  # images/s; below it the seconds of an image are no number
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,43 @@ class CacheContent:
 
 
 @dataclass(frozen=True)
+class Taken:
+    """What a cache records about another one from which vectors were copied."""
+
+    file: str
+    sha256: Digest
+    rows: dict[str, Count]
+    versions: dict[str, str]
+    device: str
+
+
+@dataclass(frozen=True)
+class HeaderRecord:
+    """The JSON object; docs/file-format.md describes its fields."""
+
+    spec: ExtractionSpec
+    fingerprint: Digest
+    dataset: str
+    weights: str
+    class_names: Annotated[tuple[str, ...], MinLen(1)]
+    layers: Annotated[tuple[Columns, ...], MinLen(1)]
+    rows: dict[str, Count]
+    digests: dict[str, str]
+    arrays: dict[str, dict[str, Count]]
+    skipped: dict[str, list[tuple[str, str]]]
+    source: dict[str, Any]
+    versions: dict[str, str]
+    device: str
+    seconds: Amount
+    images_per_second: Amount
+    engine_choice: str = ""
+    path_bytes: dict[str, Count] = field(default_factory=dict)
+    linked: LinkedRecord | None = None
+    certificate: Certificate | None = None
+    taken: tuple[Taken, ...] = ()
+
+
+@dataclass(frozen=True)
 class Header:
     """The description of a cache, the offset of each array, and, if it links to shards, its features.
 
@@ -177,80 +218,66 @@ def parse_header(path: Path, header: Any, size: int) -> Header:
         size: of the file, in bytes; every array must lie inside.
 
     Raises:
-        MALFORMED: it is not the header of a cache.
+        ValueError: it is not the header of a cache.
     """
-    spec = ExtractionSpec.from_json(json.dumps(header["spec"]))
-    if spec.fingerprint != header["fingerprint"]:
+    found = record(HeaderRecord, header)
+    source = record(Source, found.source)
+    spec, rows = found.spec, found.rows
+    if spec.fingerprint != found.fingerprint:
         raise ValueError("its fingerprint does not match its specification")
     if spec.dtype not in ("float32", "float16"):
         raise ValueError(f"its type is {spec.dtype}, expected float32 or float16")
-    layers = _parse_layers(header["layers"], spec)
-    arrays = {
-        str(split): {str(name): int(offset) for name, offset in offsets.items()}
-        for split, offsets in header["arrays"].items()
-    }
-    rows = {split: int(header["rows"][split]) for split in arrays}
-    dim = layers[-1].stop
+    if not SPLITS == set(rows) == set(found.digests) == set(found.arrays):
+        raise ValueError("its splits are not train and test")
+    if len(set(found.class_names)) < len(found.class_names):
+        raise ValueError("two of its classes have the same name")
+    if 0 < found.images_per_second < SLOWEST:
+        raise ValueError(f"its field images_per_second is {found.images_per_second}, expected 0 or {SLOWEST} and more")
+    _check_layers(found.layers, spec)
+    dim = found.layers[-1].stop
     linked = {}
-    if facts := header.get("linked"):
-        linked = linked_from_json(facts, path, spec.fingerprint, dim, spec.dtype)
-        if {split: len(found) for split, found in linked.items()} != rows:
+    if found.linked:
+        linked = linked_rows(found.linked, path, spec.fingerprint, dim, spec.dtype)
+        if {split: len(each) for split, each in linked.items()} != rows:
             raise ValueError("its shards do not hold its rows")
-    path_bytes = {split: int(header.get("path_bytes", {}).get(split, 0)) for split in arrays}
-    _check_offsets(arrays, rows, path_bytes, _row_bytes(dim, spec.dtype, linked=bool(linked)), size)
-    if "folds" in header["source"] and not all("folds" in offsets for offsets in arrays.values()):
+    path_bytes = {split: found.path_bytes.get(split, 0) for split in rows}
+    _check_offsets(found.arrays, rows, path_bytes, _row_bytes(dim, spec.dtype, linked=bool(linked)), size)
+    if source.folds and not all("folds" in offsets for offsets in found.arrays.values()):
         raise ValueError("a split has no folds")
     info = CacheInfo(
         path=path,
         spec=spec,
-        dataset=str(header["dataset"]),
-        weights=str(header["weights"]),
-        class_names=tuple(map(str, header["class_names"])),
-        layers=layers,
+        dataset=found.dataset,
+        weights=found.weights,
+        class_names=found.class_names,
+        layers=found.layers,
         rows=rows,
-        digests={split: str(header["digests"][split]) for split in arrays},
-        skipped={
-            split: [(str(file), str(reason)) for file, reason in header["skipped"].get(split, [])] for split in arrays
-        },
+        digests=found.digests,
+        skipped={split: found.skipped.get(split, []) for split in rows},
         shards=next(iter(linked.values())).shards.folder if linked else None,
-        source=dict(header["source"]),
-        seconds=float(header["seconds"]),
-        images_per_second=float(header["images_per_second"]),
-        versions={str(name): str(version) for name, version in header["versions"].items()},
-        device=str(header["device"]),
-        engine_choice=str(header.get("engine_choice", "")),
-        certificate=Certificate(**header["certificate"]) if header.get("certificate") else None,
-        taken=tuple(_parse_taken(entry) for entry in header.get("taken", [])),
+        source=found.source,
+        seconds=found.seconds,
+        images_per_second=found.images_per_second,
+        versions=found.versions,
+        device=found.device,
+        engine_choice=found.engine_choice,
+        certificate=found.certificate,
+        taken=tuple(asdict(entry) for entry in found.taken),
     )
-    return Header(info, arrays, linked, path_bytes)
+    return Header(info, found.arrays, linked, path_bytes)
 
 
-def _parse_taken(entry: Any) -> dict[str, Any]:
-    """The facts about a cache from which vectors were copied."""
-    return {
-        "file": str(entry["file"]),
-        "sha256": str(entry["sha256"]),
-        "rows": {str(split): int(rows) for split, rows in entry["rows"].items()},
-        "versions": {str(name): str(version) for name, version in entry["versions"].items()},
-        "device": str(entry["device"]),
-    }
-
-
-def _parse_layers(entries: Any, spec: ExtractionSpec) -> tuple[Columns, ...]:
-    """The columns of each layer; they follow one another and are those of the specification."""
-    layers = tuple(
-        Columns(str(entry["name"]), int(entry["start"]), tuple(map(int, entry["shape"]))) for entry in entries
-    )
+def _check_layers(layers: tuple[Columns, ...], spec: ExtractionSpec) -> None:
+    """Raise ValueError unless the layers' columns follow one another and are those of the specification."""
     if tuple(columns.name for columns in layers) != spec.layers:
         raise ValueError("its layers are not those of its specification")
     end = 0
     for columns in layers:
-        if len(columns.shape) not in (1, 3) or min(columns.shape) < 1:
+        if len(columns.shape) not in (1, 3):
             raise ValueError("a layer's shape is neither (rows, columns, channels) nor (length,)")
         if columns.start != end:
             raise ValueError("its layers' columns do not follow one another")
         end = columns.stop
-    return layers
 
 
 def _row_bytes(dim: int, dtype: str, *, linked: bool) -> dict[str, int]:
@@ -274,6 +301,7 @@ def _check_offsets(
         if path_bytes[split]:
             optional["paths"] = path_bytes[split]
         for name, width in {**row_bytes, **optional}.items():
-            end = offsets[name] + rows[split] * width
-            if rows[split] < 0 or offsets[name] < 0 or width < 0 or end > size:
+            if name not in offsets:
+                raise ValueError(f"it does not say where /{split}/{name} lies")
+            if offsets[name] + rows[split] * width > size:
                 raise ValueError(f"/{split}/{name} lies outside the file")

@@ -13,6 +13,7 @@ import numpy as np
 from featurize.cache.shards import Shard, Shards
 from featurize.core.errors import CacheError
 from featurize.core.files import sync
+from featurize.core.records import Count, Digest, Positive
 
 LINKED_FROM = 1 << 34
 """Bytes of features from which on a cache links to its shards: a copy would double the space and take minutes."""
@@ -26,6 +27,23 @@ class Extent(NamedTuple):
     kept: np.ndarray | None
     begin: int
     end: int
+
+
+@dataclass(frozen=True)
+class LinkedRecord:
+    """What the header of a cache records about its shards.
+
+    Attributes:
+        folder: name of the folder that holds them, beside the cache.
+        rows: number of rows in the shards of each split.
+        shards: first row, number of rows and seal of each shard of each split.
+        left_out: rows of the shards that are not rows of the cache.
+    """
+
+    folder: str
+    rows: dict[str, Count]
+    shards: dict[str, list[tuple[Count, Positive, Digest]]]
+    left_out: dict[str, list[Count]]
 
 
 @dataclass(frozen=True)
@@ -160,26 +178,23 @@ def linked_to_json(parts: Mapping[str, LinkedRows]) -> dict[str, Any]:
     }
 
 
-def linked_from_json(
-    facts: Mapping[str, Any], path: Path, fingerprint: str, dim: int, dtype: str
-) -> dict[str, LinkedRows]:
-    """The inverse of `linked_to_json`, for the cache at `path`.
+def linked_rows(facts: LinkedRecord, path: Path, fingerprint: str, dim: int, dtype: str) -> dict[str, LinkedRows]:
+    """The shards that the header of the cache at `path` records.
 
     Raises:
         ValueError: the shards are in another cache's folder, or do not follow one another.
     """
-    name = str(facts["folder"])
-    if not name.endswith(_folder_suffix(fingerprint)):
-        raise ValueError(f"its shards lie in {name!r}, which is not its own folder")
-    rows = {str(split): int(count) for split, count in facts["rows"].items()}
-    shards = Shards(path.with_name(name), fingerprint, rows, dim, dtype)
+    if not facts.folder.endswith(_folder_suffix(fingerprint)):
+        raise ValueError(f"its shards lie in {facts.folder!r}, which is not its own folder")
+    if not set(facts.rows) == set(facts.shards) == set(facts.left_out):
+        raise ValueError("it records the shards of other splits than its own")
+    shards = Shards(path.with_name(facts.folder), fingerprint, facts.rows, dim, dtype)
     parts = {}
-    for split, count in rows.items():
-        entries = facts["shards"][split]
-        shards.held[split] = {int(start): Shard(int(length), str(seal), ()) for start, length, seal in entries}
-        skipped = np.array(facts["left_out"][split], np.int64)
+    for split, count in facts.rows.items():
+        shards.held[split] = {start: Shard(length, seal, ()) for start, length, seal in facts.shards[split]}
+        skipped = np.array(facts.left_out[split], np.int64)
         unique = len(np.unique(skipped)) == len(skipped)
-        inside = all(0 <= row < count for row in skipped)
+        inside = all(row < count for row in facts.left_out[split])
         if shards.missing(split) or not unique or not inside:
             raise ValueError(f"the shards of {split} are not its {count:,} rows")
         parts[split] = LinkedRows(shards, split, skipped)

@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
-from typing import Any, Self
+from typing import Any, ClassVar, Self
+
+from featurize.core.records import Count, Positive, record
 
 SCHEMA_VERSION = 3
 LATER = {"precision": "float32", "calibration": ""}
@@ -40,12 +42,14 @@ class ExtractionSpec:
         calibration: SHA-256 over the images from which int8 takes its scales; else empty.
     """
 
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # a choice that this version does not know changes values too
+
     dataset_digest: str
     backbone: str
     weights_digest: str
     layers: tuple[str, ...]
     pool: str
-    image_size: int
+    image_size: Positive
     resize: str
     aspect: str
     flip: bool
@@ -53,7 +57,7 @@ class ExtractionSpec:
     dtype: str
     engine: str
     engine_version: str
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = SCHEMA_VERSION
     precision: str = "float32"
     calibration: str = ""
 
@@ -78,13 +82,9 @@ class ExtractionSpec:
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: the text is not JSON or does not hold exactly this class's fields.
+            ValueError: the text is not JSON, or not a specification.
         """
-        values: Any = json.loads(text)
-        names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or {*LATER, *values} != names or not isinstance(values["layers"], list):
-            raise ValueError(f"expected a JSON object with the fields {', '.join(sorted(names))}")
-        return cls(**{**values, "layers": tuple(values["layers"])})
+        return record(cls, json.loads(text))
 
     def is_same_network(self, other: Self) -> bool:
         """Whether an image has the same vector in both: everything but the data set is the same."""

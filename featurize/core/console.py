@@ -25,6 +25,8 @@ TYPER_OPTIONS: dict[str, Any] = {
 }
 """The settings that all our typer applications share."""
 PLAIN_PROGRESS_SECONDS = 5.0
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, those that turn the direction of the letters around them, and halves of characters."""
 INTERRUPTED = 130  # exit code
 OPTION_FOR_A_PATH = {"featurize": "--data", "classify": "--features", "analysis": "--runs"}
 
@@ -41,7 +43,20 @@ class _StandardError(logging.Handler):
 
 class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return " ".join(f"{record.levelname.lower()}: {record.getMessage()}".splitlines())
+        return printable(" ".join(f"{record.levelname.lower()}: {record.getMessage()}".splitlines()))
+
+
+def printable(text: str) -> str:
+    r"""A text as a terminal may get it: what would control the terminal is written as an escape, such as `\x1b`.
+
+    Names come from files, which others may have made. Letters of all languages stay as they are.
+    """
+    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def say(line: str = "") -> None:
+    """Print a line of results on standard output, with `printable`. Results that are JSON escape such things alone."""
+    print(printable(line))
 
 
 def run_command_line(app: Callable[..., object]) -> NoReturn:

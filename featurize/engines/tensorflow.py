@@ -1,15 +1,19 @@
 """TensorFlow, the reference that every other engine must agree with."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from featurize.core.environment import import_keras
+from featurize.core.errors import BackboneError
 from featurize.networks import Backbone, preprocessed
 
 Engine = Callable[[np.ndarray], list[np.ndarray]]
 """uint8 (n, size, size, 3) RGB -> one float32 activation for each tapped layer: (n, h, w, c) or (n, c)."""
+
+TERMINAL_COLOURS = re.compile(r"\x1b\[\d*m")  # in Keras' messages
 
 
 def tensorflow_engine(backbone: Backbone) -> Engine:
@@ -39,7 +43,11 @@ def frozen_graph(backbone: Backbone) -> tuple[bytes, list[str]]:
 
 
 def _traced(backbone: Backbone) -> tuple[Any, Any]:
-    """TensorFlow, and a function of it: uint8 (n, size, size, 3) -> a list of activations."""
+    """TensorFlow, and a function of it: uint8 (n, size, size, 3) -> a list of activations.
+
+    Raises:
+        BackboneError: the network cannot be run.
+    """
     import_keras()
     import tensorflow as tf
 
@@ -49,7 +57,13 @@ def _traced(backbone: Backbone) -> tuple[Any, Any]:
         outputs = backbone.model(preprocessed(tf.cast(images, tf.float32), backbone.preprocess), training=False)
         return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
-    return tf, tf.function(forward, [tf.TensorSpec((None, size, size, 3), tf.uint8)], autograph=False)
+    traced = tf.function(forward, [tf.TensorSpec((None, size, size, 3), tf.uint8)], autograph=False)
+    try:
+        traced.get_concrete_function()
+    except Exception as error:  # a layer of someone else's can raise anything
+        reason = " ".join(TERMINAL_COLOURS.sub("", str(error)).split())[:300]
+        raise BackboneError(f"{backbone.name} cannot be run in TensorFlow: {reason}") from error
+    return tf, traced
 
 
 def gpu() -> str:

@@ -16,6 +16,7 @@ from featurize.cache import Certificate, ExtractionSpec, TakenRows
 from featurize.core.errors import BackboneError
 from featurize.core.files import data_root, seal, sealed
 from featurize.core.intervals import paired_interval
+from featurize.core.records import record
 from featurize.engines import CHECKED_IMAGES, relative_errors, tensorflow_engine
 from featurize.extraction.extractor import Extractor, recorded_extractor, vector_blocks
 from featurize.images import ImageDataset, Split
@@ -60,7 +61,7 @@ def certified(
         certificate = known
     elif found := sealed(folder, identity, ".json"):
         _, content = found
-        certificate = Certificate(**json.loads(content))
+        certificate = record(Certificate, json.loads(content))
     else:
         logger.info("comparing %s with float32 on training images", extractor.spec.precision)
         certificate = _measured(extractor, dataset)

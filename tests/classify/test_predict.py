@@ -137,6 +137,10 @@ def test_files_are_seen_as_those_of_a_class_folder_were(made: Path, run: Path, t
         fingerprint=cache.spec.fingerprint,
         source=cache.source,
         class_names=list(cache.class_names),
+        recall=dict.fromkeys(cache.class_names),
+        support=dict.fromkeys(cache.class_names, 0) | {cache.class_names[0]: len(features.y)},
+        test_rows=len(features.y),
+        class_coverage={},
         dim=features.x.shape[1],
         head_sha256=digest,
     )
@@ -212,13 +216,13 @@ def test_another_head_is_refused_before_anything_is_read(run: Path, tmp_path: Pa
     ("changes", "message"),
     [
         ({"fingerprint": "0" * 64}, r"result.json cannot be used: the specification has the fingerprint"),
-        ({"spec": {}}, r"result.json cannot be used: expected a JSON object"),
-        ({"layers": ["middle"]}, r"result.json cannot be used: the specification has no layer middle"),
+        ({"spec": {}}, r"result.json cannot be used: it has no field dataset_digest"),
+        ({"layers": ["middle"]}, r"result.json cannot be used: its field layers is not of its features"),
         ({"layers": ["early"]}, "head.skops does not work on this run's vectors"),
-        ({"class_names": ["ant"]}, "head.skops does not work on this run's vectors"),
-        ({"source": {"image_shape": "x"}}, r"result.json cannot be used: invalid literal"),
-        ({"source": {"image_shape": [0, 10]}}, "result.json cannot be used: there are no images of 0 x 10 pixels"),
-        ({"source": []}, r"result.json cannot be used: 'list' object"),
+        ({"class_names": ["ant"]}, "result.json cannot be used: its fields recall and support are not of its classes"),
+        ({"source": {"image_shape": "x"}}, r"result.json cannot be used: its field image_shape is \"x\""),
+        ({"source": {"image_shape": [0, 10]}}, "result.json cannot be used: its field image_shape.0 is 0"),
+        ({"source": []}, r"result.json cannot be used: its field source is \[\]"),
     ],
 )
 def test_a_record_that_does_not_belong_together(run: Path, tmp_path: Path, changes: dict, message: str) -> None:

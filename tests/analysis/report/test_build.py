@@ -27,8 +27,8 @@ from analysis.audit.tables import SUMMARY, write_summary
 from analysis.figures import pictures
 from analysis.findings import Measure
 from analysis.report import dataset as dataset_part
-from analysis.report.build import large_number, with_predictions, write_reports
-from classify.runs import CODES, load_runs
+from analysis.report.build import large_number, write_reports
+from classify.runs import CODES, load_runs, with_predictions
 from classify.runs.results import PREDICTIONS as PREDICTIONS_FILE
 from classify.training.train import Job, train_heads
 from featurize.cache import load_features

@@ -70,7 +70,9 @@ def test_chance_is_drawn_with_every_accuracy(world: World, drawn: dict[str, Figu
 
 
 def test_features_have_one_colour_in_all_figures(world: World, drawn: dict[str, Figure]) -> None:
-    world.add(0.9, model="knn", features="tiny-another-network")  # the first of the features in the legend
+    world.add(
+        0.9, model="knn", features="tiny-another-network", class_names=list("abcd")
+    )  # the first of the features in the legend
     write_reports(runs_with_controls(world).runs, [], world.folder / "out")
     looks = folder_of(world).looks
     colour = {name: to_hex(look["color"]) for name, look in looks.items()}

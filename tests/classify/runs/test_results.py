@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from tiny_runs import PREDICTIONS, make_result, write_run
 
-from classify.runs.results import RunResult, load_runs, read_predictions
+from classify.runs.predictions import read_predictions
+from classify.runs.results import RunResult, load_runs
 from featurize.core.errors import DataError
 
 
@@ -78,7 +79,7 @@ def test_loaded_runs_are_a_table(tmp_path: Path) -> None:
 def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
     run_dir = tmp_path / "tiny" / "old-1"
     write_run(run_dir, make_result(schema_version=4), PREDICTIONS)
-    message = r"old-1 was made by another version of frozenbench \(layout 4, expected 6\); train it again: frozenbench "
+    message = r"old-1 was made by another version of frozenbench \(layout 4, expected 6\); train it again "
     with pytest.raises(DataError, match=message):
         RunResult.read(run_dir)
     values = json.loads((run_dir / "result.json").read_text())

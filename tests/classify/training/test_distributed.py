@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 from tiny_data import make_dataset, write_tiny_cache
 
-from classify.runs.results import RunResult, read_predictions
+from classify.runs.predictions import read_predictions
+from classify.runs.results import RunResult
 from classify.training import distributed as on_workers
 from classify.training import train
 from classify.training.distributed import run_on_workers

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from classify.runs import results
-from classify.runs.results import RunResult, read_predictions
+from classify.runs.predictions import read_predictions
+from classify.runs.results import RunResult
 from classify.training import folds
 from classify.training.evaluate import fit_head
 from classify.training.folds import all_rows, cross_validate

@@ -2,6 +2,7 @@ import dataclasses
 import logging
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +29,30 @@ def test_every_opening_of_the_test_split_is_counted(job: Job, tmp_path: Path) ->
     other = write_tiny_cache(tmp_path / "tiny-net.h5", dataset=make_dataset(seed=5))
     _, opened = open_test_split(Job("logreg", read_info(other)), tmp_path / "tiny-net")
     assert opened == 1  # other features in the same folder of runs
+
+
+@pytest.mark.parametrize(
+    ("damage", "damaged"),
+    [
+        (lambda content: content[:-30], 1),  # torn by a kill
+        (lambda content: b"\xff" + content[1:], 1),
+        (lambda content: content.replace(b'"', b"'", 1), 1),
+        (lambda content: b'[1]\n{"run": 3}\nnull\n\n' + b"[" * 10_000 + b"\n" + content, 5),
+        (lambda content: content.replace(b'"fingerprint": "', b'"fingerprint": ["').replace(b'"}', b'"]}'), 3),
+    ],
+)
+def test_damaged_lines_are_skipped_and_counted(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[bytes], bytes], damaged: int
+) -> None:
+    for _ in range(3):
+        open_test_split(job, tmp_path)
+    assert not caplog.text
+    path = tmp_path / OPENINGS
+    path.write_bytes(damage(path.read_bytes()))
+    whole = {1: 2, 5: 3, 3: 0}[damaged]
+    assert open_test_split(job, tmp_path)[1] == whole + 1
+    assert f"{OPENINGS}: damaged lines, which are not counted: {damaged};" in caplog.text
+    assert open_test_split(job, tmp_path)[1] == whole + 2  # nothing was appended to half a line
 
 
 def test_openings_by_many_at_once_are_all_counted(job: Job, tmp_path: Path) -> None:

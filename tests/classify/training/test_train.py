@@ -11,7 +11,8 @@ import pytest
 from tiny_data import make_dataset, write_tiny_cache
 
 from classify.runs.persist import HEAD, load_head
-from classify.runs.results import RunResult, read_predictions
+from classify.runs.predictions import read_predictions
+from classify.runs.results import RunResult
 from classify.training import rows, train
 from classify.training.job import Job
 from classify.training.train import train_heads
