@@ -21,7 +21,7 @@ LEAST_NOISE = 1e-4  # share of a class with the label of another
 # Measured on CIFAR-10 with planted and with human mistakes, see docs/audit.md.
 HARD_IMAGES = 0.2  # right labels that are listed, per square of the share of images that the head gets wrong
 DOUBTED = 0.5  # share of the right labels that the model expects in a list which are there beside those
-IMAGES_TO_ESTIMATE = 10_000
+IMAGES_TO_ESTIMATE = 5_000
 SHARE_TO_ESTIMATE = 0.01  # of the images: with fewer suspects, hard images with right labels may be most of them
 
 

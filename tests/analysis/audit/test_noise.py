@@ -64,7 +64,7 @@ def test_the_precision_of_a_list() -> None:
     assert hard == pytest.approx(0.9 - 0.2 * 0.2**2 * 20_000 / 1000)
     assert list_precision(listed, 20_000, 1.0) == 0
     assert list_precision(listed[:199], 20_000, 0.1) is None  # hardly more than hard images
-    assert list_precision(listed, 9_999, 0.1) is None
+    assert list_precision(listed, 4_999, 0.1) is None
     assert list_precision(listed[:0], 20_000, 0.1) is None
 
 
