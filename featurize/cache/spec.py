@@ -5,7 +5,7 @@ import hashlib
 import json
 from typing import Any, ClassVar, Self
 
-from featurize.core.records import Count, Positive, record
+from featurize.core.records import Count, record
 
 SCHEMA_VERSION = 3
 LATER = {"precision": "float32", "calibration": ""}
@@ -29,7 +29,7 @@ class ExtractionSpec:
             imported.
         layers: names of the tapped layers, in column order.
         pool: `avg`, `max`, `grid2`, `grid4` or `flatten`.
-        image_size: images are resized to this many pixels squared.
+        image_size: images are resized to this many pixels squared; 0 for imported vectors.
         resize: `bicubic`, `lanczos`, `bilinear` or `nearest` (Pillow's kernels).
         aspect: how images become square: `crop`, `stretch` or `pad`.
         flip: whether a vector is the mean over an image and its mirror image.
@@ -49,7 +49,7 @@ class ExtractionSpec:
     weights_digest: str
     layers: tuple[str, ...]
     pool: str
-    image_size: Positive
+    image_size: Count
     resize: str
     aspect: str
     flip: bool
