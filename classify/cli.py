@@ -117,6 +117,11 @@ def run(
         raise UsageError("--seed names no seed; expected whole numbers, such as 0 or 0,1,2")
     wanted = comma_separated(layers)
     infos = [read_info(find_cache(path)) for path in features or [newest_cache()]]
+    for info in infos:
+        if missing := {"train", "test"} - set(info.rows):
+            raise UsageError(
+                f"{info.path} has no split {min(missing)}; expected train and test, to fit heads and to test them"
+            )
     weight = None if class_weight == "none" else class_weight
     threads = jobs or joblib.cpu_count(only_physical_cores=True)
     table, handling = (weight_suspects, WEIGHTED) if weight_suspects else (drop_suspects, DROPPED)
