@@ -6,7 +6,7 @@ May import: estimators, featurize.core, featurize.cache.
 from classify.heads.own import code_digest, imported, is_own, types_in
 from classify.heads.registry import (
     ALL,
-    COLUMNS_FOR_TREES,
+    COMPONENTS_FOR_TREES,
     FOLDED,
     FOLDS,
     HEADS,
@@ -20,7 +20,7 @@ from classify.heads.registry import (
 
 __all__ = [
     "ALL",
-    "COLUMNS_FOR_TREES",
+    "COMPONENTS_FOR_TREES",
     "FOLDED",
     "FOLDS",
     "HEADS",

@@ -20,6 +20,7 @@ FOLDS = 5
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 0.9)
 LEAST_ROWS = 0.5  # of a class, so that a class without rows has a finite score
 LEAST_VARIANCE = 1e-12  # of constant columns
+ONE = np.float32(1)
 
 
 class ShrinkageLDA(ProbabilisticClassifier):
@@ -63,10 +64,17 @@ class ShrinkageLDA(ProbabilisticClassifier):
             return fold_scores(coordinates, folds, sums.in_folds(shrinkage))
 
         given = None if sample_weight is None else row_weights(None, targets, sample_weight)
-        self.shrinkage_, self.temperature_ = best_shrinkage(held_out, targets, given)
-        found = sums.discriminants(self.shrinkage_)
-        self.coef_ = np.ascontiguousarray((found.coef if basis is None else basis @ found.coef).T)
-        self.intercept_ = found.intercept
+        shrinkage, temperature = best_shrinkage(held_out, targets, given)
+        found = sums.discriminants(shrinkage)
+        if basis is not None:
+            found = found._replace(coef=basis @ found.coef)
+        return self.use(found, self.classes_, shrinkage, temperature)
+
+    def use(self, found: "Discriminants", classes: np.ndarray, shrinkage: float, temperature: np.float32 = ONE) -> Self:
+        """Take discriminants of the classes (K,) that were computed elsewhere."""
+        self.classes_, self.n_features_in_ = classes, len(found.coef)
+        self.coef_, self.intercept_ = np.ascontiguousarray(found.coef.T), found.intercept
+        self.shrinkage_, self.temperature_ = shrinkage, temperature
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

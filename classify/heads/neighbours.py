@@ -1,4 +1,4 @@
-"""The nearest-neighbour baseline, with class weights."""
+"""The nearest-neighbour baseline: weighted votes, by the cosine of the angle between vectors."""
 
 from typing import Any, Self
 
@@ -6,9 +6,15 @@ import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.utils import compute_class_weight
 
+TEMPERATURE = 0.1
+
 
 class Neighbours(KNeighborsClassifier):  # type: ignore[misc]
-    """scikit-learn's nearest-neighbour classifier, with votes that can be weighted by class.
+    """The weighted vote of the nearest neighbours (Wu et al., Unsupervised Feature Learning via Non-Parametric
+    Instance Discrimination, 2018).
+
+    A neighbour whose vector has the cosine c with that of the image votes with the weight exp(c / `TEMPERATURE`). So
+    distant neighbours hardly count, and with few rows of each class the neighbours may be more than those.
 
     Args:
         n_neighbors: number of neighbours that vote.
@@ -21,7 +27,7 @@ class Neighbours(KNeighborsClassifier):  # type: ignore[misc]
 
     def __init__(self, n_neighbors: int = 20, class_weight: Any = None, n_jobs: int = 1) -> None:
         # In few dimensions scikit-learn would build a tree, whose indices nothing checks when a head is loaded.
-        super().__init__(n_neighbors, algorithm="brute", n_jobs=n_jobs)
+        super().__init__(n_neighbors, weights=votes, algorithm="brute", metric="cosine", n_jobs=n_jobs)
         self.class_weight = class_weight
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -39,3 +45,8 @@ class Neighbours(KNeighborsClassifier):  # type: ignore[misc]
         """The label with the most votes, (n,)."""
         shares = self.predict_proba(X)  # first, because it checks that the head is fitted
         return np.asarray(self.classes_[shares.argmax(axis=1)])
+
+
+def votes(distances: np.ndarray) -> np.ndarray:
+    """The weights of neighbours at cosine distances 1 - c, ascending in each row, (n, k); the nearest has 1."""
+    return np.exp((distances[:, :1] - distances) / TEMPERATURE)

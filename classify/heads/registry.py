@@ -18,7 +18,9 @@ from featurize.core.errors import HeadError, UsageError, suggestion
 MAX_ITERATIONS = 1000
 FOLDS = 3
 PCA_COMPONENTS = 512  # input of the discriminants
-COLUMNS_FOR_TREES = 128
+COMPONENTS_FOR_TREES = 118  # beside the probabilities
+ROWS_FOR_A_ROUND = 20  # of boosting
+LEAST_ROUNDS, MOST_ROUNDS = 10, 600
 ROWS_FOR_THREADS = 4_000  # of the trees
 ROWS_FOR_TEMPERATURE = 10_000  # limits the second fit of the slow heads
 
@@ -74,30 +76,39 @@ def linear_svm(task: Task) -> Any:
 
 
 def xgboost(task: Task) -> Any:
-    """Gradient-boosted trees (Chen and Guestrin, 2016) on linear discriminants and principal components.
+    """Gradient-boosted trees (Chen and Guestrin, 2016) that start from linear discriminants.
 
     A tree splits on one feature at a time: it cannot draw an oblique boundary, and its training time
-    grows with the length of the vector. The discriminants supply oblique boundaries. Each training row
-    gets those fitted on the folds without it, because they would be overconfident on their own rows.
+    grows with the length of the vector. So the trees see the leading principal components and the
+    probabilities by linear discriminants, and boosting starts from the latter. Each training row gets
+    those fitted on the folds without it, because they would be overconfident on their own rows.
+
+    With few rows, most of what the trees add is noise: the number of rounds grows with the rows.
     """
     from sklearn.decomposition import PCA
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.ensemble import StackingClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
+    from classify.heads.lda import ShrinkageLDA
     from classify.heads.trees import BoostedTrees
 
     # On fewer rows, threads wait longer than they work, and on a busy machine many times as long (measured).
     threads = task.jobs if task.rows >= ROWS_FOR_THREADS else 1
-    trees = BoostedTrees(class_weight=task.class_weight, n_jobs=threads, random_state=task.seed)
-    first = FunctionTransformer(leading, kw_args={"columns": COLUMNS_FOR_TREES})
-    discriminants = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+    trees = BoostedTrees(
+        n_estimators=min(max(task.rows // ROWS_FOR_A_ROUND, LEAST_ROUNDS), MOST_ROUNDS),
+        starts_from_probabilities=True,
+        class_weight=task.class_weight,
+        n_jobs=threads,
+        random_state=task.seed,
+    )
+    components = min(PCA_COMPONENTS, task.dim, task.rows)
+    unseen = max(0, components - COMPONENTS_FOR_TREES)
     return _standardised(
-        PCA(min(PCA_COMPONENTS, task.dim, task.rows), random_state=task.seed),
+        PCA(components, random_state=task.seed),
         StackingClassifier(
-            [("lda", discriminants)],
-            make_pipeline(first, _calibrated(trees, task)),
+            [("lda", ShrinkageLDA(class_weight=task.class_weight, random_state=task.seed))],
+            make_pipeline(FunctionTransformer(without_last, kw_args={"columns": unseen}), _calibrated(trees, task)),
             cv=_folds(task),
             passthrough=True,
         ),
@@ -127,7 +138,7 @@ def mlp(task: Task) -> Any:
 
 
 def knn(task: Task) -> Any:
-    """The vote of the 20 nearest neighbours, or of all rows if there are fewer (Cover and Hart, 1967)."""
+    """The weighted vote of the 20 nearest neighbours, or of all rows if there are fewer (Cover and Hart, 1967)."""
     from classify.heads.neighbours import Neighbours
 
     return _standardised(Neighbours(min(20, task.rows), class_weight=task.class_weight, n_jobs=task.jobs))
@@ -251,9 +262,9 @@ def signed_root(x: np.ndarray) -> np.ndarray:
     return np.copysign(np.sqrt(np.abs(x)), x)
 
 
-def leading(x: np.ndarray, columns: int) -> np.ndarray:
-    """The first `columns` columns."""
-    return x[:, :columns]
+def without_last(x: np.ndarray, columns: int) -> np.ndarray:
+    """All but the last `columns` columns."""
+    return x[:, : x.shape[1] - columns]
 
 
 def clipped_log(probabilities: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from sklearn.utils import compute_sample_weight
 
 from classify.estimators import ProbabilisticClassifier, prediction_data, training_data
 
+LEAST_PROBABILITY = np.float32(1e-6)
 LEAF = -1
 NO_PARENT = 2**31 - 1
 OF_NODES = (
@@ -37,6 +38,8 @@ class BoostedTrees(ProbabilisticClassifier):
 
     Args:
         n_estimators: boosting rounds; each adds a tree per class.
+        starts_from_probabilities: the first features are probabilities of the K classes (with two classes: that of
+            the second), from whose logarithms boosting starts.
         learning_rate: weight of a tree.
         max_depth: largest depth of a tree.
         max_bin: number of histogram bins per feature.
@@ -57,6 +60,7 @@ class BoostedTrees(ProbabilisticClassifier):
     def __init__(
         self,
         n_estimators: int = 600,
+        starts_from_probabilities: bool = False,
         learning_rate: float = 0.1,
         max_depth: int = 4,
         max_bin: int = 64,
@@ -69,6 +73,7 @@ class BoostedTrees(ProbabilisticClassifier):
         random_state: Any = None,
     ) -> None:
         self.n_estimators = n_estimators
+        self.starts_from_probabilities = starts_from_probabilities
         self.learning_rate = learning_rate
         self.max_depth = max_depth
         self.max_bin = max_bin
@@ -88,7 +93,8 @@ class BoostedTrees(ProbabilisticClassifier):
         """
         X, targets = training_data(self, X, y)
         trees = self._classifier()
-        trees.fit(X, targets, sample_weight=compute_sample_weight(self.class_weight, targets))
+        weights = compute_sample_weight(self.class_weight, targets)
+        trees.fit(X, targets, sample_weight=weights, base_margin=self.start(X))
         return self._store(trees.get_booster())
 
     def fit_booster(self, train: Callable[[dict[str, Any], int], Any]) -> Self:
@@ -107,8 +113,21 @@ class BoostedTrees(ProbabilisticClassifier):
     def _classifier(self) -> Any:
         from xgboost import XGBClassifier
 
-        settings = {name: value for name, value in self.get_params().items() if name != "class_weight"}
+        ours = ("class_weight", "starts_from_probabilities")
+        settings = {name: value for name, value in self.get_params().items() if name not in ours}
         return XGBClassifier(tree_method="hist", **settings)
+
+    def start(self, X: np.ndarray) -> np.ndarray | None:
+        """The scores from which boosting starts for the rows of X (n, d): float32 (n, K), or (n,) with two classes.
+
+        None if it starts from nothing.
+        """
+        if not self.starts_from_probabilities:
+            return None
+        if len(self.classes_) == 2:
+            second = np.clip(X[:, 0], LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+            return np.log(second / (1 - second))
+        return np.log(np.maximum(X[:, : len(self.classes_)], LEAST_PROBABILITY))
 
     def _store(self, booster: Any) -> Self:
         self.ubj_ = np.frombuffer(booster.save_raw("ubj"), np.uint8)
@@ -123,7 +142,7 @@ class BoostedTrees(ProbabilisticClassifier):
         X = prediction_data(self, X)
         content = np.asarray(self.ubj_, np.uint8).tobytes()
         booster = _booster(content, self.n_features_in_, len(self.classes_), self.n_jobs)
-        probabilities = np.asarray(booster.inplace_predict(X))
+        probabilities = np.asarray(booster.inplace_predict(X, base_margin=self.start(X)))
         if probabilities.ndim == 1:  # two classes: the probability of the second
             return np.stack([1 - probabilities, probabilities], axis=1)
         return probabilities

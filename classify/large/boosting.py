@@ -52,7 +52,7 @@ class RowsOnWorkers:
         """Trees fitted on some of the rows. The others have a weight of zero, so that no rows are copied."""
 
         def boost(parameters: dict[str, Any], rounds: int) -> Any:
-            return self._boosted(parameters, rounds, targets, weights)
+            return self._boosted(trees, parameters, rounds, targets, weights)
 
         trees = clone(unfitted)
         trees.classes_, trees.n_features_in_ = np.unique(targets), self.dim
@@ -60,7 +60,9 @@ class RowsOnWorkers:
         weights[rows] = compute_sample_weight(trees.class_weight, targets[rows])
         return trees.fit_booster(boost)
 
-    def _boosted(self, parameters: dict[str, Any], rounds: int, targets: np.ndarray, weights: np.ndarray) -> Any:
+    def _boosted(
+        self, trees: BoostedTrees, parameters: dict[str, Any], rounds: int, targets: np.ndarray, weights: np.ndarray
+    ) -> Any:
         """XGBoost's booster, trained with all threads of every worker."""
         from distributed import CancelledError, KilledWorker
         from xgboost.core import XGBoostError
@@ -69,8 +71,9 @@ class RowsOnWorkers:
         data = _dask_array(self.shares, self.heights, self.dim)
         label = _dask_array(self._beside_rows(targets), self.heights)
         weight = _dask_array(self._beside_rows(weights), self.heights)
+        start = self._starts(trees)
         try:
-            return client.sync(_boost, client, parameters, rounds, data, label, weight)
+            return client.sync(_boost, client, parameters, rounds, data, label, weight, start)
         except (XGBoostError, KilledWorker, CancelledError, RuntimeError, ValueError, AssertionError) as error:
             # A lost worker leads to any of these.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -91,6 +94,20 @@ class RowsOnWorkers:
             )
         return self.workers.finished(futures)
 
+    def _starts(self, trees: BoostedTrees) -> Any:
+        """The scores from which boosting starts, as a Dask array beside the rows; None if it starts from nothing."""
+        if not trees.starts_from_probabilities:
+            return None
+        client, sent = self.workers.client, self.workers.send(trees)
+        owners = client.who_has(self.shares)
+        futures = []
+        for rows in self.shares:
+            futures.append(
+                client.submit(_start_of, rows, sent, workers=owners[rows.key], allow_other_workers=True, pure=False)
+            )
+        classes = len(trees.classes_)
+        return _dask_array(self.workers.finished(futures), self.heights, *([classes] if classes > 2 else []))
+
     def _scores(self, trees: BoostedTrees, rows: np.ndarray) -> np.ndarray:
         """The class scores of some rows, ascending, (m, K)."""
         wanted = np.zeros(sum(self.heights), bool)
@@ -107,13 +124,17 @@ class RowsOnWorkers:
         return np.split(numbers, np.cumsum(self.heights)[:-1])
 
 
-async def _boost(client: Any, parameters: dict[str, Any], rounds: int, data: Any, label: Any, weight: Any) -> Any:
+async def _boost(
+    client: Any, parameters: dict[str, Any], rounds: int, data: Any, label: Any, weight: Any, start: Any
+) -> Any:
     """`xgboost.dask.train`, which by itself would wait for ever for a worker that is gone."""
     from distributed.comm.addressing import get_address_host
     from xgboost import dask
     from xgboost.collective import Config
 
-    matrix = await dask.DaskQuantileDMatrix(client, data, label, weight=weight, max_bin=parameters["max_bin"])
+    matrix = await dask.DaskQuantileDMatrix(
+        client, data, label, weight=weight, base_margin=start, max_bin=parameters["max_bin"]
+    )
     # XGBoost's tracker runs beside the scheduler and would guess a network interface: it gets the scheduler's.
     scheduler = await client.scheduler.identity()
     tracker = Config(tracker_host_ip=get_address_host(scheduler["address"]))
@@ -139,6 +160,10 @@ def _dask_array(futures: list["Future"], heights: list[int], *dim: int) -> Any:
 
 def _as_float32(numbers: np.ndarray) -> np.ndarray:
     return numbers.astype(np.float32)
+
+
+def _start_of(rows: np.ndarray, trees: BoostedTrees) -> np.ndarray | None:
+    return trees.start(rows)
 
 
 def _scores_of(rows: np.ndarray, wanted: np.ndarray, trees: BoostedTrees) -> np.ndarray:

@@ -19,9 +19,11 @@ from sklearn.ensemble import StackingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.utils import compute_class_weight
 
 from classify.estimators import row_weights
 from classify.heads.calibration import TemperatureCalibrated
+from classify.heads.lda import SHRINKAGES, FoldSums
 from classify.large.boosting import RowsOnWorkers
 from classify.large.passes import Loss, ScaledRows, scaled_rows
 from classify.large.workers import Threads, Workers, work_pool
@@ -82,12 +84,12 @@ def fit_xgboost(head: Any, train: FeatureRows, pool: Threads | Workers, sample_w
         columns = fit_projection(components, stack, rows)
     # Boosting begins when the scaled blocks no longer take up memory.
     stack.final_estimator_ = clone(stack.final_estimator)
+    selection, trees = stack.final_estimator_
+    selection.fit(stack.transform(np.zeros((1, components.n_components_), np.float32)))  # learns how many columns
     if isinstance(columns, RowsOnWorkers):
-        leading, trees = stack.final_estimator_
-        leading.fit(np.zeros((1, columns.dim), np.float32))  # learns the number of columns only
         columns.fit(trees, rows.targets)
     else:
-        stack.final_estimator_.fit(columns, rows.targets)
+        trees.fit(columns, rows.targets)
 
 
 FITS = {
@@ -163,8 +165,8 @@ def fit_projection(pca: Any, stack: StackingClassifier, rows: ScaledRows) -> np.
     """Fit the components and the discriminants of `classify.heads.registry.xgboost`.
 
     Both follow from the covariance of all rows and the class means, so the components are exact. The
-    covariance within classes is pooled, without the shrinkage that few rows need. With many more rows
-    than columns, discriminants are hardly overconfident on their own rows, so no folds are needed.
+    discriminants have the least shrinkage that they have in memory, and no temperature. With many more rows
+    than columns, they are hardly overconfident on their own rows, so no folds are needed.
 
     Args:
         pca: the head's PCA, fitted in place.
@@ -184,15 +186,15 @@ def fit_projection(pca: Any, stack: StackingClassifier, rows: ScaledRows) -> np.
     between = (centres.T * priors) @ centres
     within = np.diag(pca.explained_variance_ * (1 - 1 / total)) - between
 
-    # scikit-learn computes the discriminants from rows. Two rows per class at the class mean give it the means, and
-    # it takes the priors and the covariance as they are.
     [(name, unfitted)] = stack.estimators
-    labels = np.repeat(np.arange(len(counts)), 2)
-    discriminants = clone(unfitted).set_params(shrinkage=None, priors=priors, covariance_estimator=_Known(within))
-    discriminants.fit(centres[labels], labels)
-    discriminants.set_params(**unfitted.get_params())
+    weights = counts * compute_class_weight(unfitted.class_weight, classes=rows.classes, y=rows.classes[rows.targets])
+    products = weights.sum() * within + (centres.T * weights) @ centres
+    sums = FoldSums(weights[None], (centres * weights[:, None])[None], products[None], len(within))
+    discriminants = clone(unfitted)
+    discriminants.use(sums.discriminants(SHRINKAGES[0]), np.arange(len(counts)), SHRINKAGES[0])
 
     # With "prefit", the stack's own `fit` sets its attributes and fits nothing but a stand-in for the trees.
+    labels = np.repeat(np.arange(len(counts)), 2)
     final = stack.final_estimator
     settings = {"cv": stack.cv, "estimators": stack.estimators, "final_estimator": final}
     stack.set_params(cv="prefit", estimators=[(name, discriminants)], final_estimator=DummyClassifier())
@@ -217,13 +219,3 @@ def fit_components(pca: Any, mean: np.ndarray, covariance: np.ndarray, count: in
     pca.explained_variance_ratio_ = (values / total).astype(np.float32)
     pca.singular_values_ = np.sqrt(values * (count - 1)).astype(np.float32)
     pca.noise_variance_ = (total - values.sum()) / (dim - kept) if dim > kept else 0.0
-
-
-class _Known:
-    """A covariance that LinearDiscriminantAnalysis takes as it is."""
-
-    def __init__(self, covariance: np.ndarray) -> None:
-        self.covariance_ = covariance
-
-    def fit(self, X: np.ndarray) -> None:
-        """Does nothing."""

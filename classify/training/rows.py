@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from classify.heads import COLUMNS_FOR_TREES, HEADS_IN_BLOCKS
+from classify.heads import COMPONENTS_FOR_TREES, HEADS_IN_BLOCKS
 from classify.large import FeatureBlocks, memory_needed
 from classify.training.job import Job
 from featurize.cache import FeatureRows, Features, load_features, read_labels
@@ -176,7 +176,8 @@ def _check_head_for_blocks(job: Job) -> None:
             f"{problem}; {job.model} cannot be fitted in blocks of rows: use --model {others}, which can, or {fewer}"
         )
     # The columns for the trees, of which each worker holds a part, and four matrices (dim, dim) in float64.
-    needed = memory_needed(rows, min(dim, COLUMNS_FOR_TREES)) / job.workers + 4 * 8 * dim**2
+    columns = min(dim, COMPONENTS_FOR_TREES) + len(job.info.class_names)
+    needed = memory_needed(rows, columns) / job.workers + 4 * 8 * dim**2
     if job.model == "xgboost" and needed > memory:
         where = f" on each of {job.workers} workers" if job.workers > 1 else ""
         raise HeadError(

@@ -70,6 +70,29 @@ def test_the_trees_see_discriminants_of_rows_that_these_were_not_fitted_on(monke
     assert (seen[0][:, :3].argmax(axis=1) == noise).mean() < 0.42
 
 
+def test_with_few_images_the_trees_keep_what_the_discriminants_know() -> None:
+    """Of 5 rows in 200 columns, covariances without enough shrinkage know nothing, and trees alone little."""
+    random = np.random.default_rng(0)
+    centres = 0.7 * random.normal(size=(10, 200))
+    y = np.repeat(np.arange(10), 5)
+    x, new = ((centres[y] + random.normal(size=(50, 200))).astype(np.float32) for _ in range(2))
+    head = make_head("xgboost", Task(len(x), x.shape[1])).fit(x, y)
+    assert (head.predict(new) == y).mean() > 0.9
+
+
+def test_the_trees_see_the_discriminants_of_all_classes() -> None:
+    """However many there are: each class has its probability among the columns."""
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(140, 150))
+    y = np.repeat(np.arange(140), 4)
+    x, new = ((centres[y] + 0.5 * random.normal(size=(560, 150))).astype(np.float32) for _ in range(2))
+    head = make_head("xgboost", Task(len(x), x.shape[1]))
+    head.set_params(stackingclassifier__final_estimator__temperaturecalibrated__estimator__n_estimators=1)
+    head.fit(x, y)
+    assert head[-1].final_estimator_[-1].n_features_in_ == 140 + 118
+    assert (head.predict(new) == y).mean() > 0.98
+
+
 @pytest.mark.slow
 def test_the_stack_blends_rows_that_its_heads_were_not_fitted_on() -> None:
     stack = fitted("stack")

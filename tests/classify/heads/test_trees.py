@@ -38,6 +38,15 @@ def test_the_probabilities_are_xgboosts(classes: int, weight: str | None) -> Non
     np.testing.assert_allclose(ours.predict_proba(X_TEST), reference.predict_proba(X_TEST), rtol=1e-5)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_boosting_starts_from_the_first_columns(classes: int) -> None:
+    start = np.random.default_rng(0).dirichlet(np.ones(classes), len(Y)).astype(np.float32)
+    shown = start[:, 1:] if classes == 2 else start  # as scikit-learn stacks them
+    x = np.hstack([shown, X])
+    ours = BoostedTrees(n_estimators=1, learning_rate=1e-6, starts_from_probabilities=True).fit(x, Y % classes)
+    np.testing.assert_allclose(ours.predict_proba(x), start, atol=1e-4)
+
+
 def test_one_class_only() -> None:
     with pytest.raises(ValueError, match="one class only: 2"):
         BoostedTrees().fit(X, np.full(len(X), 2))

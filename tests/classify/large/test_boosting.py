@@ -44,7 +44,7 @@ def client(client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of 12 columns for the trees, in blocks of 70 rows."""
     monkeypatch.setattr("classify.heads.registry.PCA_COMPONENTS", 20)
-    monkeypatch.setattr("classify.heads.registry.COLUMNS_FOR_TREES", 12)
+    monkeypatch.setattr("classify.heads.registry.COMPONENTS_FOR_TREES", 9)
     set_block_rows(monkeypatch, 70, dim=40)
     return make_wide_cache(tmp_path / "wide.h5", 600, 40)
 
