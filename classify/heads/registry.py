@@ -242,7 +242,7 @@ def make_head(estimator: Any, task: Task) -> Any:
     return own_head(classifier, task.seed, task.class_weight)
 
 
-def head_name(estimator: Any) -> str:
+def estimator_name(estimator: Any) -> str:
     """What runs and messages call a head: a key of `HEADS`, or the class of a classifier of the user's.
 
     Of `module:Class` it is the class, or `module.Class` if one of our heads has that name.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classify.guarantee import ConformalSets, Coverage, measured_coverage
-from classify.heads import FOLDED, FOLDS, HEADS, Task, head_name, make_head
+from classify.heads import FOLDED, FOLDS, HEADS, Task, estimator_name, make_head
 from classify.large import blocks_of
 from classify.runs import SET_COVERAGE
 from classify.statistics import Metrics, metrics
@@ -143,7 +143,7 @@ def fit_head(
 
     from classify.heads.calibration import held_out_of
 
-    name = head_name(estimator)
+    name = estimator_name(estimator)
     is_ours = isinstance(estimator, str) and estimator in HEADS
     # Code that is not ours can fail in any way, and one failure costs itself.
     expected = (ValueError, FloatingPointError) if is_ours else (Exception,)

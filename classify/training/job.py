@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from classify.heads import Task, code_digest, head_name, is_own, make_head
+from classify.heads import Task, code_digest, estimator_name, is_own, make_head
 from classify.large import memory_limit, memory_needed
 from classify.suspects import Suspects
 from classify.training.evaluate import plain_parameters
@@ -83,7 +83,7 @@ class Job:
     @property
     def title(self) -> str:
         """The head and the cache, for messages."""
-        return f"{head_name(self.model)} on {self.info.path.stem}"
+        return f"{estimator_name(self.model)} on {self.info.path.stem}"
 
     @property
     def name(self) -> str:
@@ -103,7 +103,7 @@ class Job:
         if self.suspects is not None:
             content.append([self.suspects.handling, self.suspects.digest])
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        return f"{head_name(self.model)}-{digest[:8]}"
+        return f"{estimator_name(self.model)}-{digest[:8]}"
 
     def run_dir(self, runs: Path) -> Path:
         """The run directory in the folder of all runs."""

@@ -24,7 +24,7 @@ ROWS = pd.DataFrame(
         ["random", RANDOM, "svm", 0.52, 0.49, 0.55, 4.0, 0.004],
     ],
     columns=COLUMNS,
-).assign(train_rows=2000, tuned=0, class_weight="none")
+).assign(train_rows=2000, tuned=0, class_weight="none", suspects="none")
 SCRATCH = f"{PIXELS}, trained from scratch"
 CURVES = pd.DataFrame(
     [

@@ -13,7 +13,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 
 from classify import fit_and_evaluate, make_head
-from classify.heads import head_name
+from classify.heads import estimator_name
 from classify.heads.own import code_digest, imported, types_in
 from classify.heads.registry import Task, signed_root
 from classify.training.evaluate import fit_head
@@ -127,10 +127,10 @@ def test_code_that_fails_costs_only_itself(splits: tuple[Features, Features], gi
 
 
 def test_names(module: str) -> None:
-    assert head_name("logreg") == "logreg"
-    assert head_name(f"{module}:Plain") == "Plain"
-    assert head_name(f"{module}:svm") == f"{module}.svm"  # not our svm
-    assert head_name(make_pipeline(StandardScaler(), RidgeClassifier())) == "RidgeClassifier"
+    assert estimator_name("logreg") == "logreg"
+    assert estimator_name(f"{module}:Plain") == "Plain"
+    assert estimator_name(f"{module}:svm") == f"{module}.svm"  # not our svm
+    assert estimator_name(make_pipeline(StandardScaler(), RidgeClassifier())) == "RidgeClassifier"
 
 
 def test_a_module_in_the_working_directory(module: str) -> None:
