@@ -111,7 +111,7 @@ def _quantized(backbone: Backbone, images: np.ndarray | None) -> Any:
     model = _kept(backbone, "", _converted)
     import nncf
 
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function would change others' handlers
     samples = nncf.Dataset([images[row : row + 1] for row in range(len(images))])
     with redirect_stdout(io.StringIO()):  # it draws bars
         try:
