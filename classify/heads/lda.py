@@ -20,7 +20,6 @@ FOLDS = 5
 SHRINKAGES = (0.01, 0.03, 0.1, 0.3, 0.6, 0.9)
 LEAST_ROWS = 0.5  # of a class, so that a class without rows has a finite score
 LEAST_VARIANCE = 1e-12  # of constant columns
-ONE = np.float32(1)
 
 
 class ShrinkageLDA(ProbabilisticClassifier):
@@ -70,7 +69,7 @@ class ShrinkageLDA(ProbabilisticClassifier):
             found = found._replace(coef=basis @ found.coef)
         return self.use(found, self.classes_, shrinkage, temperature)
 
-    def use(self, found: "Discriminants", classes: np.ndarray, shrinkage: float, temperature: np.float32 = ONE) -> Self:
+    def use(self, found: "Discriminants", classes: np.ndarray, shrinkage: float, temperature: np.float32) -> Self:
         """Take discriminants of the classes (K,) that were computed elsewhere."""
         self.classes_, self.n_features_in_ = classes, len(found.coef)
         self.coef_, self.intercept_ = np.ascontiguousarray(found.coef.T), found.intercept

@@ -1,6 +1,7 @@
 """Trees that all workers of a Dask cluster boost together, on rows that stay where they are (`xgboost.dask`)."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,28 +86,27 @@ class RowsOnWorkers:
 
     def _beside_rows(self, numbers: np.ndarray) -> list["Future"]:
         """Futures of numbers (n,), each share's on the worker with its rows, so that XGBoost moves no rows."""
-        client = self.workers.client
-        owners = client.who_has(self.shares)
-        futures = []
-        for rows, part in zip(self.shares, self._parts(numbers), strict=True):
-            futures.append(
-                client.submit(_as_float32, part, workers=owners[rows.key], allow_other_workers=True, pure=False)
-            )
-        return self.workers.finished(futures)
+        return self._beside(_as_float32, [(part,) for part in self._parts(numbers)])
 
     def _starts(self, trees: BoostedTrees) -> Any:
         """The scores from which boosting starts, as a Dask array beside the rows; None if it starts from nothing."""
         if not trees.starts_from_probabilities:
             return None
-        client, sent = self.workers.client, self.workers.send(trees)
+        sent = self.workers.send(trees)
+        starts = self._beside(_start_of, [(rows, sent) for rows in self.shares])
+        classes = len(trees.classes_)
+        return _dask_array(starts, self.heights, *([classes] if classes > 2 else []))
+
+    def _beside(self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list["Future"]:
+        """Futures of the function's results for each share, computed on the worker that has the share."""
+        client = self.workers.client
         owners = client.who_has(self.shares)
         futures = []
-        for rows in self.shares:
+        for rows, given in zip(self.shares, arguments, strict=True):
             futures.append(
-                client.submit(_start_of, rows, sent, workers=owners[rows.key], allow_other_workers=True, pure=False)
+                client.submit(function, *given, workers=owners[rows.key], allow_other_workers=True, pure=False)
             )
-        classes = len(trees.classes_)
-        return _dask_array(self.workers.finished(futures), self.heights, *([classes] if classes > 2 else []))
+        return self.workers.finished(futures)
 
     def _scores(self, trees: BoostedTrees, rows: np.ndarray) -> np.ndarray:
         """The class scores of some rows, ascending, (m, K)."""

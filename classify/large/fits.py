@@ -191,7 +191,7 @@ def fit_projection(pca: Any, stack: StackingClassifier, rows: ScaledRows) -> np.
     products = weights.sum() * within + (centres.T * weights) @ centres
     sums = FoldSums(weights[None], (centres * weights[:, None])[None], products[None], len(within))
     discriminants = clone(unfitted)
-    discriminants.use(sums.discriminants(SHRINKAGES[0]), np.arange(len(counts)), SHRINKAGES[0])
+    discriminants.use(sums.discriminants(SHRINKAGES[0]), np.arange(len(counts)), SHRINKAGES[0], np.float32(1))
 
     # With "prefit", the stack's own `fit` sets its attributes and fits nothing but a stand-in for the trees.
     labels = np.repeat(np.arange(len(counts)), 2)
