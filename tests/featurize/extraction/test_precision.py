@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featurize.cache import load_features
+from featurize.cache import CacheInfo, load_features
 from featurize.core.errors import UsageError
 from featurize.extraction import extract_features
 from featurize.extraction.extractor import recorded_extractor
@@ -34,6 +34,17 @@ def backbone() -> Backbone:
 @pytest.fixture(scope="module")
 def images() -> ImageDataset:
     return load_dataset("sample").first(train=200, test=40)
+
+
+def check_vectors_without_keras(info: CacheInfo, images: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The saved network gives the vectors of the cache, and Keras is not loaded."""
+    for module in ("networks.backbone", "engines.tensorflow"):
+        monkeypatch.setattr(f"featurize.{module}.import_keras", lambda: pytest.fail("Keras was loaded"))
+    saved = saved_extractor(info.spec)
+    assert saved is not None
+    pixels, _ = saved.read(images.splits["test"].images)
+    again = np.concatenate(saved.vectors(pixels), axis=1)
+    np.testing.assert_array_equal(again, load_features(info.path, "test").x)
 
 
 def test_the_vectors_do_not_depend_on_the_batch(
@@ -72,13 +83,7 @@ def test_int8_predicts_without_the_training_images(
     if missing := missing_instruction("int8"):
         pytest.skip(f"this processor has no {missing}")
     info = extract_features(images, backbone, precision="int8").info
-    for module in ("networks.backbone", "engines.tensorflow"):
-        monkeypatch.setattr(f"featurize.{module}.import_keras", lambda: pytest.fail("Keras was loaded"))
-    saved = saved_extractor(info.spec)
-    assert saved is not None
-    pixels, _ = saved.read(images.splits["test"].images)
-    again = np.concatenate(saved.vectors(pixels), axis=1)
-    np.testing.assert_array_equal(again, load_features(info.path, "test").x)
+    check_vectors_without_keras(info, images, monkeypatch)
     # Other scales are another network.
     assert saved_extractor(dataclasses.replace(info.spec, calibration="0" * 64)) is None
 
@@ -98,13 +103,7 @@ def test_a_network_unlike_vgg(
     assert verify(info.path, recompute=10) == []
     if precision == "bfloat16":
         save_extractor(recorded_extractor(backbone, info.spec))
-    for module in ("networks.backbone", "engines.tensorflow"):
-        monkeypatch.setattr(f"featurize.{module}.import_keras", lambda: pytest.fail("Keras was loaded"))
-    saved = saved_extractor(info.spec)
-    assert saved is not None
-    pixels, _ = saved.read(images.splits["test"].images)
-    again = np.concatenate(saved.vectors(pixels), axis=1)
-    np.testing.assert_array_equal(again, load_features(info.path, "test").x)
+    check_vectors_without_keras(info, images, monkeypatch)
 
 
 def test_int8_of_a_network_unlike_vgg_needs_a_package(
