@@ -333,7 +333,7 @@ def extracted(dataset: "ImageDataset", source: Source, study: Study, folder: Pat
         default_name,
         extract_features,
         finished_before,
-        grown_without_network,
+        grown_without_keras,
     )
     from featurize.networks import load_backbone, usual_image_size
 
@@ -355,7 +355,7 @@ def extracted(dataset: "ImageDataset", source: Source, study: Study, folder: Pat
         options = ExtractionOptions(study.pool or (preset.pool if is_vgg16 else "avg"), flip=preset.flip)
     if found := finished_before(dataset, arguments, options, folder=folder):
         return found
-    if grown := grown_without_network(dataset, arguments, options, folder=folder, overwrite=True):
+    if grown := grown_without_keras(dataset, arguments, options, folder=folder, overwrite=True, progress=progress):
         return grown.info
     backbone = load_backbone(**arguments)
     path = folder / default_name(dataset.name, backbone.weights, options.spec(backbone))

@@ -130,7 +130,7 @@ def run(
         ExtractionOptions,
         carry_out,
         finished_before,
-        grown_without_network,
+        grown_without_keras,
         plan_extraction,
     )
     from featurize.images import class_counts, load_dataset
@@ -162,11 +162,21 @@ def run(
     if not dry_run and not overwrite and (found := finished_before(dataset, arguments, options, out=out)):
         report(Extraction(found, reused=True), as_json=as_json)
         return
-    if not dry_run and (
-        grown := grown_without_network(dataset, arguments, options, out=out, overwrite=overwrite, reuse=caches)
-    ):
-        report(grown, as_json=as_json)
-        return
+    if not dry_run and not cluster:
+        with progress_display("images") as progress:
+            grown = grown_without_keras(
+                dataset,
+                arguments,
+                options,
+                out=out,
+                overwrite=overwrite,
+                progress=progress,
+                shards_at=shards_at,
+                reuse=caches,
+            )
+        if grown:
+            report(grown, as_json=as_json)
+            return
     plan = plan_extraction(dataset, load_backbone(**arguments, download=not dry_run), options, out=out, dry=dry_run)
     if plan.engine.name:
         logger.info("engine %s %s: %s", plan.engine.name, plan.engine.version, plan.engine.why)

@@ -14,7 +14,7 @@ from featurize.extraction.loop import (
     carry_out,
     compute_here,
     extract_features,
-    grown_without_network,
+    grown_without_keras,
 )
 from featurize.extraction.plan import (
     Estimate,
@@ -41,7 +41,7 @@ __all__ = [
     "estimate",
     "extract_features",
     "finished_before",
-    "grown_without_network",
+    "grown_without_keras",
     "plan_extraction",
     "recorded_backbone",
     "recorded_extractor",

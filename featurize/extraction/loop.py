@@ -10,10 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featurize.cache import (
     CacheContent,
     CacheInfo,
     CacheWriter,
+    Certificate,
     Columns,
     ExtractionSpec,
     SplitRecords,
@@ -23,6 +26,7 @@ from featurize.cache import (
     open_writer,
 )
 from featurize.core.errors import BackboneError, CacheMismatchError, DataError
+from featurize.engines import Choice, Engine, default_batch_size
 from featurize.extraction.certificate import certified, kept_certificate
 from featurize.extraction.extractor import device_of, vector_blocks
 from featurize.extraction.plan import (
@@ -33,7 +37,7 @@ from featurize.extraction.plan import (
     rows_of_other_caches,
     same_network_before,
 )
-from featurize.extraction.saved_networks import save_extractor
+from featurize.extraction.saved_networks import save_extractor, saved_extractor
 from featurize.images import ImageDataset, Split
 from featurize.networks import Backbone, request
 
@@ -130,61 +134,92 @@ def carry_out(
 ) -> Extraction:
     """Carry out a plan; arguments and errors are those of `extract_features`."""
     path, spec, dataset = plan.path, plan.spec, plan.dataset
-    grow = reuse is not None
-    if info := _finished(path, spec, dataset, overwrite=overwrite, grow=grow):
+    if info := _finished(path, spec, dataset, overwrite=overwrite, grow=reuse is not None):
         discard_leftovers(path, spec)
         return Extraction(info, reused=True)
     with rows_of_other_caches(path, spec, dataset, reuse, overwrite=overwrite) as known:
         certificate = None
         if spec.precision != "float32":
             certificate = certified(plan, dataset, accept_loss=accept_loss, known=kept_certificate(known))
-        columns = known.main.info.layers if known.main else _columns(plan)
-        content = _content(dataset, plan.backbone.weights, columns)
-        with (
-            open_writer(path, spec, content, overwrite=overwrite, shards_at=shards_at, taken=known) as writer,
-            _interrupts_held_back() as stop_if_asked,
-        ):
-            if info := _finished(path, spec, dataset, overwrite=overwrite, grow=grow):  # by the process we waited for
-                writer.discard()
-                return Extraction(info, reused=True)
-            taken = writer.taken
-            if taken.main:
-                logger.info(taken.in_words)
-            total = writer.total_rows
-            resumed = writer.finished_rows
-            if resumed:
-                logger.info("resuming: %s of %s rows are finished", f"{resumed:,}", f"{total:,}")
-            done = resumed
-
-            def note(rows: int) -> None:
-                nonlocal done
-                done += rows
-                if rows:
-                    progress(done, total)
-                stop_if_asked()
-
-            began = time.perf_counter()
-            device = taken.main.info.device if taken.main else ""
-            if total:
-                device = (compute or compute_here)(replace(plan, dataset=_to_compute(dataset, taken)), writer, note)
-            try:
-                plan.backbone.check_frozen()
-            except BackboneError:
-                writer.discard()
-                raise
-            facts = {
-                "seconds": time.perf_counter() - began,
-                "device": device,
-                "engine_choice": plan.engine.why,
-                **({"certificate": asdict(certificate)} if certificate else {}),
-            }
-            info = _commit(writer, dataset, facts, plan.backbone.source, resumed)
-    if spec.calibration:  # `predict` has no training images to take the scales from
-        save_extractor(plan)
-    return _extraction(info, taken, resumed)
+        result = _written(
+            plan,
+            known,
+            certificate,
+            overwrite=overwrite,
+            grow=reuse is not None,
+            progress=progress,
+            compute=compute or compute_here,
+            shards_at=shards_at,
+        )
+    if result.computed_rows:
+        save_extractor(plan)  # for `predict`, and for new images
+    return result
 
 
-def grown_without_network(
+def _written(
+    plan: Plan,
+    known: TakenRows,
+    certificate: Certificate | None,
+    *,
+    overwrite: bool,
+    grow: bool,
+    progress: Progress,
+    compute: Compute,
+    shards_at: Path | None = None,
+) -> Extraction:
+    """Write the cache of a plan: rows that other caches hold are copied, the others computed."""
+    path, spec, dataset = plan.path, plan.spec, plan.dataset
+    columns = known.main.info.layers if known.main else _columns(plan)
+    content = _content(dataset, plan.backbone.weights, columns)
+    with (
+        open_writer(path, spec, content, overwrite=overwrite, shards_at=shards_at, taken=known) as writer,
+        _interrupts_held_back() as stop_if_asked,
+    ):
+        if info := _finished(path, spec, dataset, overwrite=overwrite, grow=grow):  # by the process we waited for
+            writer.discard()
+            return Extraction(info, reused=True)
+        taken = writer.taken
+        if taken.main:
+            logger.info(taken.in_words)
+        total = writer.total_rows
+        resumed = writer.finished_rows
+        if resumed:
+            logger.info("resuming: %s of %s rows are finished", f"{resumed:,}", f"{total:,}")
+        done = resumed
+
+        def note(rows: int) -> None:
+            nonlocal done
+            done += rows
+            if rows:
+                progress(done, total)
+            stop_if_asked()
+
+        began = time.perf_counter()
+        device = taken.main.info.device if taken.main else ""
+        if total:
+            device = compute(replace(plan, dataset=_to_compute(dataset, taken)), writer, note)
+        try:
+            plan.backbone.check_frozen()
+        except BackboneError:
+            writer.discard()
+            raise
+        facts = {
+            "seconds": time.perf_counter() - began,
+            "device": device,
+            "engine_choice": plan.engine.why,
+            **({"certificate": asdict(certificate)} if certificate else {}),
+        }
+        info = _commit(writer, dataset, facts, plan.backbone.source, resumed)
+        return Extraction(
+            info,
+            reused=False,
+            resumed_rows=resumed,
+            taken_rows=taken.total - taken.to_compute,
+            computed_rows=taken.to_compute - resumed,
+        )
+
+
+def grown_without_keras(
     dataset: ImageDataset,
     backbone: Mapping[str, Any],
     options: ExtractionOptions,
@@ -192,12 +227,17 @@ def grown_without_network(
     out: Path | None = None,
     folder: Path | None = None,
     overwrite: bool = False,
+    progress: Progress = lambda done, total: None,
+    shards_at: Path | None = None,
     reuse: Sequence[Path | str] | None = (),
 ) -> Extraction | None:
-    """The cache of images whose vectors other caches hold, made without loading the network, which takes seconds.
+    """The cache of images most of whose vectors other caches hold, made without loading Keras, which takes seconds.
+
+    New images are computed by the network that the last extraction saved.
 
     Returns:
-        None if there are other images too, or a precision whose loss must be known.
+        None if no cache knows any of the images, no network was saved for the new ones, or the loss of a precision
+        must be known.
 
     Args:
         dataset: images and labels.
@@ -205,7 +245,9 @@ def grown_without_network(
         options: of the cache.
         out: path of the cache; by default its usual name.
         folder: where caches with the usual name are; the data folder by default.
-        overwrite: as for `extract_features`, like `reuse` and the errors.
+        overwrite: as for `extract_features`, like the errors.
+        progress: called after each batch.
+        shards_at: the folder for shards; beside the cache by default.
         reuse: further caches; None to take nothing.
     """
     if reuse is None or options.precision != "float32":
@@ -220,28 +262,43 @@ def grown_without_network(
             return None
     except CacheMismatchError:  # the network will show whether it is really another one
         return None
-    with rows_of_other_caches(path, spec, dataset, reuse, overwrite=overwrite) as taken:
-        if taken.to_compute:
+    with rows_of_other_caches(path, spec, dataset, reuse, overwrite=overwrite) as known:
+        if known.main is None:
             return None
-        content = _content(dataset, like.weights, like.layers)
-        began = time.perf_counter()
-        with (
-            open_writer(path, spec, content, overwrite=overwrite, taken=taken) as writer,
-            _interrupts_held_back(),
-        ):
-            if info := _finished(path, spec, dataset, overwrite=overwrite, grow=True):
-                writer.discard()
-                return Extraction(info, reused=True)
-            logger.info(taken.in_words)
-            resumed = writer.finished_rows
-            facts = {
-                "seconds": time.perf_counter() - began,
-                "device": like.device,
-                "engine_choice": like.engine_choice,
-            }
-            network = {name: value for name, value in backbone.items() if name != "image_size"}
-            info = _commit(writer, dataset, facts, request(**network), resumed)
-            return _extraction(info, writer.taken, resumed)
+        run: Engine = _no_engine
+        if known.to_compute:
+            saved = saved_extractor(spec)
+            if saved is None:
+                return None
+            run = saved.engine.run
+        arguments = {name: value for name, value in backbone.items() if name != "image_size"}
+        network = Backbone(
+            spec.backbone,
+            like.weights,
+            spec.weights_digest,
+            spec.layers,
+            spec.image_size,
+            spec.preprocess,
+            source=request(**arguments),
+        )
+        engine = Choice(run, spec.engine, spec.engine_version, like.engine_choice)
+        batch_size = options.batch_size or default_batch_size(spec.image_size)
+        plan = Plan(network, engine, spec, dataset, path, batch_size)
+        return _written(
+            plan,
+            known,
+            None,
+            overwrite=overwrite,
+            grow=True,
+            progress=progress,
+            compute=compute_here,
+            shards_at=shards_at,
+        )
+
+
+def _no_engine(_: np.ndarray) -> list[np.ndarray]:
+    """In place of an engine where nothing is to be computed."""
+    raise AssertionError("all vectors are known")
 
 
 def _finished(
@@ -287,16 +344,6 @@ def _commit(
         rate = taken.total / seconds if seconds else 0.0
     source = {"data": dataset.source, **_image_facts(dataset), **network}
     return writer.commit(skipped=skipped, images_per_second=rate, source=source, **facts)
-
-
-def _extraction(info: CacheInfo, taken: TakenRows, resumed: int) -> Extraction:
-    return Extraction(
-        info,
-        reused=False,
-        resumed_rows=resumed,
-        taken_rows=taken.total - taken.to_compute,
-        computed_rows=taken.to_compute - resumed,
-    )
 
 
 def compute_here(plan: Plan, writer: CacheWriter, note: Note) -> str:

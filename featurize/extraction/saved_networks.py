@@ -55,13 +55,15 @@ def saved_extractor(spec: ExtractionSpec) -> Extractor | None:
 
 
 def save_extractor(extractor: Extractor) -> None:
-    """Save the network of an extractor in its engine's form. Does nothing if the engine needs TensorFlow anyway.
+    """Save the network of an extractor in its engine's form, unless it has been saved, or the engine needs TensorFlow.
 
     A network that cannot be saved is a warning: nothing else depends on it.
     """
     spec = extractor.spec
     backbone = extractor.backbone
     if extractor.engine.name not in FORMS or backbone.model is None:
+        return
+    if sealed(data_root() / "engines", _identity(spec), ".npz"):
         return
     to_arrays, _ = FORMS[spec.engine]
     coarse = np.random.default_rng(0).integers(0, 256, (TEST_IMAGES, 4, 4, 3), np.uint8)

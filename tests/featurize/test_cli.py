@@ -167,6 +167,18 @@ def test_a_finished_cache_is_found_without_tensorflow(images: Path, tmp_path: Pa
         assert "tensorflow" in done.stderr
 
 
+@pytest.mark.engines
+def test_a_cache_grows_without_tensorflow(tmp_path: Path) -> None:
+    dataset = make_dataset(20, 10)
+    file = save_npz(tmp_path / "photos.npz", dataset.first(train=10))
+    same = ["--data", str(file), "--layers", "block1_pool", "--image-size", "32", "--engine", "winograd"]
+    assert command_here("featurize", *same).returncode == 0
+    save_npz(file, dataset)
+    done = without_tensorflow(ROOT, *same)
+    assert done.returncode == 0, done.stderr
+    assert "20 of 30 vectors from photos-vgg16-imagenet-32px-block1_pool-avg.h5, 10 to compute" in done.stderr
+
+
 @pytest.mark.parametrize(
     "wrong", [["--backbone", "vgg61"], ["--backbone", "no.keras"], ["--weights", "no.h5"], ["--preprocess", "x"]]
 )

@@ -16,7 +16,7 @@ from featurize.cache import linked, load_features, read_info, read_paths, reuse
 from featurize.cache import shards as shards_module
 from featurize.cache.existing import parts_folder
 from featurize.core.errors import CacheError, CacheMismatchError, UsageError
-from featurize.extraction import Extraction, extract_features, grown_without_network
+from featurize.extraction import Extraction, extract_features, grown_without_keras
 from featurize.extraction.plan import ExtractionOptions
 from featurize.extraction.verify import verify
 from featurize.images import ImageDataset, Split, load_dataset
@@ -456,17 +456,51 @@ def test_the_network_is_not_loaded_for_known_images(tiny_network: Path, tmp_path
     made = extract_features(load_dataset(root), load_backbone(**arguments), pool="grid2").info
     rename_class(root)
     dataset = load_dataset(root)
-    assert grown_without_network(dataset, arguments, ExtractionOptions(pool="max")) is None
-    assert grown_without_network(dataset, arguments, options, reuse=None) is None
-    done = grown_without_network(dataset, arguments, options)
+    assert grown_without_keras(dataset, arguments, ExtractionOptions(pool="max")) is None
+    assert grown_without_keras(dataset, arguments, options, reuse=None) is None
+    done = grown_without_keras(dataset, arguments, options)
     assert done is not None
     assert (done.taken_rows, done.computed_rows) == (48, 0)
     assert done.info.path == made.path
     assert done.info.class_names == ("cat", "fox", "wolf")
     assert verify(made.path, recompute=100) == []
     assert extract_features(dataset, load_backbone(**arguments), pool="grid2").reused
+
+
+@pytest.mark.engines
+def test_new_images_are_computed_by_the_saved_network(tmp_path: Path, data_folder: Path) -> None:
+    """Its vectors are those of the network that Keras loads, byte for byte."""
+    root = photos(tmp_path / "photos")
+    arguments = {"backbone": "vgg16", "layers": ("block1_pool",), "image_size": 32}
+    options = ExtractionOptions(engine="winograd")
+    backbone = load_backbone(**arguments)
+    extract_features(load_dataset(root), backbone, engine="winograd")
     add(root)
-    assert grown_without_network(load_dataset(root), arguments, options) is None
+    dataset = load_dataset(root)
+    for path in (data_folder / "engines").iterdir():
+        path.rename(tmp_path / path.name)
+    assert grown_without_keras(dataset, arguments, options) is None
+    for path in tmp_path.glob("*.npz"):
+        path.rename(data_folder / "engines" / path.name)
+    other = tmp_path / "unknown"
+    assert grown_without_keras(photos_elsewhere(other), arguments, options) is None
+    seen = []
+    done = grown_without_keras(dataset, arguments, options, progress=lambda *counts: seen.append(counts))
+    assert done is not None
+    assert (done.taken_rows, done.computed_rows) == (48, 20)
+    assert seen[-1] == (20, 20)
+    whole = extract_features(dataset, backbone, out=tmp_path / "whole" / "x.h5", reuse=None, engine="winograd")
+    assert arrays(done.info.path) == arrays(whole.info.path)
+    assert verify(done.info.path, recompute=100) == []
+    assert extract_features(dataset, backbone, engine="winograd").reused
+
+
+def photos_elsewhere(folder: Path) -> ImageDataset:
+    """A data set of the same name, none of whose images is known."""
+    root = photos(folder / "photos")
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        write_picture(path, 9000 + number)
+    return load_dataset(root)
 
 
 @pytest.mark.engines
