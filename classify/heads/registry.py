@@ -204,7 +204,7 @@ HEADS: dict[str, Callable[[Task], Any]] = {
 ALL = ("logreg", "svm", "xgboost", "mlp")
 FOLDED = ("xgboost", "stack")
 """Heads that need at least `FOLDS` training rows of each class."""
-HEADS_IN_BLOCKS = ("logreg", "linear-svm", "xgboost")
+HEADS_IN_BLOCKS = ("logreg", "linear-svm", "lda", "xgboost")
 """Heads that can be fitted on features larger than memory, see `classify.large`."""
 
 

@@ -2,6 +2,7 @@
 
 Logistic regression and the linear SVM minimise a sum over rows. Their scaling takes one pass over the
 blocks, and every step of L-BFGS takes another, so that they reach the optimum that they have in memory.
+Linear discriminants need sums alone: one pass for them, and one for each shrinkage that is tried.
 XGBoost sees few columns: principal components and discriminants, which are known after one pass. These
 columns fit into memory, or into the memory of a cluster's workers (see `classify.large.boosting`).
 """
@@ -23,7 +24,7 @@ from sklearn.utils import compute_class_weight
 
 from classify.estimators import row_weights
 from classify.heads.calibration import TemperatureCalibrated
-from classify.heads.lda import SHRINKAGES, FoldSums
+from classify.heads.lda import FOLDS, SHRINKAGES, FoldSums, ShrinkageLDA, best_shrinkage, stratified_folds
 from classify.large.boosting import RowsOnWorkers
 from classify.large.passes import Loss, ScaledRows, scaled_rows
 from classify.large.workers import Threads, Workers, work_pool
@@ -76,6 +77,21 @@ def fit_linear_svm(head: Any, train: FeatureRows, pool: Threads | Workers, sampl
         machine.calibrate(rows.targets, held_out_scores, sample_weight)
 
 
+def fit_lda(head: Any, train: FeatureRows, pool: Threads | Workers, sample_weight: np.ndarray | None) -> None:
+    """Fit the head `lda`; its shrinkage and temperature come from the same folds as in memory."""
+    machine: ShrinkageLDA = head[-1]
+    with scaled_rows(head, train, pool) as rows:
+        folds = stratified_folds(rows.targets, FOLDS, machine.random_state)
+        sums = rows.fold_sums(folds, row_weights(machine.class_weight, rows.targets, sample_weight))
+
+        def held_out(shrinkage: float) -> np.ndarray:
+            return rows.fold_scores(folds, sums.in_folds(shrinkage))
+
+        given = None if sample_weight is None else row_weights(None, rows.targets, sample_weight)
+        shrinkage, temperature = best_shrinkage(held_out, rows.targets, given)
+        machine.use(sums.discriminants(shrinkage), rows.classes, shrinkage, temperature)
+
+
 def fit_xgboost(head: Any, train: FeatureRows, pool: Threads | Workers, sample_weight: np.ndarray | None) -> None:
     """Fit the head `xgboost`: here if its columns fit into memory, else on the workers that hold them."""
     assert sample_weight is None  # it takes no weights, in memory either
@@ -95,6 +111,7 @@ def fit_xgboost(head: Any, train: FeatureRows, pool: Threads | Workers, sample_w
 FITS = {
     LogisticRegression: fit_logreg,
     TemperatureCalibrated: fit_linear_svm,
+    ShrinkageLDA: fit_lda,
     StackingClassifier: fit_xgboost,
 }
 """How to fit a head, by the type of its last step."""

@@ -12,7 +12,7 @@ from classify.heads import Task, make_head
 from classify.heads.lda import FOLDS, Discriminants, FoldSums, best_shrinkage, fold_scores, row_space
 from classify.large.blocks import FeatureBlocks, Share, shares
 from classify.large.memory import forget_blocks
-from classify.large.passes import Scaling, fit_scaling
+from classify.large.passes import Scaling, fit_scaling, scores_of_share, sums_of_share, total_sums
 from classify.large.workers import work_pool
 
 if TYPE_CHECKING:
@@ -72,11 +72,12 @@ def held_out(
         fit_scaling(root, scaler, train, pool)
         scaling = pool.send(Scaling(fit, _Steps(root, scaler, _basis(root, scaler, train))))
         try:
-            sums = _total(pool.map(_sums, shares(rows, rows.y, folds, most=pool.size), scaling, classes))
+            parts = shares(rows, rows.y, folds, np.ones(len(folds)), most=pool.size)
+            sums = total_sums(pool.map(sums_of_share, parts, scaling, (FOLDS, classes)))
 
             def scores_of_chosen(shrinkage: float) -> np.ndarray:
                 sent = pool.send(sums.in_folds(shrinkage))
-                return np.concatenate(list(pool.map(_scores, shares(rows, folds, wanted), scaling, sent)))
+                return np.concatenate(list(pool.map(scores_of_share, shares(rows, folds, wanted), scaling, sent)))
 
             shrinkage, temperature = best_shrinkage(scores_of_chosen, rows.y[chosen])
             discriminants = sums.in_folds(shrinkage)
@@ -106,6 +107,10 @@ class _Steps:
     scaler: Any
     basis: np.ndarray | None
 
+    @property
+    def n_features_in_(self) -> int:
+        return int(self.scaler.n_features_in_)
+
     def transform(self, x: np.ndarray) -> np.ndarray:
         scaled = self.scaler.transform(self.root.transform(x))
         return scaled if self.basis is None else scaled @ self.basis
@@ -115,33 +120,6 @@ def _basis(root: Any, scaler: Any, train: FeatureBlocks) -> np.ndarray | None:
     if len(train.y) >= train.dim:
         return None
     return row_space(_Steps(root, scaler, None).transform(train.load().x))
-
-
-def _total(parts: Any) -> FoldSums:
-    """The sum of what the tasks send back."""
-    first = next(parts)
-    for more in parts:
-        first += more
-    return first
-
-
-# The functions of a share, which run on threads or workers.
-
-
-def _sums(share: Share, scaling: Scaling, classes: int) -> FoldSums:
-    def parts() -> Any:
-        for block, targets, folds in share:
-            x = scaling.rows_of(block)
-            dim = len(scaling.steps.scaler.scale_)
-            yield FoldSums.of(x, targets, folds, np.ones(len(x)), (FOLDS, classes), dim)
-
-    return _total(parts())
-
-
-def _scores(share: Share, scaling: Scaling, discriminants: list[Discriminants]) -> np.ndarray:
-    return np.concatenate(
-        [fold_scores(scaling.rows_of(block)[wanted], folds[wanted], discriminants) for block, folds, wanted in share]
-    )
 
 
 def _scores_and_components(share: Share, scaling: Scaling, sent: tuple[list[Discriminants], np.ndarray]) -> np.ndarray:

@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from classify.estimators import row_weights
 from classify.heads.calibration import class_scores
+from classify.heads.lda import Discriminants, FoldSums, fold_scores
 from classify.heads.svm import LinearSVM, squared_hinge
 from classify.large.blocks import Block, Share, shares
 from classify.large.boosting import RowsOnWorkers
@@ -98,6 +99,20 @@ class ScaledRows:
         mean = sums.sum(axis=0) / rows
         return counts, sums / counts[:, None], products / rows - np.outer(mean, mean)
 
+    def fold_sums(self, folds: np.ndarray, weights: np.ndarray) -> FoldSums:
+        """The sums over the rows of each fold, (n,), 0..F-1, with the rows' weights (n,)."""
+        parts = shares(self._train, self.targets, folds, weights, most=self._pool.size)
+        shape = int(folds.max()) + 1, len(self.classes)
+        return total_sums(self._pool.map(sums_of_share, parts, self._scaling, shape))
+
+    def fold_scores(self, folds: np.ndarray, discriminants: list[Discriminants]) -> np.ndarray:
+        """The scores of all rows by the discriminants of their folds, float32 (n, K)."""
+        sent = self._pool.send(discriminants)
+        everywhere = np.ones(len(folds), bool)
+        return np.concatenate(
+            list(self._pool.map(scores_of_share, shares(self._train, folds, everywhere), self._scaling, sent))
+        )
+
     def transform(self, steps: Any) -> np.ndarray | RowsOnWorkers:
         """All rows behind fitted transformers, float32 (n, columns): here, or left on the workers of a cluster."""
         sent = self._pool.send(steps)
@@ -138,7 +153,33 @@ def fit_scaling(root: Any, scaler: StandardScaler, train: FeatureRows, pool: Thr
     root.fit(np.zeros((1, train.dim), np.float32))  # learns the number of columns only
 
 
+def total_sums(parts: Iterator[FoldSums]) -> FoldSums:
+    """The sum of at least one part."""
+    total = next(parts)
+    for more in parts:
+        total += more
+    return total
+
+
 # The functions of a share, which run on threads or workers.
+
+
+def sums_of_share(share: Share, scaling: Scaling, shape: tuple[int, int]) -> FoldSums:
+    """The `FoldSums` of blocks with targets, folds and weights; `shape` is (folds, classes)."""
+    dim = scaling.steps.n_features_in_
+
+    def parts() -> Iterator[FoldSums]:
+        for block, targets, folds, weights in share:
+            yield FoldSums.of(scaling.rows_of(block), targets, folds, weights, shape, dim)
+
+    return total_sums(parts())
+
+
+def scores_of_share(share: Share, scaling: Scaling, discriminants: list[Discriminants]) -> np.ndarray:
+    """The scores of blocks with folds and a mask of the wanted rows, by the discriminants of the rows' folds."""
+    return np.concatenate(
+        [fold_scores(scaling.rows_of(block)[wanted], folds[wanted], discriminants) for block, folds, wanted in share]
+    )
 
 
 def _column_moments(share: Share, root: Any) -> tuple[int, np.ndarray, np.ndarray]:

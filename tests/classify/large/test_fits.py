@@ -16,11 +16,13 @@ from classify.runs.persist import load_head, save_head
 from classify.training.evaluate import FittedHead, evaluate_head, fit_head
 from featurize.cache import load_features, read_info
 
-LINEAR = ("logreg", "linear-svm")
-SETTINGS = {
+ITERATED = ("logreg", "linear-svm")
+LINEAR = (*ITERATED, "lda")
+SETTINGS: dict[str, dict[str, float]] = {
     # Tight, so that L-BFGS goes as far as float32 lets it, in memory less far than in blocks.
     "logreg": {"logisticregression__tol": 1e-6},
     "linear-svm": {"temperaturecalibrated__estimator__tol": 1e-6},
+    "lda": {},
 }
 
 
@@ -82,7 +84,7 @@ def test_class_weights_and_two_classes(
     check_same(ours, expected, load_features(path, "test").x)
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", ITERATED)
 def test_it_stops_where_it_stops_in_memory(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     set_block_rows(monkeypatch, 50)
     expected, ours = both(name, cache, settings={})
@@ -126,7 +128,7 @@ def test_the_seed_chooses_the_rows_that_are_held_out(tmp_path: Path, monkeypatch
 
 def test_too_few_steps_are_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("classify.heads.registry.MAX_ITERATIONS", 1)
-    for name in LINEAR:
+    for name in ITERATED:
         fitted = fit_head(name, FeatureBlocks.of(read_info(cache), "train"))
         assert (fitted.converged, fitted.iterations) == (False, 1)
         assert any("ConvergenceWarning" in warning for warning in fitted.warnings)

@@ -165,12 +165,12 @@ def test_few_columns_of_many_fit(job: Job) -> None:
         (
             {"model": "svm"},
             "tiny-net: 120 training vectors of 16 numbers take about 0.0 GB of memory while a head is fitted, and "
-            "there are 0.0 GB; svm cannot be fitted in blocks of rows: use estimator logreg,linear-svm,xgboost, "
+            "there are 0.0 GB; svm cannot be fitted in blocks of rows: use estimator logreg,linear-svm,lda,xgboost, "
             "which can, or use train_size N, N up to 50",
         ),
         (
             {"model": "xgboost"},
-            "there are 0.0 GB; xgboost in blocks of rows takes about 0.0 GB: use estimator logreg,linear-svm, or "
+            "there are 0.0 GB; xgboost in blocks of rows takes about 0.0 GB: use estimator logreg,linear-svm,lda, or "
             "use train_size N, N up to 50",
         ),
         ({"trials": 3}, "tune cannot search in blocks of rows: leave it out, or use train_size N, N up to 50"),
