@@ -482,8 +482,9 @@ def test_new_images_are_computed_by_the_saved_network(tmp_path: Path, data_folde
     assert grown_without_keras(dataset, arguments, options) is None
     for path in tmp_path.glob("*.npz"):
         path.rename(data_folder / "engines" / path.name)
-    other = tmp_path / "unknown"
-    assert grown_without_keras(photos_elsewhere(other), arguments, options) is None
+    unknown = photos_elsewhere(tmp_path / "unknown")
+    elsewhere = {"out": tmp_path / "unknown.h5", "reuse": list((data_folder / "features").glob("*.h5"))}
+    assert grown_without_keras(unknown, arguments, options, **elsewhere) is None
     seen = []
     done = grown_without_keras(dataset, arguments, options, progress=lambda *counts: seen.append(counts))
     assert done is not None
