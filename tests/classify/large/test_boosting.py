@@ -253,7 +253,8 @@ class TestRuns:
         self, jobs: list[Job], client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         message = (
-            r"xgboost in blocks of rows takes about 0.0 GB on each of 2 workers: use estimator logreg,linear-svm,lda, or"
+            r"xgboost in blocks of rows takes about 0.0 GB on each of 2 workers: use estimator "
+            r"logreg,linear-svm,lda, or"
         )
         monkeypatch.setattr(train, "worker_memory", less_memory)
         with pytest.raises(HeadError, match=message):
