@@ -13,7 +13,6 @@ import difflib
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,7 @@ from annotated_types import Len, MinLen
 from classify.runs.persist import AGAIN
 from featurize.cache import Certificate, ExtractionSpec, Source
 from featurize.core.errors import DataError, UsageError, suggestion
-from featurize.core.files import data_root
+from featurize.core.files import data_root, temporary_folder
 from featurize.core.records import Amount, Count, Digest, Name, Positive, Share, record
 from featurize.core.tables import ShownAsTable, html_table
 
@@ -250,13 +249,12 @@ def new_run(run_dir: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full or the folder cannot be written to.
     """
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=run_dir.parent, ignore_cleanup_errors=True) as temporary:
-        made = Path(temporary) / run_dir.name
+    with temporary_folder(run_dir) as temporary:
+        made = temporary / run_dir.name
         made.mkdir()
         yield made
         if run_dir.exists():
-            run_dir.replace(Path(temporary) / "replaced")
+            run_dir.replace(temporary / "replaced")
         made.replace(run_dir)
 
 

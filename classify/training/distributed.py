@@ -14,6 +14,7 @@ from classify.training.job import VERSIONS_OF
 from featurize.core.cluster import check_same
 from featurize.core.environment import library_versions
 from featurize.core.errors import ClusterError, HeadError, UsageError
+from featurize.core.files import temporary_folder
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -41,8 +42,8 @@ def check_shared(client: "Client", caches: Iterable[Path], runs: Path, *, childr
     runs.mkdir(parents=True, exist_ok=True)
     seals = {path: _seal(path) for path in caches}
     # A new name: only a machine that shares the folder of runs has this folder in it.
-    with tempfile.TemporaryDirectory(prefix=".", dir=runs) as folder:
-        problems = client.run(_problem, seals, Path(folder))
+    with temporary_folder(runs / "shared") as folder:
+        problems = client.run(_problem, seals, folder)
     for worker, problem in problems.items():
         if problem:
             raise ClusterError(

@@ -1,10 +1,12 @@
 """The data folder, atomic writes, locks, and content-addressed files."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +14,8 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 logger = logging.getLogger("frozenbench")
+TEMPORARY = ".tmp"
+"""The suffix of what is being written."""
 
 
 def data_root() -> Path:
@@ -25,7 +29,7 @@ def written_whole(path: Path, folder: Path | None = None) -> Iterator[Path]:
 
     The content is flushed to the disk before it gets its final name, and the name before the block returns. So
     after a crash `path` is absent, the old file, or the new one. If the block raises, the temporary file is
-    removed and `path` stays as it was.
+    removed and `path` stays as it was. What dead processes left for the same path is removed first.
 
     Args:
         path: the final path.
@@ -36,9 +40,8 @@ def written_whole(path: Path, folder: Path | None = None) -> Iterator[Path]:
     """
     folder = folder or path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=folder)
-    os.close(handle)
-    temporary = Path(name)
+    _remove_leftovers(path, folder)
+    temporary, handle = _temporary_file(path, folder)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
@@ -47,6 +50,73 @@ def written_whole(path: Path, folder: Path | None = None) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, which is removed after the block.
+
+    What dead processes left for the same path is removed first.
+
+    Raises:
+        OSError: the folder above cannot be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path, path.parent)
+    temporary, handle = _temporary_directory(path)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
+
+
+def _remove_leftovers(path: Path, folder: Path) -> None:
+    """Remove the temporary files and folders that dead processes left in `folder` for `path`.
+
+    A process holds a lock on what it is writing, and the lock ends with the process. What is locked stays.
+    """
+    for leftover in folder.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+        with suppress(OSError):  # locked, another user's, or gone by now
+            is_folder = leftover.is_dir()
+            handle = os.open(leftover, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if is_folder:
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
+            finally:
+                os.close(handle)
+
+
+def _temporary_file(path: Path, folder: Path) -> tuple[Path, int]:
+    """A new locked file for the content of `path`, and the handle that holds the lock."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=folder)
+        if _is_locked(handle, name):
+            return Path(name), handle
+
+
+def _temporary_directory(path: Path) -> tuple[Path, int]:
+    """A new locked folder beside `path`, and the handle that holds the lock."""
+    while True:
+        name = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
+        handle = os.open(name, os.O_RDONLY)
+        if _is_locked(handle, name):
+            return Path(name), handle
+
+
+def _is_locked(handle: int, name: str) -> bool:
+    """Lock what has just been made; false, and the handle closed, if `_remove_leftovers` took it for a leftover."""
+    with suppress(OSError):  # a file system without locks, where `_remove_leftovers` removes nothing either
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(handle), Path(name).stat()):
+            return True
+    os.close(handle)
+    return False
 
 
 def write_whole(path: Path, *content: bytes | memoryview) -> None:

@@ -1,12 +1,11 @@
 """A cache written as a file of another program; nothing is left of a file that cannot be finished."""
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from featurize.core.errors import UsageError, suggestion
-from featurize.core.files import sync, write_whole, written_whole
+from featurize.core.files import sync, temporary_folder, write_whole, written_whole
 from featurize.formats.arrays import write_npz, write_safetensors
 from featurize.formats.projector import CONFIGURATION, write_projector
 from featurize.formats.rows import CacheRows
@@ -66,15 +65,11 @@ def export_features(cache: Path | str, to: Path | str, *, kind: str = "", overwr
 
 def _export_folder(rows: CacheRows, folder: Path) -> list[Path]:
     """Write the projector's folder under a temporary name, and rename it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with temporary_folder(folder) as temporary:
         write_projector(rows, temporary)
         temporary.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
         sync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return sorted(folder.iterdir())
