@@ -347,12 +347,17 @@ def per_second(rate: float) -> str:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Bars: images per second as a multiple of TensorFlow's in float32, a panel for each size and number of threads."""
+    """Bars: images per second as a multiple of TensorFlow's in float32, a column for a size, a row for threads."""
+    sizes = sorted({result["size"] for result in results})
+    counts = sorted({result["threads"] for result in results})
     height = 1.2 + 0.24 * max(len(result["rows"]) for result in results)
-    figure, panels = plt.subplots(
-        1, len(results), figsize=(5.2 * len(results), height), squeeze=False, layout="constrained"
-    )
-    for axes, result in zip(panels[0], results, strict=True):
+    shape = {"figsize": (5.2 * len(sizes), height * len(counts)), "squeeze": False, "layout": "constrained"}
+    figure, panels = plt.subplots(len(counts), len(sizes), **shape)
+    for axes in panels.flat:
+        axes.set_visible(False)
+    for result in results:
+        axes = panels[counts.index(result["threads"]), sizes.index(result["size"])]
+        axes.set_visible(True)
         rows = result["rows"][::-1]
         own = [row["name"].startswith(("engine", END_TO_END)) for row in rows]
         rates = [row.get("ratio_to_tensorflow", row["images_per_second"]) for row in rows]
@@ -366,7 +371,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         threads = "1 thread" if result["threads"] == 1 else f"{result['threads']} threads"
         axes.set(
             title=f"{result['size']} x {result['size']} px, {threads}",
-            xlabel="images per second, TensorFlow in float32 = 1",
+            xlabel="times TensorFlow's float32",
         )
         axes.set_xlim(0, 1.3 * max(rates))
         axes.spines[["top", "right"]].set_visible(False)
