@@ -18,6 +18,7 @@ from analysis.audit.suspects import Rows, find_suspects, rows_of, scored
 from analysis.audit.tables import PAGE, SUMMARY, SUSPECTS, write_copies, write_ranking, write_strangers, write_summary
 from classify.runs import RunResult
 from featurize.cache import CacheInfo
+from featurize.core.environment import blas_threads
 from featurize.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def audit_cache(
         suspects = find_suspects(seen.scores, rows.labels)
     source, pictures, left_out = read_pictures(info, rows)
     logger.info("copies are looked for")
-    with threadpool_limits(threads):
+    with blas_threads(threads):
         copies = find_copies(seen.components, pictures)
     distances = relative_distances(seen.scores, rows.folds, seen.discriminants)
     strange, reasons = strangers(distances, pictures)

@@ -17,6 +17,7 @@ from classify.runs import SET_COVERAGE
 from classify.statistics import Metrics, metrics
 from classify.suspects import Suspects
 from featurize.cache import FeatureRows, Features
+from featurize.core.environment import blas_threads
 from featurize.core.errors import HeadError
 from featurize.core.tables import ShownAsTable
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from classify.heads.calibration import HeldOut
 
 logger = logging.getLogger("frozenbench")
+NUMBERS_FOR_THREADS = 1 << 22
+"""With fewer numbers, two threads of BLAS gain little, and wait for each other where other programs are at work: a fit
+on 300 images took 20 times as long as with one thread (measured)."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +143,6 @@ def fit_head(
         UsageError: there is no such head.
         HeadError: the head cannot be fitted on these features.
     """
-    from threadpoolctl import threadpool_limits
-
     from classify.heads.calibration import held_out_of
 
     name = estimator_name(estimator)
@@ -156,7 +158,8 @@ def fit_head(
             "a matrix of %s x %s is larger than memory allows: %s is fitted in %s blocks of rows",
             f"{len(train.y):,}", f"{train.dim:,}", name, f"{blocks:,}",
         )  # fmt: skip
-    with threadpool_limits(jobs), warnings.catch_warnings(record=True) as caught:
+    is_large = len(train.y) * train.dim >= NUMBERS_FOR_THREADS
+    with blas_threads(jobs if is_large else 1), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         began = time.perf_counter()
         try:
@@ -234,10 +237,8 @@ def evaluate_head(fitted: FittedHead, test: FeatureRows) -> Evaluation:
     Raises:
         HeadError: its probabilities are unusable.
     """
-    from threadpoolctl import threadpool_limits
-
     parts, seconds = [], 0.0
-    with threadpool_limits(fitted.jobs):
+    with blas_threads(fitted.jobs):
         for x in test.matrices():
             began = time.perf_counter()
             parts.append(np.asarray(fitted.head.predict_proba(x), np.float32))

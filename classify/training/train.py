@@ -38,7 +38,7 @@ from classify.training.rows import now, open_test_split, rows_in_memory, trainin
 from classify.training.time_limit import HeadTimeoutError, run_with_limit
 from classify.training.tuning import Measure, Settings, run_trial, tune
 from featurize.cache import CacheInfo, FeatureRows, Features, read_labels, read_paths
-from featurize.core.environment import library_versions, processor_name
+from featurize.core.environment import blas_threads, library_versions, processor_name
 from featurize.core.errors import DataError, HeadError
 
 if TYPE_CHECKING:
@@ -140,7 +140,8 @@ def train_head(
         line = f"{job.title} is left out: {error.with_options}"
         logger.warning(line)
         return line
-    novelty = novelty_of(job, train if crossed is None else crossed.rows)
+    with blas_threads(job.threads):
+        novelty = novelty_of(job, train if crossed is None else crossed.rows)
     test, opened = open_test_split(job, run_dir.parent)
     tested = None
     if crossed is not None:
@@ -149,7 +150,8 @@ def train_head(
         rows, evaluation = len(train.y), evaluate_head(fitted, test)
         warnings += check_overlap(train_survey, survey(test, "test", job.threads, client))
         if novelty is not None:
-            tested = np.concatenate([novelty.distances(x) for x in test.matrices()])
+            with blas_threads(job.threads):
+                tested = np.concatenate([novelty.distances(x) for x in test.matrices()])
     warnings += [coded("FB005", warning) for warning in fitted.warnings]
     for warning in warnings:
         logger.warning("%s: %s", fitted.name, warning)

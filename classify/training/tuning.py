@@ -20,6 +20,7 @@ import numpy as np
 
 from classify.heads import Task, make_head
 from featurize.cache import Features
+from featurize.core.environment import blas_threads
 from featurize.core.errors import DataError, HeadError, UsageError
 from featurize.core.files import locked
 
@@ -194,12 +195,11 @@ def run_trial(trial: "Trial", name: str, train: Features, task: Task) -> "Frozen
     """
     from optuna.trial import TrialState
     from sklearn.model_selection import StratifiedKFold
-    from threadpoolctl import threadpool_limits
 
     splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=task.seed)
     parts = list(splitter.split(np.zeros(len(train.y)), train.y))
     try:
-        with threadpool_limits(task.jobs):
+        with blas_threads(task.jobs):
             for step, (accuracy, loss) in enumerate(fold_scores(name, trial.params, train, parts, task), start=1):
                 trial.report(accuracy, step)
                 trial.set_user_attr("log_loss", loss)

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
-from threadpoolctl import threadpool_limits
 
 from classify.heads.registry import HEADS, Task, make_head
 from classify.training.rows import stratified_subset
 from classify.training.tuning import fold_scores
 from featurize.cache import Features, load_features
+from featurize.core.environment import blas_threads
 
 JOBS = os.cpu_count() or 1
 FOLDS = 3
@@ -126,7 +126,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     chosen = arguments.heads.split(",") if arguments.heads else list(VARIANTS)
     assert set(chosen) <= set(HEADS)
-    with threadpool_limits(JOBS):
+    with blas_threads(JOBS):
         if arguments.what == "settings":
             compare_settings(arguments.caches, arguments.rows or 15_000, chosen)
         else:

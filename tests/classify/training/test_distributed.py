@@ -248,10 +248,10 @@ def test_a_cache_that_is_not_on_the_workers(
 
 def test_runs_that_are_not_shared(client: Any, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
-    def here_only(**more: Any) -> Iterator[str]:
-        yield str(tmp_path / "runs" / "made-here-only")
+    def here_only(path: Path) -> Iterator[Path]:
+        yield path.with_name("made-here-only")
 
-    monkeypatch.setattr(on_workers.tempfile, "TemporaryDirectory", here_only)
+    monkeypatch.setattr(on_workers, "temporary_folder", here_only)
     with pytest.raises(ClusterError, match=r"cannot write to /.*/runs \(No such file or directory\); .* see .* runs"):
         train_heads([job], tmp_path / "runs", client=client)
 
