@@ -32,7 +32,7 @@ def run(
         str | None,
         typer.Option(
             help="Heads, comma-separated: logreg, svm, linear-svm, lda, xgboost, mlp, cnn, stack, knn, dummy; all "
-            "= logreg, svm, xgboost, mlp.  [default: all; none with --head]"
+            "= logreg, lda, svm, xgboost, mlp.  [default: all; none with --head]"
         ),
     ] = None,
     head: Annotated[

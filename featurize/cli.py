@@ -221,7 +221,7 @@ def verify(
     _quiet: Quiet = False,
 ) -> None:
     """Check a feature cache: its seal, numbers, labels and ids. The exit code is 1 if anything is wrong."""
-    from featurize.extraction.verify import verify as find_problems
+    from featurize.verify import verify as find_problems
 
     file = find_cache(file)
     problems = find_problems(file, recompute, seed)

@@ -57,6 +57,7 @@ ROOMS = {
 DOORS = {
     "featurize.cli": "featurize",
     "featurize.exchange": "featurize",
+    "featurize.verify": "featurize",
     "classify.cli": "classify featurize",
     "classify.table": "classify.runs classify.statistics",
     "classify.predict": "classify.guarantee classify.heads classify.runs featurize",

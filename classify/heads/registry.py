@@ -170,7 +170,7 @@ def dummy(task: Task) -> Any:
 
 
 def stack(task: Task) -> Any:
-    """Logistic regression on the out-of-fold probabilities of the heads in `ALL` (Wolpert, 1992)."""
+    """Logistic regression on the out-of-fold probabilities of the heads in `STACKED` (Wolpert, 1992)."""
     from sklearn.ensemble import StackingClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -181,7 +181,7 @@ def stack(task: Task) -> Any:
     blender = LogisticRegression(C=0.1, class_weight=task.class_weight, max_iter=MAX_ITERATIONS)
     return make_pipeline(
         StackingClassifier(
-            [(name, HEADS[name](task)) for name in ALL],
+            [(name, HEADS[name](task)) for name in STACKED],
             make_pipeline(FunctionTransformer(clipped_log), blender),
             cv=_folds(task),
             stack_method="predict_proba",
@@ -201,7 +201,8 @@ HEADS: dict[str, Callable[[Task], Any]] = {
     "dummy": dummy,
     "stack": stack,
 }
-ALL = ("logreg", "svm", "xgboost", "mlp")
+ALL = ("logreg", "lda", "svm", "xgboost", "mlp")
+STACKED = ("logreg", "svm", "xgboost", "mlp")
 FOLDED = ("xgboost", "stack")
 """Heads that need at least `FOLDS` training rows of each class."""
 HEADS_IN_BLOCKS = ("logreg", "linear-svm", "lda", "xgboost")

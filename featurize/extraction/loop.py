@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from featurize.cache import (
     CacheContent,
     CacheInfo,
@@ -25,8 +23,7 @@ from featurize.cache import (
     finished_cache,
     open_writer,
 )
-from featurize.core.errors import BackboneError, CacheMismatchError, DataError
-from featurize.engines import Choice, Engine, default_batch_size
+from featurize.core.errors import BackboneError, DataError
 from featurize.extraction.certificate import certified, kept_certificate
 from featurize.extraction.extractor import device_of, vector_blocks
 from featurize.extraction.plan import (
@@ -35,11 +32,10 @@ from featurize.extraction.plan import (
     has_names,
     plan_extraction,
     rows_of_other_caches,
-    same_network_before,
 )
-from featurize.extraction.saved_networks import save_extractor, saved_extractor
+from featurize.extraction.saved_networks import save_extractor
 from featurize.images import ImageDataset, Split
-from featurize.networks import Backbone, request
+from featurize.networks import Backbone
 
 logger = logging.getLogger("frozenbench")
 REREAD_ROWS = 64
@@ -134,14 +130,14 @@ def carry_out(
 ) -> Extraction:
     """Carry out a plan; arguments and errors are those of `extract_features`."""
     path, spec, dataset = plan.path, plan.spec, plan.dataset
-    if info := _finished(path, spec, dataset, overwrite=overwrite, grow=reuse is not None):
+    if info := kept_cache(path, spec, dataset, overwrite=overwrite, grow=reuse is not None):
         discard_leftovers(path, spec)
         return Extraction(info, reused=True)
     with rows_of_other_caches(path, spec, dataset, reuse, overwrite=overwrite) as known:
         certificate = None
         if spec.precision != "float32":
             certificate = certified(plan, dataset, accept_loss=accept_loss, known=kept_certificate(known))
-        result = _written(
+        result = write_cache(
             plan,
             known,
             certificate,
@@ -156,7 +152,7 @@ def carry_out(
     return result
 
 
-def _written(
+def write_cache(
     plan: Plan,
     known: TakenRows,
     certificate: Certificate | None,
@@ -167,7 +163,18 @@ def _written(
     compute: Compute,
     shards_at: Path | None = None,
 ) -> Extraction:
-    """Write the cache of a plan: rows that other caches hold are copied, the others computed."""
+    """Write the cache of a plan: rows that other caches hold are copied, the others computed.
+
+    Args:
+        plan: what is to be done.
+        known: the rows that other caches hold.
+        certificate: of a lower precision; None for float32.
+        overwrite: as for `extract_features`, like `progress`, `shards_at` and the errors.
+        grow: whether a cache at the plan's path may be replaced by one of more images.
+        progress: called after each batch.
+        compute: where to compute.
+        shards_at: the folder for shards.
+    """
     path, spec, dataset = plan.path, plan.spec, plan.dataset
     columns = known.main.info.layers if known.main else _columns(plan)
     content = _content(dataset, plan.backbone.weights, columns)
@@ -175,7 +182,7 @@ def _written(
         open_writer(path, spec, content, overwrite=overwrite, shards_at=shards_at, taken=known) as writer,
         _interrupts_held_back() as stop_if_asked,
     ):
-        if info := _finished(path, spec, dataset, overwrite=overwrite, grow=grow):  # by the process we waited for
+        if info := kept_cache(path, spec, dataset, overwrite=overwrite, grow=grow):  # by the process we waited for
             writer.discard()
             return Extraction(info, reused=True)
         taken = writer.taken
@@ -219,89 +226,7 @@ def _written(
         )
 
 
-def grown_without_keras(
-    dataset: ImageDataset,
-    backbone: Mapping[str, Any],
-    options: ExtractionOptions,
-    *,
-    out: Path | None = None,
-    folder: Path | None = None,
-    overwrite: bool = False,
-    progress: Progress = lambda done, total: None,
-    shards_at: Path | None = None,
-    reuse: Sequence[Path | str] | None = (),
-) -> Extraction | None:
-    """The cache of images most of whose vectors other caches hold, made without loading Keras, which takes seconds.
-
-    New images are computed by the network that the last extraction saved.
-
-    Returns:
-        None if no cache knows any of the images, no network was saved for the new ones, or the loss of a precision
-        must be known.
-
-    Args:
-        dataset: images and labels.
-        backbone: the arguments of `load_backbone`.
-        options: of the cache.
-        out: path of the cache; by default its usual name.
-        folder: where caches with the usual name are; the data folder by default.
-        overwrite: as for `extract_features`, like the errors.
-        progress: called after each batch.
-        shards_at: the folder for shards; beside the cache by default.
-        reuse: further caches; None to take nothing.
-    """
-    if reuse is None or options.precision != "float32":
-        return None
-    found = same_network_before(dataset, backbone, options, out=out, folder=folder, files=map(Path, reuse))
-    if found is None:
-        return None
-    path, like = found
-    spec = replace(like.spec, dataset_digest=dataset.digest)
-    try:
-        if _finished(path, spec, dataset, overwrite=overwrite, grow=True):
-            return None
-    except CacheMismatchError:  # the network will show whether it is really another one
-        return None
-    with rows_of_other_caches(path, spec, dataset, reuse, overwrite=overwrite) as known:
-        if known.main is None:
-            return None
-        run: Engine = _no_engine
-        if known.to_compute:
-            saved = saved_extractor(spec)
-            if saved is None:
-                return None
-            run = saved.engine.run
-        arguments = {name: value for name, value in backbone.items() if name != "image_size"}
-        network = Backbone(
-            spec.backbone,
-            like.weights,
-            spec.weights_digest,
-            spec.layers,
-            spec.image_size,
-            spec.preprocess,
-            source=request(**arguments),
-        )
-        engine = Choice(run, spec.engine, spec.engine_version, like.engine_choice)
-        batch_size = options.batch_size or default_batch_size(spec.image_size)
-        plan = Plan(network, engine, spec, dataset, path, batch_size)
-        return _written(
-            plan,
-            known,
-            None,
-            overwrite=overwrite,
-            grow=True,
-            progress=progress,
-            compute=compute_here,
-            shards_at=shards_at,
-        )
-
-
-def _no_engine(_: np.ndarray) -> list[np.ndarray]:
-    """In place of an engine where nothing is to be computed."""
-    raise AssertionError("all vectors are known")
-
-
-def _finished(
+def kept_cache(
     path: Path, spec: ExtractionSpec, dataset: ImageDataset, *, overwrite: bool, grow: bool
 ) -> CacheInfo | None:
     """The cache at `path` if it is to be kept: see `finished_cache`; its files must still have their names."""

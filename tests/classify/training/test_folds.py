@@ -17,9 +17,9 @@ from classify.training.train import train_heads
 from featurize.cache import CacheInfo
 from featurize.core.errors import HeadError, UsageError
 from featurize.extraction import extract_features
-from featurize.extraction.verify import verify
 from featurize.images import load_dataset
 from featurize.networks import load_backbone
+from featurize.verify import verify
 
 COLOURS = {"blue": 2, "green": 1, "red": 0}
 PICTURES = 7  # a class

@@ -17,9 +17,9 @@ from featurize.cache import linked, load_features, open_writer, read_info, read_
 from featurize.cache.shards import Shards
 from featurize.core.errors import CacheError, UsageError
 from featurize.extraction import extract_features
-from featurize.extraction.verify import verify
 from featurize.images import load_dataset
 from featurize.networks.backbone import load_backbone
+from featurize.verify import verify
 
 ROWS = np.concatenate([[0], np.cumsum([7, 40, 1, 72])])
 

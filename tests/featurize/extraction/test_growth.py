@@ -18,9 +18,9 @@ from featurize.cache.existing import parts_folder
 from featurize.core.errors import CacheError, CacheMismatchError, UsageError
 from featurize.extraction import Extraction, extract_features, grown_without_keras
 from featurize.extraction.plan import ExtractionOptions
-from featurize.extraction.verify import verify
 from featurize.images import ImageDataset, Split, load_dataset
 from featurize.networks import load_backbone
+from featurize.verify import verify
 
 PIXELS = load_backbone("pixels", image_size=8)
 POOL = make_dataset(300, 0).splits["train"].images  # the images of which the data sets below are made

@@ -11,9 +11,9 @@ from featurize.core.errors import UsageError
 from featurize.extraction import extract_features
 from featurize.extraction.extractor import recorded_extractor
 from featurize.extraction.saved_networks import save_extractor, saved_extractor
-from featurize.extraction.verify import verify
 from featurize.images import ImageDataset, load_dataset
 from featurize.networks import Backbone, load_backbone
+from featurize.verify import verify
 from featurize.winograd.processor import missing_instruction
 
 pytestmark = pytest.mark.engines

@@ -20,10 +20,10 @@ from classify import fit_and_evaluate
 from featurize import export_features, import_features, load_features, read_info
 from featurize.cache import read_paths
 from featurize.core.errors import DataError, UsageError
-from featurize.extraction.verify import verify
 from featurize.formats import archives, columnar
 from featurize.images import recorded_dataset
 from featurize.images.splitting import split_by_content
+from featurize.verify import verify
 
 KINDS = ("parquet", "npz", "safetensors", "arrow", "csv")
 

@@ -11,7 +11,7 @@ from tiny_data import make_dataset, save_npz
 
 from featurize import ImageDataset, extract_features, load_backbone, load_dataset
 from featurize.core.errors import DataError, UsageError
-from featurize.extraction.verify import verify
+from featurize.verify import verify
 
 SPLITS = make_dataset(6, 3).splits
 X_TRAIN, Y_TRAIN = np.asarray(SPLITS["train"].images), SPLITS["train"].labels

@@ -22,9 +22,9 @@ from featurize import extract_features, load_backbone, load_dataset, load_featur
 from featurize.core.errors import BackboneError, UsageError
 from featurize.engines import choose_engine
 from featurize.extraction import default_name
-from featurize.extraction.verify import verify
 from featurize.networks import Backbone, pooled
 from featurize.runtimes import onnx_files
+from featurize.verify import verify
 
 if find_spec("openvino") is None:  # an import here would come before that of daal4py, see `import_openvino`
     pytest.skip("openvino is not installed", allow_module_level=True)

@@ -13,9 +13,9 @@ from tiny_pictures import picture_folder, write_picture
 from featurize.core.errors import FrozenbenchError, UsageError
 from featurize.engines import ENGINES, tensorflow_engine
 from featurize.extraction import extract_features
-from featurize.extraction.verify import verify
 from featurize.images import load_dataset
 from featurize.networks.backbone import load_backbone
+from featurize.verify import verify
 
 
 @pytest.fixture
