@@ -1,4 +1,4 @@
-"""The console command `frozenbench`: the three stages as subcommands."""
+"""The console command `frozenbench`: the three stages as subcommands, and what joins them."""
 
 from typing import Annotated, NoReturn
 
@@ -16,6 +16,7 @@ app.add_typer(classify.cli.app, name="classify")
 app.add_typer(analysis.cli.app, name="analysis")
 app.command("run", epilog=analysis.cli.EXAMPLES)(analysis.cli.experiment)
 app.command("audit", epilog=analysis.cli.AUDIT_EXAMPLES)(analysis.cli.audit)
+app.command("export", epilog=classify.cli.EXPORT_EXAMPLES)(classify.cli.export)
 
 
 def print_version(asked: bool) -> None:

@@ -15,6 +15,9 @@ from featurize.core.errors import HeadError, UsageError, suggestion
 
 logger = logging.getLogger("frozenbench")
 app = typer.Typer(**TYPER_OPTIONS)
+EXPORT_EXAMPLES = examples(
+    "frozenbench export svm-1f3a --to model.onnx", "frozenbench export svm-1f3a --to head.onnx --head-only"
+)
 
 
 @app.callback(
@@ -233,6 +236,27 @@ def list_runs(
     if not chosen:
         raise UsageError(f"{name}: no such run in {folder}; {suggestion(name, [path.name for path in found])}")
     report(chosen, as_json=as_json)
+
+
+def export(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run: its name, a unique beginning of the name, or its directory.")
+    ],
+    to: Annotated[Path, typer.Option(help="The ONNX file to write, such as model.onnx.")],
+    head_only: Annotated[
+        bool, typer.Option("--head-only", help="Leave the network out: from vectors to probabilities.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
+) -> None:
+    """Write a run as one ONNX file, from pixels to probabilities, checked on test images against the run itself."""
+    from classify.export import export_run, show
+    from classify.runs import find_run, runs_folder
+
+    check = export_run(find_run(run, runs or runs_folder()), to, head_only=head_only, overwrite=overwrite)
+    show(check, to, as_json=as_json)
 
 
 def newest_cache() -> Path:

@@ -39,6 +39,7 @@ ROOMS = {
     "classify.statistics": "",
     "classify.guarantee": "classify.heads classify.statistics",
     "classify.runs": "featurize.cache",
+    "classify.graphs": ("classify.heads featurize.engines featurize.runtimes featurize.networks featurize.cache"),
     "classify.large": "classify.estimators classify.heads featurize.cache",
     "classify.training": (
         "classify.large classify.guarantee classify.heads classify.statistics classify.runs classify.suspects "
@@ -61,6 +62,7 @@ DOORS = {
     "classify.cli": "classify featurize",
     "classify.table": "classify.runs classify.statistics",
     "classify.predict": "classify.guarantee classify.heads classify.runs featurize",
+    "classify.export": "classify.predict classify.graphs classify.guarantee classify.runs featurize",
     "classify.evaluation": "classify.predict classify.guarantee classify.runs classify.statistics featurize",
     "analysis.cli": "analysis classify featurize",
     "analysis.steps": "",

@@ -162,7 +162,7 @@ def _booster(content: bytes, dim: int, classes: int, threads: int) -> Any:
     return booster
 
 
-def check_trees(content: bytes, dim: int, classes: int) -> None:
+def check_trees(content: bytes, dim: int, classes: int) -> dict[str, Any]:
     """Check everything that XGBoost takes for an index or a size when it predicts.
 
     Args:
@@ -170,6 +170,9 @@ def check_trees(content: bytes, dim: int, classes: int) -> None:
             (https://xgboost.readthedocs.io/en/stable/tutorials/saving_model.html).
         dim: number of features.
         classes: number of classes.
+
+    Returns:
+        The trees, `trees`, and the output that each of them adds to, `tree_info`.
 
     Raises:
         ValueError: the content is damaged, or of trees for another number of features or classes.
@@ -183,6 +186,7 @@ def check_trees(content: bytes, dim: int, classes: int) -> None:
         expected = {"num_feature": dim, "num_class": classes if classes > 2 else 0, "num_target": 1}
         for name, value in expected.items():
             _expect(int(learner["learner_model_param"][name]) == value, name)
+        return dict(booster["model"])
     except (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError) as error:
         raise ValueError(f"the trees are damaged: {type(error).__name__} {error}") from error
 

@@ -73,7 +73,7 @@ def _calibration_rows(result: RunResult) -> list[list[str]]:
     """Each bin of test images with its mean probability and accuracy."""
     rows = []
     for group in result.reliability:
-        rows.append([_count(group["rows"]), _percent(group["confidence"]), _percent(group["accuracy"])])
+        rows.append([_count(int(group["rows"])), _percent(group["confidence"]), _percent(group["accuracy"])])
     return rows
 
 

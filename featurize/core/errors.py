@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 OPTION_OR_COMMAND = re.compile(
-    r"(?P<command>\b(frozenbench (featurize|classify|analysis|audit|run)|python -m|dask (worker|scheduler)|pip install)"
-    r"\b[^;,()]*)"
+    r"(?P<command>\b(frozenbench (featurize|classify|analysis|audit|export|run)|python -m|dask (worker|scheduler)"
+    r"|pip install)\b[^;,()]*)"
     r"|(?<![\w/-])--(?P<option>[a-z][a-z-]*)"
 )
 """An option, or a whole command, whose options stay what they are."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from featurize.core.environment import import_keras
+from featurize.core.environment import import_keras, silenced
 from featurize.core.errors import BackboneError
 from featurize.networks import Backbone, preprocessed
 
@@ -38,7 +38,8 @@ def frozen_graph(backbone: Backbone) -> tuple[bytes, list[str]]:
     _, traced = _traced(backbone)
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
+    with silenced(2):  # its C++ code counts GPUs there
+        frozen = convert_variables_to_constants_v2(traced.get_concrete_function())
     return frozen.graph.as_graph_def().SerializeToString(), [output.name for output in frozen.outputs]
 
 

@@ -111,19 +111,26 @@ def _prepared(backbone: Backbone, pixels: np.ndarray) -> np.ndarray:
 
 
 def _channels_last(output: np.ndarray, *, channels_first: bool) -> np.ndarray:
-    """A map as (n, h, w, c); vectors and tokens stay as they are.
+    """A map as (n, h, w, c); vectors and tokens stay as they are."""
+    if has_channels_first(output.shape, channels_first=channels_first):
+        return np.moveaxis(output, 1, -1)
+    return output
+
+
+def has_channels_first(shape: tuple[int, ...], *, channels_first: bool) -> bool:
+    """Whether an output is a map (n, c, h, w); vectors and tokens are none.
 
     Maps of square images are square, which tells the channels from height and width. If all three are equal, the layout
     of the images decides.
     """
-    if output.ndim != 4:
-        return output
-    _, first, second, third = output.shape
+    if len(shape) != 4:
+        return False
+    _, first, second, third = shape
     if first == second and second != third:
-        return output
+        return False
     if second == third and first != second:
-        return np.moveaxis(output, 1, -1)
-    return np.moveaxis(output, 1, -1) if channels_first else output
+        return True
+    return channels_first
 
 
 def _verdict(backbone: Backbone, errors: list[float] | None) -> str:
