@@ -232,6 +232,51 @@ def audit(
         say(f"wrote {path}")
 
 
+SERVE_EXAMPLES = examples(
+    "frozenbench serve svm-1f3a",
+    "curl -F file=@picture.jpg http://127.0.0.1:8000/predict",
+)
+
+
+def serve(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run: its name, a unique beginning of the name, or its directory.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; others than this machine's own need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 for a free one.")] = 8000,
+    token: Annotated[
+        str,
+        typer.Option(
+            help="What requests must carry.  [default: none; with --host of other machines one is made and printed]"
+        ),
+    ] = "",
+    head: Annotated[
+        str, typer.Option(help="The module:Class that the run was trained with, if it was; the module is imported.")
+    ] = "",
+    max_pixels: Annotated[
+        int | None, typer.Option(min=1, help="Larger pictures are refused.  [default: 50 million]")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(help="Folder of the runs.  [default: data/runs]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    _quiet: Quiet = False,
+) -> None:
+    """Classify pictures on a local web page, and for other programs over HTTP. Ctrl-C ends it."""
+    from importlib.util import find_spec
+
+    from classify.runs import find_run, runs_folder
+
+    missing = [name for name in ("starlette", "uvicorn", "python_multipart") if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"serve needs {missing[0]}, which is not installed; pip install 'frozenbench[serve]'")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError("--token: expected letters, digits and signs without spaces")
+    from analysis.serving import server
+
+    server.serve(find_run(run, runs or runs_folder()), host, port, token, head, max_pixels, as_json=as_json)
+
+
 def experiment_as_json(done: "Experiment", found: "Answer", page: Path) -> dict[str, Any]:
     """The facts of an experiment that `--json` prints."""
     from classify.table import run_as_json

@@ -17,6 +17,7 @@ app.add_typer(analysis.cli.app, name="analysis")
 app.command("run", epilog=analysis.cli.EXAMPLES)(analysis.cli.experiment)
 app.command("audit", epilog=analysis.cli.AUDIT_EXAMPLES)(analysis.cli.audit)
 app.command("export", epilog=classify.cli.EXPORT_EXAMPLES)(classify.cli.export)
+app.command("serve", epilog=analysis.cli.SERVE_EXAMPLES)(analysis.cli.serve)
 
 
 def print_version(asked: bool) -> None:

@@ -14,7 +14,6 @@ from classify.runs import SET_COVERAGE, read_predictions
 from classify.statistics import ALPHA, Metrics, metrics
 from featurize.core.console import say
 from featurize.core.errors import DataError, UsageError
-from featurize.engines import default_batch_size
 from featurize.images import load_dataset
 from featurize.images.cifar10 import is_cifar10_folder
 
@@ -211,7 +210,7 @@ def _labelled(source: Path) -> _Pictures:
 
 def _seen(classifier: Classifier, pictures: _Pictures) -> _Seen:
     rows, probabilities, distances, skipped = [], [], [], []
-    step = default_batch_size(classifier.spec.image_size)
+    step = classifier.batch_size
     for start in range(0, len(pictures.names), step):
         images = []
         for row in range(start, min(start + step, len(pictures.names))):

@@ -1,6 +1,9 @@
 """Classify new images with a finished run: image file -> recorded extraction -> saved head -> class probabilities.
 
 Each batch of images is read, classified and printed before the next, so any number of them fits into memory.
+
+May import: guarantee, heads, runs, featurize.cache, featurize.engines, featurize.extraction, featurize.images,
+featurize.core.
 """
 
 import csv
@@ -13,11 +16,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
-from classify.guarantee import ConformalSets, Guarantee, is_known
+from classify.guarantee import Guarantee, is_known
 from classify.heads import imported, types_in
 from classify.runs import AGAIN, GUARANTEE, HEAD, RESULT, RunResult, load_guarantee, load_head
 from featurize.cache import ExtractionSpec
@@ -27,6 +31,7 @@ from featurize.engines import CHECKED_IMAGES, REFERENCE, default_batch_size
 from featurize.extraction import Extractor, check_not_imported, recorded_backbone, recorded_extractor
 from featurize.extraction.saved_networks import save_extractor, saved_extractor
 from featurize.images import read_image
+from featurize.images.decode import decoded
 
 logger = logging.getLogger("frozenbench")
 STANDARD_INPUT = Path("-")
@@ -142,35 +147,59 @@ def predict_images(
         UsageError: `head` is not that of the run, or the run cannot give sets of this coverage; from the iterator:
             the run's backbone no longer exists.
     """
-    return Classifier(run_dir, head, coverage).predictions(paths, top)
+    classifier = Classifier(run_dir, head)
+    classifier.check_coverage(coverage)
+    return classifier.predictions(paths, top, coverage)
 
 
 class Classifier:
     """The recorded extraction of a run and its saved head."""
 
-    def __init__(self, run_dir: Path, head: str = "", coverage: float | None = None) -> None:
+    def __init__(self, run_dir: Path, head: str = "") -> None:
+        self.run_dir = run_dir
         self.result = RunResult.read(run_dir)
-        self.coverage = coverage
         self.guarantee = _guarantee(run_dir, self.result)
-        self.sets = None if coverage is None else _sets(run_dir, self.result, self.guarantee, coverage)
         self.spec, self.height, self.width = _recorded(run_dir, self.result)
         self.head_path = run_dir / HEAD
         _check_own_head(run_dir, self.result, head)
         self.head = load_head(self.head_path, self.result.head_sha256, types_in(imported(head)) if head else ())
+        # With more threads, a head was 4 times as slow for a single image (svm), and delayed the network after it.
+        self.threads = ThreadpoolController()
         # The training images had a common size: bring new ones to it first, as the data set was made.
         self.kernel = "bicubic" if "image_shape" in self.result.source else self.spec.resize
+        self.batch_size = default_batch_size(self.spec.image_size)
         self.extractor: Extractor | None = None
         self.class_names: list[str] = []  # in the order of the head's probabilities, once it has given some
 
-    def predictions(self, paths: Iterable[Path], top: int) -> Iterator[Prediction | Skipped]:
+    def check_coverage(self, coverage: float | None) -> None:
+        """Raise UsageError if no training image was held out for sets of classes, or too few for this coverage."""
+        if coverage is None:
+            return
+        if not 0 < coverage < 1:
+            raise UsageError(f"--coverage {coverage:g}: expected a share above 0 and below 1, such as 0.9")
+        name, sets = self.run_dir.name, self.guarantee.sets
+        if sets is None:
+            raise UsageError(
+                f"--coverage: {name} has no sets of classes, because no training image was held out for them; "
+                "leave out --coverage, or use a run with them, such as of logreg (frozenbench classify --model logreg)"
+            )
+        if coverage > sets.highest_coverage:
+            raise UsageError(
+                f"--coverage {coverage:g}: the {self.result.held_out_rows:,} held-out images of {name} are too few; "
+                f"expected at most {sets.highest_coverage:.3f}, or train on more images"
+            )
+
+    def predictions(
+        self, paths: Iterable[Path], top: int, coverage: float | None = None
+    ) -> Iterator[Prediction | Skipped]:
         """Yield a prediction for each file, or why it was skipped, a batch at a time."""
         remaining = iter(paths)
-        while batch := list(islice(remaining, default_batch_size(self.spec.image_size))):
+        while batch := list(islice(remaining, self.batch_size)):
             images = [self.read(path) for path in batch]
             readable = [image for image in images if not isinstance(image, Skipped)]
             found = iter(self.seen(np.stack(readable)) if readable else ())
             for path, image in zip(batch, images, strict=True):
-                yield image if isinstance(image, Skipped) else self.prediction(path, *next(found), top)
+                yield image if isinstance(image, Skipped) else self.prediction(str(path), *next(found), top, coverage)
 
     def read(self, path: Path) -> np.ndarray | Skipped:
         """An image as those of the training were, uint8 (h, w, 3)."""
@@ -181,12 +210,27 @@ class Classifier:
         except OSError as error:  # no permission, or a name that is too long
             return Skipped(str(path), str(error.strerror))
 
-    def seen(self, images: np.ndarray) -> Iterator[tuple[np.ndarray, float | None]]:
+    def decode(self, file: BinaryIO, max_pixels: int) -> np.ndarray:
+        """An image in an open file as those of the training were, uint8 (h, w, 3).
+
+        Raises:
+            DataError: it cannot be decoded, or has more than `max_pixels` pixels.
+        """
+        return decoded(file, self.height, self.width, self.kernel, self.spec.aspect, max_pixels)
+
+    def seen(self, images: np.ndarray) -> list[tuple[np.ndarray, float | None]]:
         """Class probabilities, (K,), of each of the images, uint8 (n, h, w, 3), and its distance, see `Novelty`."""
-        vectors = self.vectors(images)
+        return self.judged(self.vectors(images))
+
+    def judged(self, vectors: np.ndarray) -> list[tuple[np.ndarray, float | None]]:
+        """The same of the images with these vectors, (n, d)."""
         novelty = self.guarantee.novelty
-        distances = [None] * len(images) if novelty is None else novelty.distances(vectors).tolist()
-        yield from zip(self.probabilities(vectors), distances, strict=True)
+        distances: list[float | None] = [None] * len(vectors)
+        with self.threads.limit(limits=1, user_api="blas"):
+            probabilities = self.probabilities(vectors)
+            if novelty is not None:
+                distances = novelty.distances(vectors).tolist()
+        return list(zip(probabilities, distances, strict=True))
 
     def probabilities(self, vectors: np.ndarray) -> np.ndarray:
         """Class probabilities, (n, K), of vectors (n, d)."""
@@ -210,20 +254,22 @@ class Classifier:
             raise BackboneError(f"{self.spec.backbone} gave a value that is not finite for one of the images")
         return vectors
 
-    def prediction(self, path: Path, probabilities: np.ndarray, distance: float | None, top: int) -> Prediction:
-        """The prediction for a file from its class probabilities, (K,), and its distance."""
+    def prediction(
+        self, file: str, probabilities: np.ndarray, distance: float | None, top: int, coverage: float | None = None
+    ) -> Prediction:
+        """The prediction for a file from its class probabilities, (K,), and its distance; with a set for a coverage."""
         order = np.argsort(-probabilities, kind="stable")[:top]
         guesses = [Guess(self.class_names[index], float(probabilities[index])) for index in order]
         chosen = None
-        if self.sets is not None and self.coverage is not None:
-            [members] = self.sets.sets(probabilities[None], self.coverage)
+        if self.guarantee.sets is not None and coverage is not None:
+            [members] = self.guarantee.sets.sets(probabilities[None], coverage)
             ranked = np.argsort(-probabilities, kind="stable")
             chosen = [self.class_names[index] for index in ranked if members[index]]
         strangeness = None
         if self.guarantee.novelty is not None and distance is not None:
             strangeness = float(self.guarantee.novelty.strangeness_of(np.array(distance)))
         return Prediction(
-            str(path),
+            file,
             guesses[0].label,
             guesses[0].probability,
             guesses,
@@ -234,6 +280,17 @@ class Classifier:
         )
 
 
+def answer(found: Iterable[Prediction | Skipped]) -> dict[str, list[dict[str, Any]]]:
+    """The object that `--json` prints."""
+    facts: dict[str, list[dict[str, Any]]] = {"predictions": [], "skipped": []}
+    for each in found:
+        if isinstance(each, Skipped):
+            facts["skipped"].append(asdict(each))
+        else:
+            facts["predictions"].append(each.as_json())
+    return facts
+
+
 def show(found: Iterable[Prediction | Skipped], *, as_csv: bool = False, as_json: bool = False) -> None:
     """Print a line per image or CSV with a row per class, both as they arrive, or one JSON object at the end.
 
@@ -242,28 +299,28 @@ def show(found: Iterable[Prediction | Skipped], *, as_csv: bool = False, as_json
     Raises:
         DataError: at the end, if there was no file or some were skipped.
     """
-    predictions, skipped, count = [], [], 0
+    kept: list[Prediction | Skipped] = []  # for the JSON
+    skipped, count = [], 0
     table = csv.writer(sys.stdout, lineterminator="\n")
     if as_csv:
         table.writerow(("file", "rank", "label", "probability"))
     for each in found:
         count += 1
+        if as_json:
+            kept.append(each)
         if isinstance(each, Skipped):
             logger.warning("skipped %s: %s", each.file, each.reason)
             skipped.append(each)
             continue
         name = each.file.encode(errors="replace").decode()  # a file name can hold bytes that are not text
-        if as_json:
-            predictions.append(each.as_json())
-        elif as_csv:
+        if as_csv:
             for rank, guess in enumerate(each.top, start=1):
                 table.writerow((name, rank, guess.label, guess.probability))
-        else:
+        elif not as_json:
             say(f"{name}: {each.in_words()}")
         sys.stdout.flush()  # the reader of a pipe sees it at once; a closed pipe ends the command
     if as_json:
-        output = {"predictions": predictions, "skipped": skipped}
-        print(json.dumps(output, default=asdict))
+        print(json.dumps(answer(kept)))
         sys.stdout.flush()
     if skipped:
         raise DataError(f"{len(skipped)} of {count} files could not be read; {skipped[0].file}: {skipped[0].reason}")
@@ -294,27 +351,6 @@ def _guarantee(run_dir: Path, result: RunResult) -> Guarantee:
         return Guarantee()
     found: Guarantee = load_guarantee(run_dir / GUARANTEE, result.guarantee_sha256, Guarantee)
     return found
-
-
-def _sets(run_dir: Path, result: RunResult, guarantee: Guarantee, coverage: float) -> ConformalSets:
-    """The sets of a run.
-
-    Raises:
-        UsageError: no training image was held out for them, or too few for this coverage.
-    """
-    if not 0 < coverage < 1:
-        raise UsageError(f"--coverage {coverage:g}: expected a share above 0 and below 1, such as 0.9")
-    if guarantee.sets is None:
-        raise UsageError(
-            f"--coverage: {run_dir.name} has no sets of classes, because no training image was held out for them; "
-            "leave out --coverage, or use a run with them, such as of logreg (frozenbench classify --model logreg)"
-        )
-    if coverage > guarantee.sets.highest_coverage:
-        raise UsageError(
-            f"--coverage {coverage:g}: the {result.held_out_rows:,} held-out images of {run_dir.name} are too few; "
-            f"expected at most {guarantee.sets.highest_coverage:.3f}, or train on more images"
-        )
-    return guarantee.sets
 
 
 def _recorded(run_dir: Path, result: RunResult) -> tuple[ExtractionSpec, int, int]:

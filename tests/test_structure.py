@@ -45,6 +45,10 @@ ROOMS = {
         "classify.large classify.guarantee classify.heads classify.statistics classify.runs classify.suspects "
         "featurize.cache"
     ),
+    "classify.predict": (
+        "classify.guarantee classify.heads classify.runs featurize.cache featurize.engines featurize.extraction "
+        "featurize.images"
+    ),
     "analysis.frame": "classify.runs classify.statistics",
     "analysis.findings": "analysis.frame classify.runs classify.statistics",
     "analysis.figures": "analysis.frame classify.runs classify.statistics featurize.cache featurize.images",
@@ -53,6 +57,7 @@ ROOMS = {
     "analysis.report": (
         "analysis.audit analysis.findings analysis.figures analysis.frame analysis.page classify.runs featurize.cache"
     ),
+    "analysis.serving": "analysis.figures analysis.page classify.predict classify.runs featurize.images",
 }
 # The modules outside of the rooms, and the packages whose rooms they join.
 DOORS = {
@@ -61,7 +66,6 @@ DOORS = {
     "featurize.verify": "featurize",
     "classify.cli": "classify featurize",
     "classify.table": "classify.runs classify.statistics",
-    "classify.predict": "classify.guarantee classify.heads classify.runs featurize",
     "classify.export": "classify.predict classify.graphs classify.guarantee classify.runs featurize",
     "classify.evaluation": "classify.predict classify.guarantee classify.runs classify.statistics featurize",
     "analysis.cli": "analysis classify featurize",
@@ -73,7 +77,7 @@ DOORS = {
 }
 HEAVY = {
     "tensorflow", "keras", "xgboost", "sklearn", "sklearnex", "pandas", "matplotlib", "pooch", "requests", "PIL",
-    "onnx", "onnxruntime", "openvino", "dask", "distributed",
+    "onnx", "onnxruntime", "openvino", "dask", "distributed", "starlette", "uvicorn",
 }  # fmt: skip
 
 

@@ -41,11 +41,20 @@ def test_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
     with _readable(result):
         digest = tested_digest({name: split.digest for name, split in splits.items()}, result.folds)
         _check_digest(result, "test", digest, result.test_digest)
-        return _chosen(result, list(splits.values()), ids)
+    return chosen_images(result, list(splits.values()), ids)
 
 
 def training_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
     """Images in the training split of a run's feature cache, as `test_images`.
+
+    Raises:
+        DataError: the images or the cache are gone, or are not those of the run.
+    """
+    return chosen_images(result, [training_split(result)], ids)
+
+
+def training_split(result: RunResult) -> Split:
+    """The training split of a run's feature cache.
 
     Raises:
         DataError: the images or the cache are gone, or are not those of the run.
@@ -58,7 +67,31 @@ def training_images(result: RunResult, ids: np.ndarray) -> np.ndarray:
     images = _split(result, "train", info.rows["train"])
     with _readable(result):
         _check_digest(result, "train", images.digest, info.digests["train"])
-        return _chosen(result, [images], ids)
+    return images
+
+
+def chosen_images(result: RunResult, splits: Sequence[Split], ids: np.ndarray) -> np.ndarray:
+    """Images of one or several splits by their ids (n,), as uint8 RGB (n, height, width, 3).
+
+    Raises:
+        DataError: they are gone, or have changed.
+    """
+    all_ids = np.concatenate([split.ids for split in splits])
+    order = np.argsort(all_ids, kind="stable")
+    rows = order[np.searchsorted(all_ids, ids, sorter=order).clip(max=len(all_ids) - 1)]
+    unknown = np.flatnonzero(all_ids[rows] != ids)
+    if len(unknown):
+        raise DataError(f"the images at {result.source['data']} have no id {ids[unknown[0]]}")
+    pixels = []
+    places = []
+    first = 0
+    for split in splits:
+        own = np.flatnonzero((rows >= first) & (rows < first + len(split)))
+        with _readable(result):
+            pixels.append(_pixels(result, split[rows[own] - first]))
+        places.append(own)
+        first += len(split)
+    return np.concatenate(pixels)[np.argsort(np.concatenate(places))]
 
 
 def features(result: RunResult, split: str) -> Features:
@@ -129,10 +162,13 @@ def embedding(x: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):
-        components = PCA(min(COMPONENTS, *x.shape), random_state=seed).fit_transform(_standardised(x)[0])
+        components = PCA(min(COMPONENTS, *x.shape), random_state=seed).fit_transform(
+            StandardScaler(copy=False).fit_transform(_rooted(x))
+        )
         perplexity = min(PERPLEXITY, (len(x) - 1) / 3)
         return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(components)
 
@@ -145,9 +181,24 @@ def nearest(train_x: np.ndarray, test_x: np.ndarray, k: int) -> np.ndarray:
         test_x: float32 (q, d).
         k: the number of neighbours; at most n are found.
     """
-    train, test = (_unit(x) for x in _standardised(train_x, test_x))
-    found = [np.argsort(-(part @ train.T), axis=1, kind="stable")[:, :k] for part in _blocks(test)]
-    return np.concatenate(found)
+    return NearestRows(train_x).find(test_x, k)
+
+
+class NearestRows:
+    """Training rows, prepared once for `nearest`."""
+
+    def __init__(self, train_x: np.ndarray) -> None:
+        from sklearn.preprocessing import StandardScaler
+
+        rooted = _rooted(train_x)
+        self.scaler = StandardScaler(copy=False).fit(rooted)
+        self.train = _unit(self.scaler.transform(rooted))
+
+    def find(self, test_x: np.ndarray, k: int) -> np.ndarray:
+        """See `nearest`."""
+        test = _unit(self.scaler.transform(_rooted(test_x)))
+        found = [np.argsort(-(part @ self.train.T), axis=1, kind="stable")[:, :k] for part in _blocks(test)]
+        return np.concatenate(found)
 
 
 def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
@@ -156,16 +207,12 @@ def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
         yield x[start : start + 100]
 
 
-def _standardised(train: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
-    """Signed roots of arrays (.., d), standardised by the means and deviations of the first.
+def _rooted(x: np.ndarray) -> np.ndarray:
+    """Signed roots of vectors (n, d).
 
-    The heads transform their input in the same way, so that the figures show the distances that the heads work with.
+    Here and in the heads they are then standardised, so that the figures show the distances that the heads work with.
     """
-    from sklearn.preprocessing import StandardScaler
-
-    rooted = [np.copysign(np.sqrt(np.abs(x)), x) for x in (train, *others)]
-    scaler = StandardScaler(copy=False).fit(rooted[0])
-    return [scaler.transform(x) for x in rooted]
+    return np.copysign(np.sqrt(np.abs(x)), x)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -201,25 +248,6 @@ def _check_digest(result: RunResult, split: str, found: str, expected: str) -> N
             f"the {split} images at {result.source['data']} have digest {found[:8]}, expected {expected[:8]}: they are "
             "not those of the run; restore those, or repeat the run: frozenbench featurize, then frozenbench classify"
         )
-
-
-def _chosen(result: RunResult, splits: Sequence[Split], ids: np.ndarray) -> np.ndarray:
-    """Images of one or several splits by their ids (n,), as uint8 RGB (n, height, width, 3)."""
-    all_ids = np.concatenate([split.ids for split in splits])
-    order = np.argsort(all_ids, kind="stable")
-    rows = order[np.searchsorted(all_ids, ids, sorter=order).clip(max=len(all_ids) - 1)]
-    unknown = np.flatnonzero(all_ids[rows] != ids)
-    if len(unknown):
-        raise DataError(f"the images at {result.source['data']} have no id {ids[unknown[0]]}")
-    pixels = []
-    places = []
-    first = 0
-    for split in splits:
-        own = np.flatnonzero((rows >= first) & (rows < first + len(split)))
-        pixels.append(_pixels(result, split[rows[own] - first]))
-        places.append(own)
-        first += len(split)
-    return np.concatenate(pixels)[np.argsort(np.concatenate(places))]
 
 
 def _pixels(result: RunResult, split: Split) -> np.ndarray:

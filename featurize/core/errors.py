@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 OPTION_OR_COMMAND = re.compile(
-    r"(?P<command>\b(frozenbench (featurize|classify|analysis|audit|export|run)|python -m|dask (worker|scheduler)"
+    r"(?P<command>\b(frozenbench (featurize|classify|analysis|audit|export|run|serve)|python -m|dask (worker|scheduler)"
     r"|pip install)\b[^;,()]*)"
     r"|(?<![\w/-])--(?P<option>[a-z][a-z-]*)"
 )

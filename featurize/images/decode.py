@@ -2,7 +2,9 @@
 
 import functools
 import re
+import threading
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +19,9 @@ HEIF_SUFFIXES = (".heic", ".heif")
 HEIF_ADVICE = "pip install 'frozenbench[heic]' to read them, or convert them to JPEG"
 MAX_PIXELS = 89_478_485
 """Pillow's limit: a larger picture may be an attack."""
+LARGE_PIXELS = 16_000_000
+_large_ones = threading.Lock()
+"""Pictures of more pixels take up to a gigabyte, so threads decode them one at a time."""
 
 
 def read_image(path: Path, height: int, width: int, kernel: str = "bicubic", aspect: str = "crop") -> np.ndarray:
@@ -79,8 +84,8 @@ def decoded(
                     f"{opened.width:,} x {opened.height:,} pixels exceed the limit of {max_pixels:,}; --max-pixels "
                     "changes it"
                 )
-            image = as_rgb(opened)
-        return np.asarray(fitted(image, height, width, kernel, aspect))
+            with _large_ones if opened.width * opened.height > LARGE_PIXELS else nullcontext():
+                return np.asarray(fitted(as_rgb(opened), height, width, kernel, aspect))
     except DataError:
         raise
     except UnidentifiedImageError as error:
