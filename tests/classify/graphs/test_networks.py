@@ -80,7 +80,7 @@ def test_real_mobilenetv2(shared: Path) -> None:
     pytest.importorskip("tf2onnx")
     file = shared / "backbones" / "mobilenetv2_imagenet.keras"
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), np.uint8)
-    check(load_backbone(str(file), image_size=96, preprocess="tf"), images, flip=True)
+    check(load_backbone(str(file), image_size=96), images, flip=True)
 
 
 @pytest.mark.parametrize("flip", [False, True])
