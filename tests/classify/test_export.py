@@ -170,6 +170,9 @@ def test_a_file_that_differs_from_its_run_is_not_written(
     with pytest.raises(FrozenbenchError, match="is not written, because it differs from logreg-.*have another class"):
         export_run(run, tmp_path / "head.onnx", head_only=True)
     monkeypatch.undo()
+    monkeypatch.setattr(export, "_compared", lambda *_: Check(60, 59, 1e-6))
+    with pytest.raises(FrozenbenchError, match="of 60 test images, 1 have another class"):
+        export_run(run, tmp_path / "head.onnx", head_only=True)
     monkeypatch.setattr(export, "_compared", lambda *_: Check(60, 60, 2e-4))
     with pytest.raises(FrozenbenchError, match="probabilities differ by up to 2.0e-04, expected at most 1e-04"):
         export_run(run, tmp_path / "head.onnx", head_only=True)
