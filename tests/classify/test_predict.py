@@ -290,6 +290,7 @@ def test_where_a_network_cannot_be_kept(tmp_path: Path, data_folder: Path, caplo
     backbone = load_backbone("vgg16", layers=("block1_pool",), image_size=32)
     info = extract_features(DATASET, backbone, engine="winograd", out=tmp_path / "vgg16.h5").info
     run = write_run(info, ("block1_pool",), tmp_path / "vgg16")
+    shutil.rmtree(data_folder)  # where the extraction has kept it
     data_folder.write_text("no folder")
     assert len(predicted(run, save_pictures(tmp_path, *IMAGES[:3]))) == 3
     assert "the network could not be saved for next time: " in caplog.text
