@@ -76,4 +76,7 @@ def test_the_estimate_is_said_with_its_bounds() -> None:
     ]
     assert "(85 to 100)" in label_findings({**summary, "estimated_precision": 0.95})[0]
     assert "cannot be estimated" in label_findings({**summary, "estimated_precision": None})[0]
+    safer = "For training, --weight-suspects is safer than --drop-suspects."
+    for precision, is_said in ((0.716, False), (0.49, True), (None, True)):
+        assert label_findings({**summary, "estimated_precision": precision})[0].endswith(safer) is is_said
     assert label_findings({**summary, "suspects": 0}) == ["None of 50,000 labels is suspected."]
