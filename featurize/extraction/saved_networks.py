@@ -61,7 +61,7 @@ def save_extractor(extractor: Extractor) -> None:
     """
     spec = extractor.spec
     backbone = extractor.backbone
-    if extractor.engine.name not in FORMS or backbone.model is None:
+    if extractor.engine.name != spec.engine or spec.engine not in FORMS or backbone.model is None:
         return
     if sealed(data_root() / "engines", _identity(spec), ".npz"):
         return
