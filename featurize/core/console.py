@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -138,7 +138,8 @@ def comma_separated(text: str) -> tuple[str, ...]:
 def progress_display(what: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function that shows progress: called with the numbers done and in all.
 
-    It draws a live bar on a terminal, and prints a line every few seconds elsewhere; both on standard error.
+    It draws a live bar on a terminal, and prints a line every few seconds elsewhere; both on standard error. Nothing
+    appears before the first call.
 
     Args:
         what: the plural noun of what is counted, such as "images".
@@ -153,9 +154,16 @@ def progress_display(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = (what, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(what)
+    with ExitStack() as stack:
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if not bar.live.is_started:
+                stack.enter_context(bar)
+
+        yield show
 
 
 class _PlainProgress:
