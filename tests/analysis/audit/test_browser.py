@@ -1,15 +1,14 @@
 """The page of an audit in a real browser: keys, the button, and the table that featurize takes."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from headless import chromium, needs_chromium
 from selenium import webdriver
 from selenium.webdriver import Keys
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from tiny_pictures import write_picture
 
@@ -17,23 +16,15 @@ from analysis.audit.page import write_page
 from analysis.audit.suspects import Rows, Suspects
 from featurize.images import load_dataset
 
-CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver (apt install chromium chromium-driver)"
-)
+pytestmark = needs_chromium
 PATHS = ['train/cat/a&b, "c".png', "train/cat/2.png", "train/dog/3.png", "test/cat/4.png", "test/dog/5.png"]
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(option)
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    driver.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
-    yield driver
-    driver.quit()
+    with chromium(tmp_path / "profile") as driver:
+        driver.execute_cdp_cmd("Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+        yield driver
 
 
 def test_accepted_corrections_become_labels(browser: webdriver.Chrome, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The report in a real browser: headless Chromium, driven by selenium."""
 
 import json
-import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from headless import chromium, needs_chromium
 from selenium import webdriver
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from tiny_reports import COLOURS, DATA, HOSTILE, make_map, make_report, report_filled_with
@@ -21,14 +20,7 @@ from analysis.report.classes import confusion_parts
 from analysis.report.content import Explorer, Report, Section, Table
 from analysis.report.html import write_report
 
-CHROMIUM, CHROMEDRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and CHROMEDRIVER), reason="needs chromium and chromedriver (apt install chromium chromium-driver)"
-)
-OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,900",
-)  # fmt: skip
+pytestmark = needs_chromium
 # The contrast (WCAG 2) of each text and each point of a map with what is behind it, where it is below `least`.
 TOO_FAINT = """
 const [selector, property, least] = arguments;
@@ -51,14 +43,8 @@ return [...document.querySelectorAll(selector)].filter((element) => element.chec
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 @pytest.fixture
